@@ -1,0 +1,1 @@
+"""Attention kernels. Arrays only: no modules, no parameters."""

@@ -1,0 +1,1 @@
+"""Checkpoint formats: flat {path: array} or trees, never modules."""

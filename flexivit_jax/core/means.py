@@ -1,0 +1,37 @@
+"""Metrics as (sum, count) pairs, divided once."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mean:
+  """A sum and what to divide it by: means of parts never need averaging.
+
+  Attributes:
+    total: float32 scalar.
+    count: float32 scalar: images, or steps.
+  """
+
+  total: jax.Array
+  count: jax.Array
+
+  @classmethod
+  def zero(cls) -> "Mean":
+    return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+
+  @classmethod
+  def of(cls, values, weights) -> "Mean":
+    """The weighted mean of an array; entries of weight 0 may be NaN."""
+    values = jnp.where(weights > 0, values, 0)
+    return cls((values * weights).sum(), weights.sum())
+
+  def __add__(self, other: "Mean") -> "Mean":
+    return Mean(self.total + other.total, self.count + other.count)
+
+  def compute(self) -> jax.Array:
+    """total / count; 0 where nothing was counted."""
+    return self.total / jnp.maximum(self.count, jnp.finfo(jnp.float32).tiny)

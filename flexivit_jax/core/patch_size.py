@@ -1,0 +1,93 @@
+"""Patch-size policies: which patch size a training step uses.
+
+A policy is a pure function of the step, the same on every host.
+"""
+
+import dataclasses
+import zlib
+from typing import Protocol
+
+import numpy as np
+
+
+class PatchSizePolicy(Protocol):
+  """Maps a step to the (height, width) of its patches, in pixels."""
+
+  @property
+  def sizes(self) -> tuple[tuple[int, int], ...]:
+    """Every size that `__call__` can return, each once."""
+
+  def __call__(self, step: int, seed: int) -> tuple[int, int]: ...
+
+
+def as_hw(size) -> tuple[int, int]:
+  """8 or (8, 6) as (height, width).
+
+  Raises:
+    ValueError: neither a positive whole number nor two of them.
+  """
+  pair = (size, size) if isinstance(size, int) else tuple(size)
+  if len(pair) != 2 or any(not isinstance(x, int) or x < 1 for x in pair):
+    raise ValueError(
+      f"patch size {size!r}: give a whole number of pixels, or (height, width)"
+    )
+  return pair
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedPatchSize:
+  """The same size at every step: the plain ViT."""
+
+  size: int | tuple[int, int]
+
+  def __post_init__(self):
+    as_hw(self.size)
+
+  @property
+  def sizes(self):
+    return (as_hw(self.size),)
+
+  def __call__(self, step, seed):
+    del step, seed
+    return as_hw(self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledPatchSize:
+  """A size drawn for each step: FlexiViT (arXiv:2212.08013, section 3.1).
+
+  Attributes:
+    choices: the sizes, each a side in pixels or (height, width).
+    probabilities: one for each choice, summing to 1; None: uniform.
+  """
+
+  choices: tuple[int | tuple[int, int], ...]
+  probabilities: tuple[float, ...] | None = None
+
+  def __post_init__(self):
+    sizes = self.sizes
+    if not sizes or len(set(sizes)) != len(sizes):
+      raise ValueError(f"patch sizes {self.choices}: give each size once")
+    p = self.probabilities
+    if p is not None and (
+      len(p) != len(sizes) or min(p) < 0 or abs(sum(p) - 1) > 1e-6
+    ):
+      raise ValueError(
+        f"probabilities {p} for {len(sizes)} patch sizes: give {len(sizes)} "
+        f"numbers >= 0 that sum to 1 (here: {sum(p):g})"
+      )
+
+  @property
+  def sizes(self):
+    return tuple(as_hw(size) for size in self.choices)
+
+  def __call__(self, step, seed):
+    # A hash of (seed, step), not a generator with a state: any host and any
+    # resumed run agrees without having drawn the earlier steps.
+    entropy = [seed, zlib.crc32(b"patch_size"), step]
+    bits = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
+    u = float(bits >> np.uint64(11)) * 2.0**-53
+    n = len(self.choices)
+    p = self.probabilities or (1 / n,) * n
+    index = np.searchsorted(np.cumsum(p), u, side="right")
+    return self.sizes[min(int(index), n - 1)]

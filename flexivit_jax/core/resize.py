@@ -1,0 +1,131 @@
+"""Bilinear resizing as linear maps, and PI-resize of patch embeddings.
+
+Bilinear resizing of a patch is linear, x -> B x, and separable,
+B = B_h (x) B_w. FlexiViT (arXiv:2212.08013, section 3.4) resizes the patch
+embedding's kernel by w' = pinv(B^T) w, so that <B x, w'> = <x, w> for every
+patch x when the patch grows, and is the least-squares compromise when it
+shrinks. pinv(B^T) is separable too: two small matrices, built once on the host
+in float64. The 2-D float32 pseudo-inverse of the published code is wrong where
+one side grows and the other shrinks: it inverts rounding noise.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def triangle_weights(centres, old: int, radius, xp=np):
+  """Interpolation weights of `old` samples at real-valued positions.
+
+  Args:
+    centres: `[...]`, positions on the old axis, in samples: 0 is the centre of
+      the first.
+    old: number of samples on the old axis.
+    radius: half-width of the triangle, in samples, `[...]` or a number: 1
+      interpolates, old / new > 1 averages (antialias).
+    xp: numpy or jax.numpy.
+
+  Returns:
+    `[..., old]`, rows that sum to 1. Normalising also clamps at the border.
+  """
+  distance = xp.abs(centres[..., None] - xp.arange(old, dtype=centres.dtype))
+  radius = xp.asarray(radius, centres.dtype)[..., None]
+  weights = xp.maximum(0, 1 - distance / radius)
+  return weights / weights.sum(axis=-1, keepdims=True)
+
+
+@functools.lru_cache(maxsize=None)
+def bilinear_matrix(old: int, new: int, antialias: bool = False) -> np.ndarray:
+  """B of one axis, float64 `[new, old]`: half-pixel centres.
+
+  Equal to `tf.image.resize` (antialias off) and `jax.image.resize` (either).
+  """
+  for name, length in (("old", old), ("new", new)):
+    if length < 1:
+      raise ValueError(f"{name} length {length}: at least 1 is needed")
+  centres = (np.arange(new) + 0.5) * old / new - 0.5
+  radius = max(1.0, old / new) if antialias else 1.0
+  return _frozen(triangle_weights(centres, old, radius))
+
+
+@functools.lru_cache(maxsize=None)
+def pi_matrix(old: int, new: int, antialias: bool = False) -> np.ndarray:
+  """P = pinv(B^T) of one axis, float64 `[new, old]`."""
+  return _frozen(np.linalg.pinv(bilinear_matrix(old, new, antialias).T))
+
+
+def _frozen(matrix):
+  # Cached and shared, so nobody may write into it.
+  matrix.setflags(write=False)
+  return matrix
+
+
+def resize_matrix(old_hw, new_hw, antialias: bool = False) -> np.ndarray:
+  """B of a whole patch, `[new_h * new_w, old_h * old_w]`, to look at."""
+  return np.kron(
+    *(bilinear_matrix(o, n, antialias) for o, n in zip(old_hw, new_hw))
+  )
+
+
+def pi_resize_matrix(old_hw, new_hw, antialias: bool = False) -> np.ndarray:
+  """P of a whole patch, `[new_h * new_w, old_h * old_w]`, to look at."""
+  return np.kron(
+    *(pi_matrix(o, n, antialias) for o, n in zip(old_hw, new_hw))
+  )
+
+
+def pi_resize(kernel, new_hw, *, antialias: bool = False):
+  """Patch-embedding kernel for patches of `new_hw` pixels: w' = P w.
+
+  Args:
+    kernel: `[ph, pw, c, d]`, numpy or jax. Keep the stored kernel at its own
+      size and resize on the fly: chains of resizes lose information.
+    new_hw: (height, width) of the patch, in pixels; static.
+    antialias: of B. Off in the published FlexiViT; on gives other numbers.
+
+  Returns:
+    `[new_h, new_w, c, d]` in the kernel's dtype; the kernel itself where the
+    size agrees. Differentiable.
+  """
+  return _apply(pi_matrix, kernel, 0, new_hw, antialias, transpose=False)
+
+
+def pi_resize_patches(patches, kernel_hw, *, antialias: bool = False):
+  """The dual of `pi_resize`: <x, P w> = <P^T x, w>.
+
+  Resizes the patches to the stored kernel's size instead of the kernel to the
+  patch, so patches of different sizes can meet one kernel.
+
+  Args:
+    patches: float `[..., ph, pw, c]`.
+    kernel_hw: (height, width) of the stored kernel; static.
+
+  Returns:
+    `[..., kernel_h, kernel_w, c]`.
+  """
+  axis = patches.ndim - 3
+  return _apply(pi_matrix, patches, axis, kernel_hw, antialias, transpose=True)
+
+
+def _apply(matrix_for, x, axis, new_hw, antialias, *, transpose):
+  """Resizes axes `axis` and `axis + 1` of x by two small products."""
+  xp = np if isinstance(x, np.ndarray) else jnp
+  for i, new in enumerate(new_hw):
+    old = x.shape[axis + i]
+    if old == new:
+      continue
+    if transpose:
+      matrix = matrix_for(new, old, antialias).T
+    else:
+      matrix = matrix_for(old, new, antialias)
+    # The resize decides the response of every token: float32 at the highest
+    # precision (or float64), whatever the compute type of the model.
+    work = xp.promote_types(x.dtype, xp.float32)
+    kwargs = {} if xp is np else {"precision": jax.lax.Precision.HIGHEST}
+    y = xp.tensordot(
+      xp.asarray(matrix, work), x.astype(work), (1, axis + i), **kwargs
+    )
+    x = xp.moveaxis(y, 0, axis + i).astype(x.dtype)
+  return x

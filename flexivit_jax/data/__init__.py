@@ -1,0 +1,1 @@
+"""From files to `Batch`. Knows no model, task or device mesh."""

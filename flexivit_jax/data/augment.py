@@ -1,0 +1,142 @@
+"""Image transforms: u8 `[h, w, 3]` and a random generator in, u8 out.
+
+Each is a frozen object that a config can name. Its randomness comes from the
+generator alone, which the loader keys by (seed, epoch, example).
+"""
+
+import dataclasses
+import math
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from flexivit_jax.data import images
+
+
+class Transform(Protocol):
+  """One step from a decoded image to a training image."""
+
+  def __call__(
+    self, image: np.ndarray, rng: np.random.Generator | None
+  ) -> np.ndarray:
+    """rng is None at evaluation; random transforms are refused there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resize:
+  """To `size` (height, width), the aspect ratio not kept."""
+
+  size: tuple[int, int]
+
+  def __call__(self, image, rng):
+    del rng
+    return images.resize(image, self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizeCrop:
+  """Shorter side to `short`, aspect ratio kept, then the central `size`.
+
+  Attributes:
+    short: pixels; at least as much as either side of `size`.
+    size: (height, width) of the crop.
+  """
+
+  short: int
+  size: tuple[int, int]
+
+  def __post_init__(self):
+    if self.short < max(self.size):
+      raise ValueError(
+        f"a {self.size[0]}x{self.size[1]} crop does not fit into an image "
+        f"whose shorter side is {self.short}: raise `short`"
+      )
+
+  def __call__(self, image, rng):
+    del rng
+    h, w = image.shape[:2]
+    scale = self.short / min(h, w)
+    crop_h, crop_w = (side / scale for side in self.size)
+    top, left = (h - crop_h) / 2, (w - crop_w) / 2
+    box = (top, left, top + crop_h, left + crop_w)
+    return images.resize(image, self.size, box)
+
+
+@dataclasses.dataclass(frozen=True)
+class InceptionCrop:
+  """A random part of the image, resized (Inception, arXiv:1409.4842).
+
+  Attributes:
+    size: (height, width) of the result.
+    area: smallest and largest share of the image's area.
+    ratio: smallest and largest width / height, drawn log-uniformly.
+  """
+
+  size: tuple[int, int]
+  area: tuple[float, float] = (0.05, 1.0)
+  ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+  def __post_init__(self):
+    low, high = self.area
+    if not 0 < low <= high <= 1:
+      raise ValueError(f"area {self.area}: give 0 < smallest <= largest <= 1")
+    if not 0 < self.ratio[0] <= self.ratio[1]:
+      raise ValueError(f"ratio {self.ratio}: give 0 < smallest <= largest")
+
+  def __call__(self, image, rng):
+    h, w = image.shape[:2]
+    for _ in range(10):
+      area = rng.uniform(*self.area) * h * w
+      ratio = math.exp(rng.uniform(*map(math.log, self.ratio)))
+      crop_h = round(math.sqrt(area / ratio))
+      crop_w = round(math.sqrt(area * ratio))
+      if 0 < crop_h <= h and 0 < crop_w <= w:
+        top = int(rng.integers(h - crop_h + 1))
+        left = int(rng.integers(w - crop_w + 1))
+        box = (top, left, top + crop_h, left + crop_w)
+        return images.resize(image, self.size, box)
+    # No draw fits a very long image: take all of it, as TensorFlow's does.
+    return images.resize(image, self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip:
+  """Mirrors left and right with probability 1/2."""
+
+  def __call__(self, image, rng):
+    return image[:, ::-1] if rng.random() < 0.5 else image
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+  """Rotates, scales and shifts about the centre; what enters is black.
+
+  Attributes:
+    degrees: largest rotation either way.
+    scale: smallest and largest magnification.
+    shift: largest shift, as a share of each side.
+  """
+
+  degrees: float = 10.0
+  scale: tuple[float, float] = (0.9, 1.1)
+  shift: float = 0.08
+
+  def __call__(self, image, rng):
+    h, w = image.shape[:2]
+    angle, zoom, dy, dx = rng.uniform(-1, 1, 4)
+    angle = math.radians(angle * self.degrees)
+    low, high = self.scale
+    zoom = low + (zoom + 1) / 2 * (high - low)
+    # Pillow wants the map from the result's pixels to the image's.
+    a, b = math.cos(angle) / zoom, math.sin(angle) / zoom
+    cx, cy = w / 2, h / 2
+    x, y = cx + dx * self.shift * w, cy + dy * self.shift * h
+    matrix = (a, b, cx - a * x - b * y, -b, a, cy + b * x - a * y)
+    turned = Image.fromarray(image).transform(
+      (w, h), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+    )
+    return np.asarray(turned)
+
+
+RANDOM = (InceptionCrop, Flip, Affine)

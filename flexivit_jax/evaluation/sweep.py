@@ -1,0 +1,82 @@
+"""One pass over the data, every patch size on each batch."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
+
+from flexivit_jax.core.means import Mean
+from flexivit_jax.core.tokens import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """What one patch size did.
+
+  Attributes:
+    patch_hw: (height, width) in pixels.
+    tokens: patches per image.
+    top1: share of images whose highest logit is the label's.
+    loss: mean over images.
+    images: that were evaluated.
+    images_per_s: of the compiled forward pass, without data loading.
+  """
+
+  patch_hw: tuple[int, int]
+  tokens: int
+  top1: float
+  loss: float
+  images: int
+  images_per_s: float
+
+  @property
+  def name(self) -> str:
+    return size_name(self.patch_hw)
+
+
+def size_name(patch_hw: tuple[int, int]) -> str:
+  """(8, 8) as "8", (8, 6) as "8x6"."""
+  h, w = patch_hw
+  return str(h) if h == w else f"{h}x{w}"
+
+
+def sweep(
+  measures: Mapping[tuple[int, int], Callable[..., dict[str, Mean]]],
+  params,
+  batches: Iterable[Batch],
+) -> list[Point]:
+  """Measures each patch size on every batch; images are loaded once.
+
+  Args:
+    measures: for each size a compiled (params, batch) to metrics, among them
+      "loss" and "accuracy".
+    batches: on the devices, with images `[b, h, w, c]`.
+  """
+  totals: dict[tuple[int, int], dict[str, Mean]] = {}
+  seconds = dict.fromkeys(measures, 0.0)
+  image_hw, rows = None, 0
+  for batch in batches:
+    image_hw = batch.inputs.shape[1:3]
+    rows += batch.inputs.shape[0]
+    for size, measure in measures.items():
+      start = time.perf_counter()
+      measured = jax.block_until_ready(measure(params, batch))
+      seconds[size] += time.perf_counter() - start
+      if size in totals:
+        measured = {k: totals[size][k] + v for k, v in measured.items()}
+      totals[size] = measured
+  if image_hw is None:
+    raise ValueError("there is no image to evaluate on")
+  return [
+    Point(
+      patch_hw=size,
+      tokens=(image_hw[0] // size[0]) * (image_hw[1] // size[1]),
+      top1=float(measured["accuracy"].compute()),
+      loss=float(measured["loss"].compute()),
+      images=int(measured["loss"].count),
+      # Padding is computed too, so it counts here.
+      images_per_s=rows / seconds[size],
+    )
+    for size, measured in totals.items()
+  ]

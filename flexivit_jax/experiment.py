@@ -1,0 +1,163 @@
+"""An experiment: model, task, data, optimiser and schedule, as one object."""
+
+import dataclasses
+import math
+
+from flexivit_jax.core import patch_size
+from flexivit_jax.core.tokens import grid_shape
+from flexivit_jax.data import augment, sources
+from flexivit_jax.nn import vit
+from flexivit_jax.tasks import supervised
+from flexivit_jax.training import optimizer
+
+
+class ConfigError(ValueError):
+  """Something that the user wrote in a config or on the command line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """A source and how its images become the model's.
+
+  Attributes:
+    transforms: applied in order; all images must leave them at one size.
+  """
+
+  source: sources.SourceSpec
+  transforms: tuple[augment.Transform, ...] = ()
+
+  def open(self, path: str) -> sources.Source:
+    """Opens the source; `path` is where the config names it, for errors."""
+    try:
+      return self.source.open()
+    except ValueError as e:
+      raise ConfigError(f"{path}.source: {e}") from e
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """All that a run is made of.
+
+  Attributes:
+    train: data to train on.
+    validation: data to evaluate on during training, and to choose the best
+      checkpoint by; None: no evaluation.
+    test: data for evaluate.py; never read in training.
+    batch_size: images per step, over all devices.
+    total_steps, total_epochs: length of training; give one of them.
+    seed: of parameters, data order, augmentation, patch sizes and dropout.
+    eval_batch_size: images per evaluation batch, over all devices.
+    eval_every, save_every, log_every: in steps. A save follows each
+      evaluation too.
+    keep: how many of the latest checkpoints to keep, besides the best.
+    workers: processes that load data; 0 loads in the main process.
+    threads: that load data in each process; 0 loads when asked.
+  """
+
+  model: vit.ViT
+  patch_size: patch_size.PatchSizePolicy
+  optimizer: optimizer.Optimizer
+  train: Data
+  test: Data
+  batch_size: int
+  validation: Data | None = None
+  task: supervised.Supervised = supervised.Supervised()
+  total_steps: int | None = None
+  total_epochs: float | None = None
+  seed: int = 0
+  eval_batch_size: int = 256
+  eval_every: int = 1000
+  save_every: int = 1000
+  log_every: int = 50
+  keep: int = 2
+  workers: int = 0
+  threads: int = 0
+
+  def __post_init__(self):
+    if (self.total_steps is None) == (self.total_epochs is None):
+      raise ValueError("give either total_steps or total_epochs")
+    for name in (
+      "batch_size",
+      "eval_batch_size",
+      "eval_every",
+      "save_every",
+      "log_every",
+    ):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
+    if self.keep < 2:
+      raise ValueError(
+        f"keep is {self.keep}: keep at least 2 checkpoints, so that one "
+        "survives damage to the other"
+      )
+    for name in ("seed", "workers", "threads"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"{name} is {getattr(self, name)}: give at least 0")
+
+  def num_steps(self, num_examples: int) -> int:
+    """Length of training in steps, on this many examples."""
+    if self.total_steps is not None:
+      steps = self.total_steps
+    else:
+      steps = round(self.total_epochs * num_examples / self.batch_size)
+    if steps < 1:
+      raise ConfigError(
+        f"{self.total_epochs} epochs of {num_examples} images at batch size "
+        f"{self.batch_size} are no step: raise total_epochs or total_steps"
+      )
+    return steps
+
+  def for_classes(self, classes: tuple[str, ...]) -> "Experiment":
+    """With a head for these classes.
+
+    Raises:
+      ConfigError: the model's own number of classes is too small.
+    """
+    wanted = self.model.num_classes
+    if wanted is None:
+      model = self.model.clone(num_classes=len(classes))
+      return dataclasses.replace(self, model=model)
+    if wanted < len(classes):
+      raise ConfigError(
+        f"config.model.num_classes is {wanted}, but the data has "
+        f"{len(classes)} classes: leave it out, or give {len(classes)} or more"
+      )
+    return self
+
+  def check_patch_sizes(self, image_hw: tuple[int, int]) -> None:
+    """Refuses patch sizes that do not tile the images.
+
+    Raises:
+      ConfigError: naming the sizes that do.
+    """
+    for size in self.patch_size.sizes:
+      try:
+        grid_shape(image_hw, size)
+      except ValueError as e:
+        raise ConfigError(
+          f"config.patch_size: {e}; sides that divide both: "
+          f"{', '.join(map(str, common_divisors(image_hw)))}"
+        ) from e
+
+
+def common_divisors(image_hw: tuple[int, int]) -> list[int]:
+  """Sides of square patches that tile an image."""
+  whole = math.gcd(*image_hw)
+  return [p for p in range(1, whole + 1) if whole % p == 0]
+
+
+def check_same_classes(train: sources.Source, other: sources.Source, name: str):
+  """Refuses evaluation data whose labels mean something else.
+
+  Raises:
+    ConfigError: naming the first classes that differ.
+  """
+  if tuple(train.classes) == tuple(other.classes):
+    return
+  missing = sorted(set(other.classes) - set(train.classes))[:3]
+  extra = sorted(set(train.classes) - set(other.classes))[:3]
+  raise ConfigError(
+    f"config.{name} has {len(other.classes)} classes and config.train "
+    f"{len(train.classes)}, and they differ: only in {name}: {missing}, only "
+    f"in train: {extra}. Give both the same class folders"
+  )

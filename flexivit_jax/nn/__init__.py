@@ -1,0 +1,1 @@
+"""The model. Modules declare parameters and call pure functions."""

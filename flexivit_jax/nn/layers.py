@@ -1,0 +1,285 @@
+"""Normalisation, linear maps and the blocks of the encoder.
+
+Parameter paths and shapes are big_vision's, so its checkpoints load as they
+are; docs/parameters.md lists them all.
+"""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flexivit_jax.attention import kernels
+
+_bias_init = nn.initializers.normal(stddev=1e-6)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(x, scale, bias, eps):
+  """Layer normalisation over the last axis (arXiv:1607.06450).
+
+  Statistics are at least float32. The gradient is the closed form: on a CPU
+  it costs a third of what differentiating the statistics does.
+
+  Args:
+    x: `[..., d]`.
+    scale, bias: `[d]`.
+    eps: added to the variance. 1e-6 in big_vision and timm, 1e-12 in
+      Hugging Face's ViT.
+
+  Returns:
+    `[..., d]` in the dtype of x.
+  """
+  return _layer_norm_forward(x, scale, bias, eps)[0]
+
+
+def _statistics(x, eps):
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  mean = x.mean(axis=-1, keepdims=True)
+  variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
+  return x, mean, jax.lax.rsqrt(variance + eps)
+
+
+def _layer_norm_forward(x, scale, bias, eps):
+  x32, mean, inverse = _statistics(x, eps)
+  y = (x32 - mean) * inverse * scale + bias
+  return y.astype(x.dtype), (x, mean, inverse, scale, bias)
+
+
+def _layer_norm_backward(eps, saved, d_y):
+  x, mean, inverse, scale, bias = saved
+  d_y = d_y.astype(mean.dtype)
+  normed = (x.astype(mean.dtype) - mean) * inverse
+  g = d_y * scale
+  d_x = inverse * (
+    g
+    - g.mean(axis=-1, keepdims=True)
+    - normed * (g * normed).mean(axis=-1, keepdims=True)
+  )
+  rows = tuple(range(x.ndim - 1))
+  d_scale = (d_y * normed).sum(axis=rows).astype(scale.dtype)
+  return d_x.astype(x.dtype), d_scale, d_y.sum(axis=rows).astype(bias.dtype)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+def linear(x, kernel, bias, dtype, *, contract: int = 1):
+  """x times kernel plus bias, on the last `contract` axes of x.
+
+  Leading axes are merged before the product: XLA on a CPU copies and
+  transposes both factors of a weight gradient that sums over two axes.
+
+  Args:
+    x: `[..., *i]`.
+    kernel: `[*i, *o]`.
+    bias: `[*o]`.
+    dtype: of the product.
+
+  Returns:
+    `[..., *o]` in `dtype`.
+  """
+  rows, outs = x.shape[: x.ndim - contract], kernel.shape[contract:]
+  width = int(np.prod(kernel.shape[:contract]))
+  x = x.astype(dtype).reshape(-1, width)
+  y = x @ kernel.astype(dtype).reshape(width, -1)
+  y = y + bias.astype(dtype).reshape(1, -1)
+  return y.reshape(*rows, *outs)
+
+
+class LayerNorm(nn.Module):
+  """`layer_norm` with its scale and bias."""
+
+  eps: float
+
+  @nn.compact
+  def __call__(self, x):
+    d = (x.shape[-1],)
+    scale = self.param("scale", nn.initializers.ones, d)
+    bias = self.param("bias", nn.initializers.zeros, d)
+    return layer_norm(x, scale, bias, self.eps)
+
+
+class Dense(nn.Module):
+  """`linear` with its kernel and bias; maps `contract` axes to `features`."""
+
+  features: tuple[int, ...]
+  dtype: jnp.dtype
+  contract: int = 1
+  kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros
+
+  @nn.compact
+  def __call__(self, x):
+    ins = x.shape[x.ndim - self.contract :]
+
+    def kernel_init(key, shape):
+      # Fans are those of the flat matrix, not of one head.
+      flat = int(np.prod(ins)), int(np.prod(self.features))
+      return self.kernel_init(key, flat).reshape(shape)
+
+    kernel = self.param("kernel", kernel_init, (*ins, *self.features))
+    bias = self.param("bias", self.bias_init, self.features)
+    return linear(x, kernel, bias, self.dtype, contract=self.contract)
+
+
+class Attention(nn.Module):
+  """Multi-head attention of x to y within segments.
+
+  Attributes:
+    qk_norm: LayerNorm of queries and keys over each head (ViT-22B,
+      arXiv:2302.05442).
+  """
+
+  num_heads: int
+  dtype: jnp.dtype
+  eps: float
+  qk_norm: bool = False
+  kernel: kernels.Kernel = kernels.dense
+
+  @nn.compact
+  def __call__(self, x, y, *, x_segments=None, y_segments=None):
+    """x: `[b, lq, d]`, y: `[b, lk, d]`; returns `[b, lq, d]`."""
+    d = x.shape[-1]
+    heads = (self.num_heads, d // self.num_heads)
+    project = functools.partial(Dense, heads, self.dtype)
+    q, k, v = (
+      project(name=name)(z)
+      for name, z in (("query", x), ("key", y), ("value", y))
+    )
+    if self.qk_norm:
+      q = LayerNorm(self.eps, name="query_ln")(q)
+      k = LayerNorm(self.eps, name="key_ln")(k)
+    # For analysis, which computes the weights again; dropped by jit if unread.
+    self.sow("intermediates", "query", q)
+    self.sow("intermediates", "key", k)
+    attended = self.kernel(
+      q, k, v, q_segments=x_segments, kv_segments=y_segments
+    )
+    return Dense((d,), self.dtype, contract=2, name="out")(attended.out)
+
+
+class Mlp(nn.Module):
+  """Two linear maps with a GELU (arXiv:1606.08415) between them."""
+
+  hidden: int
+  dtype: jnp.dtype
+  exact_gelu: bool = False
+  dropout: float = 0.0
+
+  @nn.compact
+  def __call__(self, x, *, train: bool):
+    d = x.shape[-1]
+    x = Dense(
+      (self.hidden,), self.dtype, bias_init=_bias_init, name="Dense_0"
+    )(x)
+    x = nn.gelu(x, approximate=not self.exact_gelu)
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    return Dense((d,), self.dtype, bias_init=_bias_init, name="Dense_1")(x)
+
+
+class LayerScale(nn.Module):
+  """Multiplies by a learned `[d]` that starts small (arXiv:2103.17239)."""
+
+  init: float
+
+  @nn.compact
+  def __call__(self, x):
+    init = nn.initializers.constant(self.init)
+    return x * self.param("scale", init, (x.shape[-1],)).astype(x.dtype)
+
+
+class EncoderBlock(nn.Module):
+  """Pre-norm transformer block: x + attention, x + MLP."""
+
+  num_heads: int
+  mlp_dim: int
+  dtype: jnp.dtype
+  eps: float
+  exact_gelu: bool = False
+  qk_norm: bool = False
+  layer_scale: float | None = None
+  dropout: float = 0.0
+  kernel: kernels.Kernel = kernels.dense
+
+  @nn.compact
+  def __call__(self, x, segments, drop_path, train: bool):
+    """x: `[b, l, d]`; drop_path: probability of leaving a branch out."""
+    y = LayerNorm(self.eps, name="LayerNorm_0")(x)
+    y = Attention(
+      self.num_heads,
+      self.dtype,
+      self.eps,
+      self.qk_norm,
+      self.kernel,
+      name="MultiHeadDotProductAttention_0",
+    )(y, y, x_segments=segments, y_segments=segments)
+    x = x + self._branch(y, "LayerScale_0", drop_path, train)
+    y = LayerNorm(self.eps, name="LayerNorm_1")(x)
+    y = Mlp(
+      self.mlp_dim,
+      self.dtype,
+      self.exact_gelu,
+      self.dropout,
+      name="MlpBlock_0",
+    )(y, train=train)
+    return x + self._branch(y, "LayerScale_1", drop_path, train)
+
+  def _branch(self, y, scale_name, drop_path, train):
+    if self.layer_scale is not None:
+      y = LayerScale(self.layer_scale, name=scale_name)(y)
+    y = nn.Dropout(self.dropout, deterministic=not train)(y)
+    if not train or drop_path is None:
+      return y
+    # Stochastic depth (arXiv:1603.09382), one draw for each row.
+    keep = 1 - drop_path
+    shape = (y.shape[0], 1, 1)
+    kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
+    return jnp.where(kept, y / keep.astype(y.dtype), 0)
+
+
+class Encoder(nn.Module):
+  """A stack of blocks and a final norm.
+
+  Attributes:
+    block: makes one block when called with its name.
+    depth: number of blocks.
+    eps: of the final norm.
+    drop_path: stochastic depth of the last block; it rises linearly from 0.
+    scan: one traced block over stacked parameters
+      (`encoderblock/...` with a leading depth axis).
+  """
+
+  block: Callable[..., EncoderBlock]
+  depth: int
+  eps: float
+  drop_path: float = 0.0
+  scan: bool = False
+
+  @nn.compact
+  def __call__(self, x, segments, *, train: bool):
+    rates = None
+    if self.drop_path and train:
+      rates = jnp.linspace(0, self.drop_path, self.depth, dtype=jnp.float32)
+    if self.scan:
+      x = self._scanned(x, segments, rates, train)
+    else:
+      for i in range(self.depth):
+        rate = None if rates is None else rates[i]
+        x = self.block(name=f"encoderblock_{i}")(x, segments, rate, train)
+    return LayerNorm(self.eps, name="encoder_norm")(x)
+
+  def _scanned(self, x, segments, rates, train):
+    def body(block, x, rate):
+      return block(x, segments, rate, train), None
+
+    blocks = nn.scan(
+      body,
+      variable_axes={"params": 0, "intermediates": 0},
+      split_rngs={"params": True, "dropout": True},
+      length=self.depth,
+    )
+    return blocks(self.block(name="encoderblock"), x, rates)[0]

@@ -1,0 +1,116 @@
+"""From the tokens of a row to one vector for each of its images."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flexivit_jax.attention import kernels
+from flexivit_jax.nn import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+  """Global average pooling over an image's patches, after the final norm."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassToken:
+  """A learned token in front of each image's slot, read after the encoder.
+
+  Attributes:
+    position: a row of its own in the positions (`cls_pos_embedding`), as in
+      the ViT paper; big_vision has none.
+  """
+
+  position: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Map:
+  """Multihead attention pooling: a learned query attends to the patches
+  (Set Transformer, arXiv:1810.00825, as in big_vision)."""
+
+
+Pool = Gap | ClassToken | Map
+
+
+def average(x, segments, num_images: int):
+  """Mean of x over each image's tokens.
+
+  Args:
+    x: `[b, l, d]`.
+    segments: i32 `[b or 1, l]`, 0 is padding; None: one image in the row.
+
+  Returns:
+    `[b, num_images, d]`, summed in float32; 0 for an empty slot.
+  """
+  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  if segments is None:
+    return x.astype(dtype).mean(axis=1, keepdims=True).astype(x.dtype)
+  slots = jnp.arange(1, num_images + 1)
+  member = (segments[..., None] == slots).astype(dtype)
+  # where, not a product: what padding holds may not be finite.
+  real = jnp.where(segments[..., None] > 0, x.astype(dtype), 0)
+  member = jnp.broadcast_to(member, (x.shape[0], *member.shape[1:]))
+  total = jnp.einsum("ble,bld->bed", member, real)
+  count = jnp.maximum(member.sum(axis=1), 1)[..., None]
+  return (total / count).astype(x.dtype)
+
+
+class MapHead(nn.Module):
+  """`Map`: attention of one learned query per image, norm, residual MLP.
+
+  Attributes are those of the encoder's blocks.
+  """
+
+  num_heads: int
+  mlp_dim: int
+  dtype: jnp.dtype
+  eps: float
+  exact_gelu: bool = False
+  kernel: kernels.Kernel = kernels.dense
+
+  @nn.compact
+  def __call__(self, x, segments, num_images: int):
+    """x: `[b, l, d]`; returns `[b, num_images, d]`."""
+    b, _, d = x.shape
+    init = nn.initializers.xavier_uniform()
+    probe = self.param("probe", init, (1, 1, d)).astype(self.dtype)
+    probes = jnp.broadcast_to(probe, (b, num_images, d))
+    slots = None
+    if segments is not None:
+      slots = jnp.arange(1, num_images + 1, dtype=segments.dtype)[None]
+    x = layers.Attention(
+      self.num_heads,
+      self.dtype,
+      self.eps,
+      kernel=self.kernel,
+      name="MultiHeadDotProductAttention_0",
+    )(probes, x, x_segments=slots, y_segments=segments)
+    y = layers.LayerNorm(self.eps, name="LayerNorm_0")(x)
+    return x + layers.Mlp(
+      self.mlp_dim, self.dtype, self.exact_gelu, name="MlpBlock_0"
+    )(y, train=False)
+
+
+def prepend(x, segments, group: jax.Array, num_images: int):
+  """Puts one group of extra tokens per image slot in front of each row.
+
+  Args:
+    x: `[b, l, d]`.
+    segments: as in `average`.
+    group: `[1, g, d]`, class and register tokens.
+
+  Returns:
+    (`[b, e * g + l, d]`, segments of that length or None). The tokens of slot
+    s get segment s, so on a grid this is the ordinary class token.
+  """
+  g, d = group.shape[1:]
+  groups = jnp.tile(group.astype(x.dtype), (x.shape[0], num_images, 1))
+  if segments is not None:
+    slots = jnp.repeat(jnp.arange(1, num_images + 1, dtype=segments.dtype), g)
+    slots = jnp.broadcast_to(slots, (segments.shape[0], num_images * g))
+    segments = jnp.concatenate([slots, segments], axis=1)
+  return jnp.concatenate([groups, x], axis=1), segments

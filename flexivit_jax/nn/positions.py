@@ -1,0 +1,117 @@
+"""Position embeddings: pure functions of (tables, coords, grid_hw).
+
+Each is a frozen object that names its tables and turns them, token by token,
+into what is added to the patch embeddings. Grids, packs and mixtures of patch
+sizes share it, since a token carries its own coordinates.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flexivit_jax.core import resize
+
+# The parameter that most tables live in, as in big_vision's checkpoints.
+TABLE = "pos_embedding"
+
+
+class Position(Protocol):
+  """An additive position embedding."""
+
+  def tables(self, width: int) -> dict[str, tuple]:
+    """Parameters it needs: name to (initializer, shape)."""
+
+  def __call__(
+    self, tables: dict[str, jax.Array], coords, grid_hw, width: int
+  ) -> jax.Array | None:
+    """`[b or 1, l, width]` to add, in float32, or None for nothing.
+
+    coords, grid_hw: i32 `[b or 1, l, 2]`, as in `Tokens`.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class NoPosition:
+  """Adds nothing: the encoder sees a set of patches."""
+
+  def tables(self, width):
+    del width
+    return {}
+
+  def __call__(self, tables, coords, grid_hw, width):
+    del tables, coords, grid_hw, width
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedGrid:
+  """A learned table, interpolated bilinearly to each image's own grid.
+
+  With the grid of the images as its size it is ViT's learned 1-D embedding
+  (arXiv:2010.11929); FlexiViT (arXiv:2212.08013) stores 7x7 and interpolates.
+  Equal to `jax.image.resize(table, grid, "linear")` read at the token.
+
+  Attributes:
+    size: (rows, cols) of the table.
+    antialias: average where the grid is smaller than the table, as the
+      published FlexiViT does for positions (not for the patch embedding).
+  """
+
+  size: tuple[int, int]
+  antialias: bool = True
+
+  def __post_init__(self):
+    if min(self.size) < 1:
+      raise ValueError(f"position table of {self.size} rows and cols: give >= 1")
+
+  def tables(self, width):
+    init = nn.initializers.normal(stddev=width**-0.5)
+    return {TABLE: (init, (1, self.size[0] * self.size[1], width))}
+
+  def __call__(self, tables, coords, grid_hw, width):
+    table = tables[TABLE].reshape(*self.size, width)
+    rows, cols = (
+      self._weights(coords[..., i], grid_hw[..., i], self.size[i])
+      for i in (0, 1)
+    )
+    highest = jax.lax.Precision.HIGHEST
+    # Rows first: [l, r] x [r, c, d] is the smaller intermediate than
+    # weights over all r * c cells of every token.
+    partial = jnp.einsum("blr,rcd->blcd", rows, table, precision=highest)
+    return jnp.einsum("blc,blcd->bld", cols, partial, precision=highest)
+
+  def _weights(self, coord, side, old):
+    ratio = old / side.astype(jnp.float32)
+    centres = (coord.astype(jnp.float32) + 0.5) * ratio - 0.5
+    radius = jnp.maximum(1, ratio) if self.antialias else jnp.ones_like(ratio)
+    return resize.triangle_weights(centres, old, radius, jnp)
+
+
+@dataclasses.dataclass(frozen=True)
+class SinCos2D:
+  """Fixed sines and cosines of column and row, as in MoCo v3
+  (arXiv:2104.02057): [sin x w, cos x w, sin y w, cos y w], any grid.
+
+  Attributes:
+    temperature: the longest wavelength is 2 pi times this, in patches.
+  """
+
+  temperature: float = 10_000.0
+
+  def tables(self, width):
+    if width % 4 or width < 8:
+      raise ValueError(
+        f"sincos2d positions need a width that is a multiple of 4 and at "
+        f"least 8, not {width}"
+      )
+    return {}
+
+  def __call__(self, tables, coords, grid_hw, width):
+    del tables, grid_hw
+    n = width // 4
+    omega = self.temperature ** -(jnp.arange(n, dtype=jnp.float32) / (n - 1))
+    y, x = (coords[..., i, None].astype(jnp.float32) * omega for i in (0, 1))
+    parts = [jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)]
+    return jnp.concatenate(parts, axis=-1)

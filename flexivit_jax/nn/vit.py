@@ -1,0 +1,263 @@
+"""The Vision Transformer: Tokens in, one vector per image out."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flexivit_jax.core import resize
+from flexivit_jax.core.tokens import Tokens, to_unit_range
+from flexivit_jax.nn import layers, pooling, positions
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """Width, depth, hidden width of the MLP and number of heads."""
+
+  width: int
+  depth: int
+  mlp_dim: int
+  num_heads: int
+
+  def __post_init__(self):
+    if self.width % self.num_heads:
+      raise ValueError(
+        f"width {self.width} is not a multiple of num_heads {self.num_heads}"
+      )
+
+
+# As in big_vision; mu is for tests.
+SIZES = {
+  "mu": Size(32, 1, 128, 2),
+  "Ti": Size(192, 12, 768, 3),
+  "S": Size(384, 12, 1536, 6),
+  "M": Size(512, 12, 2048, 8),
+  "B": Size(768, 12, 3072, 12),
+  "L": Size(1024, 24, 4096, 16),
+  "So400m": Size(1152, 27, 4304, 16),
+  "H": Size(1280, 32, 5120, 16),
+  "g": Size(1408, 40, 6144, 16),
+  "G": Size(1664, 48, 8192, 16),
+}
+
+
+class Outputs(NamedTuple):
+  """What the model computes on the way; jit drops what nobody reads.
+
+  Attributes:
+    stem: `[b, l, d]`, patch embeddings.
+    embedded: `[b, l, d]`, with positions, before class and register tokens.
+    encoded: `[b, l, d]`, patches after the final norm.
+    pooled: `[b, e, d]`, what the head reads: the features.
+    logits: `[b, e, num_classes]` in float32, or None without a head.
+  """
+
+  stem: jax.Array
+  embedded: jax.Array
+  encoded: jax.Array
+  pooled: jax.Array
+  logits: jax.Array | None
+
+
+class ViT(nn.Module):
+  """One Vision Transformer for every patch size.
+
+  Attributes:
+    size: widths and depth.
+    position: what is added to the patch embeddings.
+    pool: how an image's tokens become one vector.
+    kernel_hw: size at which the patch embedding is stored; it is PI-resized to
+      the patches it meets. FlexiViT stores 32x32.
+    num_classes: width of the head; None: as many as the data has; 0: no head.
+    channels: of the image.
+    kernel_antialias: of PI-resize; off in the published FlexiViT.
+    embedding_norm: LayerNorm after the patch embedding, FlexiViT's alternative
+      to PI-resize (arXiv:2212.08013).
+    registers: number of register tokens (arXiv:2309.16588).
+    representation: a tanh layer of the encoder's width before the head
+      (`pre_logits`), as in the ViT paper's pre-training.
+    layer_scale: initial value of LayerScale; None: no LayerScale.
+    qk_norm: LayerNorm of queries and keys.
+    exact_gelu: erf instead of the tanh approximation. big_vision and SigLIP
+      use tanh, timm and Hugging Face's ViT erf.
+    norm_eps: of every LayerNorm.
+    head_bias: initial value of the head's bias: -10 for a sigmoid loss over
+      many classes.
+    dropout: after the embedding and in the blocks.
+    drop_path: stochastic depth of the last block, rising linearly.
+    dtype: of the products: float32 or bfloat16 (float64 in tests). Parameters,
+      softmax, norms' statistics and logits stay float32.
+    scan: one traced block over stacked parameters; compiles faster.
+    remat: recompute each block in the backward pass; takes less memory.
+  """
+
+  size: Size
+  position: positions.Position
+  pool: pooling.Pool
+  kernel_hw: tuple[int, int] = (32, 32)
+  num_classes: int | None = None
+  channels: int = 3
+  kernel_antialias: bool = False
+  embedding_norm: bool = False
+  registers: int = 0
+  representation: bool = False
+  layer_scale: float | None = None
+  qk_norm: bool = False
+  exact_gelu: bool = False
+  norm_eps: float = 1e-6
+  head_bias: float = 0.0
+  dropout: float = 0.0
+  drop_path: float = 0.0
+  dtype: str = "float32"
+  scan: bool = False
+  remat: bool = False
+
+  @nn.compact
+  def __call__(self, tokens: Tokens, *, train: bool = False) -> Outputs:
+    """Tokens to `Outputs`. `train` turns dropout on (rng "dropout")."""
+    dtype = jnp.dtype(self.dtype)
+    stem = PatchEmbedding(
+      self.size.width,
+      self.kernel_hw,
+      self.channels,
+      dtype,
+      self.kernel_antialias,
+      name="embedding",
+    )(tokens)
+    if self.embedding_norm:
+      stem = layers.LayerNorm(self.norm_eps, name="embedding_norm")(stem)
+    embedded = self._add_positions(stem, tokens)
+    encoded, pooled = self._encode(embedded, tokens, train)
+    if self.representation:
+      pooled = jnp.tanh(
+        layers.Dense((self.size.width,), dtype, name="pre_logits")(pooled)
+      )
+    return Outputs(stem, embedded, encoded, pooled, self._head(pooled))
+
+  def _add_positions(self, stem, tokens):
+    tables = {
+      name: self.param(name, *init_and_shape)
+      for name, init_and_shape in self.position.tables(self.size.width).items()
+    }
+    added = self.position(
+      tables, tokens.coords, tokens.grid_hw, self.size.width
+    )
+    return stem if added is None else stem + added.astype(stem.dtype)
+
+  def _encode(self, embedded, tokens, train):
+    dtype, e = embedded.dtype, tokens.num_images
+    x, segments = embedded, tokens.segments
+    group = self._extra_tokens()
+    if group is not None:
+      x, segments = pooling.prepend(x, segments, group, e)
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    block = layers.EncoderBlock
+    if self.remat:
+      block = nn.remat(block, prevent_cse=not self.scan, static_argnums=(4,))
+    block = functools.partial(
+      block,
+      num_heads=self.size.num_heads,
+      mlp_dim=self.size.mlp_dim,
+      dtype=dtype,
+      eps=self.norm_eps,
+      exact_gelu=self.exact_gelu,
+      qk_norm=self.qk_norm,
+      layer_scale=self.layer_scale,
+      dropout=self.dropout,
+    )
+    x = layers.Encoder(
+      block,
+      self.size.depth,
+      self.norm_eps,
+      self.drop_path,
+      self.scan,
+      name="Transformer",
+    )(x, segments, train=train)
+    g = 0 if group is None else group.shape[1]
+    patches = x[:, e * g :]
+    return patches, self._pool(x, patches, tokens, g)
+
+  def _extra_tokens(self):
+    """`[1, g, d]`: the class token, then the registers; None for neither."""
+    width, group = self.size.width, []
+    if isinstance(self.pool, pooling.ClassToken):
+      cls = self.param("cls", nn.initializers.zeros, (1, 1, width))
+      if self.pool.position:
+        init = nn.initializers.normal(stddev=width**-0.5)
+        cls = cls + self.param("cls_pos_embedding", init, (1, 1, width))
+      group.append(cls)
+    if self.registers:
+      init = nn.initializers.normal(stddev=0.02)
+      shape = (1, self.registers, width)
+      group.append(self.param("registers", init, shape))
+    return jnp.concatenate(group, axis=1) if group else None
+
+  def _pool(self, x, patches, tokens, g):
+    e = tokens.num_images
+    match self.pool:
+      case pooling.ClassToken():
+        return x[:, : e * g : g]
+      case pooling.Gap():
+        return pooling.average(patches, tokens.segments, e)
+      case pooling.Map():
+        return pooling.MapHead(
+          self.size.num_heads,
+          self.size.mlp_dim,
+          patches.dtype,
+          self.norm_eps,
+          self.exact_gelu,
+          name="MAPHead_0",
+        )(patches, tokens.segments, e)
+
+  def _head(self, pooled):
+    if self.num_classes is None:
+      raise ValueError("num_classes is not set: give a number, 0 for no head")
+    if not self.num_classes:
+      return None
+    head = layers.Dense(
+      (self.num_classes,),
+      jnp.promote_types(pooled.dtype, jnp.float32),
+      kernel_init=nn.initializers.zeros,
+      bias_init=nn.initializers.constant(self.head_bias),
+      name="head",
+    )
+    return head(pooled)
+
+
+class PatchEmbedding(nn.Module):
+  """A linear map of patches, its kernel PI-resized to their size."""
+
+  width: int
+  kernel_hw: tuple[int, int]
+  channels: int
+  dtype: jnp.dtype
+  antialias: bool = False
+
+  @nn.compact
+  def __call__(self, tokens: Tokens):
+    kernel = self.param(
+      "kernel",
+      nn.initializers.lecun_normal(in_axis=(0, 1, 2)),
+      (*self.kernel_hw, self.channels, self.width),
+    )
+    bias = self.param("bias", nn.initializers.zeros, (self.width,))
+    if len(tokens.patch_sizes) != 1:
+      raise ValueError(
+        f"tokens have patch sizes {tokens.patch_sizes}: this embedding takes "
+        "one size per batch"
+      )
+    (patch_hw,) = tokens.patch_sizes
+    expected = patch_hw[0] * patch_hw[1] * self.channels
+    if tokens.patches.shape[-1] != expected:
+      raise ValueError(
+        f"patches hold {tokens.patches.shape[-1]} numbers, but {patch_hw[0]}x"
+        f"{patch_hw[1]} pixels of {self.channels} channels are {expected}"
+      )
+    kernel = resize.pi_resize(kernel, patch_hw, antialias=self.antialias)
+    patches = to_unit_range(tokens.patches, self.dtype)
+    return layers.linear(
+      patches, kernel.reshape(-1, self.width), bias, self.dtype
+    )

@@ -1,0 +1,80 @@
+"""`metrics.jsonl`, the progress bar and the lines of a run."""
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+
+import tqdm
+
+
+class MetricsFile:
+  """One JSON object per line, each with its `step`.
+
+  Args:
+    path: of the file.
+    first_step: rows of later steps are removed: the run resumes there and
+      will write them again.
+  """
+
+  def __init__(self, path: pathlib.Path, first_step: int):
+    kept = [row for row in read_rows(path) if row["step"] <= first_step]
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    # Line-buffered: a killed process leaves all but the row it was writing.
+    self._file = path.open("a", buffering=1)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    self._file.write(json.dumps({"step": step, **values}) + "\n")
+
+  def close(self) -> None:
+    self._file.close()
+
+
+def read_rows(path: pathlib.Path) -> list[dict[str, float]]:
+  """The rows of a metrics file; a torn last line is left out."""
+  if not path.exists():
+    return []
+  rows = []
+  for line in path.read_text().splitlines():
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  return rows
+
+
+class Progress:
+  """A bar in a terminal, plain lines elsewhere."""
+
+  def __init__(self, first_step: int, total_steps: int):
+    self._total = total_steps
+    self._first = first_step
+    self._start = time.perf_counter()
+    # disable=None: no bar where stderr is no terminal.
+    self._bar = tqdm.tqdm(
+      initial=first_step,
+      total=total_steps,
+      disable=None,
+      unit="step",
+      dynamic_ncols=True,
+      file=sys.stderr,
+    )
+
+  def advance(self) -> None:
+    self._bar.update()
+
+  def line(self, text: str) -> None:
+    """Prints a line, above the bar if there is one."""
+    tqdm.tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+  def log(self, step: int, values: Mapping[str, float]) -> None:
+    """A line with the step, the values and the time that is left."""
+    elapsed = time.perf_counter() - self._start
+    left = elapsed / max(1, step - self._first) * (self._total - step)
+    shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
+    self.line(f"step {step}/{self._total}  {shown}  ({left:.0f} s left)")
+
+  def close(self) -> None:
+    self._bar.close()

@@ -1,0 +1,123 @@
+"""Optimisers and learning-rate schedules, as optax chains."""
+
+import dataclasses
+import re
+from typing import Protocol
+
+import jax
+import optax
+
+
+class Schedule(Protocol):
+  """Learning rate over steps."""
+
+  def build(self, peak: float, total_steps: int) -> optax.Schedule: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+  """Linear warm-up from 0, then half a cosine to `final` times the peak."""
+
+  warmup_steps: int = 0
+  final: float = 0.0
+
+  def build(self, peak, total_steps):
+    if not 0 <= self.warmup_steps < total_steps:
+      raise ValueError(
+        f"warmup_steps {self.warmup_steps} does not fit into {total_steps} "
+        "steps"
+      )
+    return optax.warmup_cosine_decay_schedule(
+      init_value=0.0 if self.warmup_steps else peak,
+      peak_value=peak,
+      warmup_steps=self.warmup_steps,
+      decay_steps=total_steps,
+      end_value=peak * self.final,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+  """The peak throughout."""
+
+  def build(self, peak, total_steps):
+    del total_steps
+    return optax.constant_schedule(peak)
+
+
+class Optimizer(Protocol):
+  """What a config says of an optimiser."""
+
+  learning_rate: float
+  schedule: Schedule
+
+  def build(self, total_steps: int) -> optax.GradientTransformation: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+  """Adam with decoupled weight decay (arXiv:1711.05101), optax's convention:
+  the decay is multiplied by the learning rate.
+
+  Attributes:
+    decay_pattern: parameters that decay: a regular expression that the whole
+      path (such as `head/kernel`) must match.
+    clip_norm: largest global norm of the gradients; None: no clipping.
+    mu_dtype: of the first moment; None: that of the parameters.
+  """
+
+  learning_rate: float
+  schedule: Schedule = Cosine()
+  weight_decay: float = 0.0
+  decay_pattern: str = ".*/kernel"
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  clip_norm: float | None = None
+  mu_dtype: str | None = None
+
+  def build(self, total_steps):
+    pattern = re.compile(self.decay_pattern)
+
+    def decays(params):
+      return jax.tree_util.tree_map_with_path(
+        lambda path, _: bool(pattern.fullmatch(path_name(path))), params
+      )
+
+    return optax.chain(
+      *_clip(self.clip_norm),
+      optax.adamw(
+        self.schedule.build(self.learning_rate, total_steps),
+        b1=self.b1,
+        b2=self.b2,
+        eps=self.eps,
+        mu_dtype=self.mu_dtype,
+        weight_decay=self.weight_decay,
+        mask=decays,
+      ),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sgd:
+  """Stochastic gradient descent with momentum."""
+
+  learning_rate: float
+  schedule: Schedule = Cosine()
+  momentum: float | None = 0.9
+  clip_norm: float | None = None
+
+  def build(self, total_steps):
+    schedule = self.schedule.build(self.learning_rate, total_steps)
+    return optax.chain(
+      *_clip(self.clip_norm), optax.sgd(schedule, momentum=self.momentum)
+    )
+
+
+def _clip(norm):
+  return () if norm is None else (optax.clip_by_global_norm(norm),)
+
+
+def path_name(path) -> str:
+  """A tree path as `Transformer/encoderblock_0/LayerNorm_0/scale`."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,83 @@
+"""The training state and the pure step that advances it."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flexivit_jax.core.means import Mean
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """All that a step changes.
+
+  Attributes:
+    step: i32 scalar, steps done.
+    params: the task's parameters.
+    opt_state: optax's.
+    key: u32 data of the run's random key; never changes, steps fold into it.
+  """
+
+  step: jax.Array
+  params: dict
+  opt_state: optax.OptState
+  key: jax.Array
+
+
+def init_state(params, tx: optax.GradientTransformation, seed: int):
+  """The state before the first step."""
+  key = jax.random.key_data(jax.random.key(seed))
+  return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key)
+
+
+def stream(key: jax.Array, name: str, step) -> jax.Array:
+  """A key for one consumer at one step: a new consumer changes no old draw."""
+  return jax.random.fold_in(
+    jax.random.fold_in(key, zlib.crc32(name.encode())), step
+  )
+
+
+# (params, batch, dropout_key) -> metrics, among them "loss".
+Measure = Callable[..., dict[str, Mean]]
+
+
+def zero_metrics(names) -> dict[str, Mean]:
+  """What `train_step` adds to, for a task's metrics of these names."""
+  return {name: Mean.zero() for name in (*names, "gradient_norm")}
+
+
+def train_step(
+  state: TrainState,
+  metrics: dict[str, Mean],
+  batch,
+  *,
+  measure: Measure,
+  tx: optax.GradientTransformation,
+) -> tuple[TrainState, dict[str, Mean]]:
+  """One step down the gradient of the batch's mean loss.
+
+  Returns:
+    The new state, and `metrics` with this step's sums and counts added.
+  """
+  key = stream(jax.random.wrap_key_data(state.key), "dropout", state.step)
+
+  def loss(params):
+    measured = measure(params, batch, dropout_key=key)
+    return measured["loss"].compute(), measured
+
+  gradients, measured = jax.grad(loss, has_aux=True)(state.params)
+  updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+  norm = Mean(optax.global_norm(gradients), jnp.ones(()))
+  measured = {**measured, "gradient_norm": norm}
+  new = TrainState(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    opt_state=opt_state,
+    key=state.key,
+  )
+  return new, {name: metrics[name] + measured[name] for name in metrics}
