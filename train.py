@@ -23,7 +23,12 @@ from flexivit_jax.core.tokens import Batch
 from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.data.sources import Source
 from flexivit_jax.evaluation import sweep
-from flexivit_jax.experiment import ConfigError, Experiment, check_same_classes
+from flexivit_jax.experiment import (
+  ConfigError,
+  Experiment,
+  blaming,
+  check_same_classes,
+)
 from flexivit_jax.training import compilation, log, provenance, sharding, step
 
 # Validation top-1, averaged over patch sizes, says which checkpoint is best.
@@ -48,7 +53,9 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> None:
   first = int(state.step)
   progress = log.Progress(first, run.total_steps)
   steps, measures = compile_sizes(run, state, metrics, progress.line)
-  watch = Watch(run, log.MetricsFile(workdir / "metrics.jsonl", first), progress)
+  watch = Watch(
+    run, log.MetricsFile(workdir / "metrics.jsonl", first), progress
+  )
   in_flight = collections.deque()
 
   for i in range(first, run.total_steps):
@@ -57,7 +64,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> None:
     state, metrics = steps[patch_hw](state, metrics, batch)
     watch.flush()  # earlier numbers, read while this step is under way
     in_flight.append(metrics)
-    if len(in_flight) > 2:
+    if len(in_flight) > 2:  # bounds the batches that wait on the devices
       jax.block_until_ready(in_flight.popleft())
     done = i + 1
     progress.advance()
@@ -104,29 +111,32 @@ def prepare(experiment: Experiment, workdir: pathlib.Path) -> Run:
   """Opens and checks everything, before anything expensive starts."""
   mesh = sharding.make_mesh()
   for name in ("batch_size", "eval_batch_size"):
-    try:
+    with blaming(f"config.{name}"):
       sharding.check_batch_size(getattr(experiment, name), mesh)
-    except ValueError as e:
-      raise ConfigError(f"config.{name}: {e}") from e
-  source = experiment.train.open("config.train")
+  with blaming("config.train"):
+    source = experiment.train.source.open()
+    experiment = experiment.for_classes(source.classes)
+    loader = loader_lib.TrainLoader(
+      source,
+      experiment.train.transforms,
+      batch_size=experiment.batch_size,
+      seed=experiment.seed,
+      workers=experiment.workers,
+      threads=experiment.threads,
+      shard=shard(),
+    )
+    example = loader.example()
+  experiment.check_patch_sizes(example.inputs.shape[1:3])
   validation = None
   if experiment.validation is not None:
-    validation = experiment.validation.open("config.validation")
-    check_same_classes(source, validation, "validation")
-  experiment = experiment.for_classes(source.classes)
-  loader = loader_lib.TrainLoader(
-    source,
-    experiment.train.transforms,
-    batch_size=experiment.batch_size,
-    seed=experiment.seed,
-    workers=experiment.workers,
-    threads=experiment.threads,
-    shard=(jax.process_index(), jax.process_count()),
-  )
+    with blaming("config.validation"):
+      validation = experiment.validation.source.open()
+      check_same_classes(source, validation)
+      first = next(validation_batches(experiment, validation))
+      experiment.check_patch_sizes(first.inputs.shape[1:3])
   total_steps = experiment.num_steps(len(source))
-  example = loader.example()
-  experiment.check_patch_sizes(example.inputs.shape[1:3])
-  tx = experiment.optimizer.build(total_steps)
+  with blaming("config.optimizer"):
+    tx = experiment.optimizer.build(total_steps)
   record(experiment, workdir, {"train": source, "validation": validation})
   return Run(
     experiment=experiment,
@@ -137,8 +147,21 @@ def prepare(experiment: Experiment, workdir: pathlib.Path) -> Run:
     validation=validation,
     tx=tx,
     checkpoints=native.Checkpoints(
-      workdir, keep=experiment.keep, score=validation and SCORE
+      workdir, keep=experiment.keep, score=SCORE if validation else None
     ),
+  )
+
+
+def shard() -> tuple[int, int]:
+  return jax.process_index(), jax.process_count()
+
+
+def validation_batches(experiment: Experiment, source: Source):
+  return loader_lib.eval_batches(
+    source,
+    experiment.validation.transforms,
+    experiment.eval_batch_size,
+    shard(),
   )
 
 
@@ -232,7 +255,8 @@ def compile_sizes(run: Run, state, metrics, report):
   )
   measures = {}
   if run.validation is not None:
-    batch = sharding.shapes(next(validation_batches(run)), run.mesh)
+    batch = next(validation_batches(experiment, run.validation))
+    batch = sharding.shapes(batch, run.mesh)
     measures = compilation.compile_sizes(
       run.measure,
       sizes,
@@ -245,15 +269,6 @@ def compile_sizes(run: Run, state, metrics, report):
       what="evaluation",
     )
   return steps, measures
-
-
-def validation_batches(run: Run):
-  return loader_lib.eval_batches(
-    run.validation,
-    run.experiment.validation.transforms,
-    run.experiment.eval_batch_size,
-    shard=(jax.process_index(), jax.process_count()),
-  )
 
 
 class Watch:
@@ -280,8 +295,7 @@ class Watch:
       return
     done, metrics = self._pending
     self._pending = None
-    means = {name: mean.compute() for name, mean in metrics.items()}
-    values = {name: float(x) for name, x in jax.device_get(means).items()}
+    values = {name: float(mean) for name, mean in metrics.items()}
     values["learning_rate"] = float(self._learning_rate(done - 1))
     now = time.perf_counter()
     images = float(metrics["loss"].count)
@@ -296,7 +310,9 @@ class Watch:
     start = time.perf_counter()
     batches = (
       sharding.to_devices(batch, self._run.mesh)
-      for batch in validation_batches(self._run)
+      for batch in validation_batches(
+        self._run.experiment, self._run.validation
+      )
     )
     points = sweep.sweep(measures, params, batches)
     scores = {SCORE: sum(p.top1 for p in points) / len(points)}

@@ -17,9 +17,7 @@ def get_config():
   return ConfigDict(
     dict(
       model=dict(
-        size=dict(
-          name="custom", width=64, depth=4, mlp_dim=256, num_heads=4
-        ),
+        size=dict(name="custom", width=64, depth=4, mlp_dim=256, num_heads=4),
         kernel_hw=(8, 8),
         position=dict(name="learned_grid", size=(4, 4)),
         pool="gap",

@@ -20,7 +20,7 @@ import ml_collections
 
 from flexivit_jax.core import patch_size
 from flexivit_jax.data import augment, sources
-from flexivit_jax.experiment import ConfigError, Experiment
+from flexivit_jax.experiment import ConfigError, Experiment, blaming
 from flexivit_jax.nn import pooling, positions, vit
 from flexivit_jax.tasks import supervised
 from flexivit_jax.training import optimizer
@@ -208,12 +208,8 @@ def _record(cls, value, path):
   ]
   if missing:
     raise ConfigError(f"{path}: {', '.join(missing)} must be given")
-  try:
+  with blaming(path):
     return cls(**built)
-  except ConfigError:
-    raise
-  except ValueError as e:
-    raise ConfigError(f"{path}: {e}") from e
 
 
 def _union(options, value, path):

@@ -1,5 +1,6 @@
 """An experiment: model, task, data, optimiser and schedule, as one object."""
 
+import contextlib
 import dataclasses
 import math
 
@@ -15,6 +16,21 @@ class ConfigError(ValueError):
   """Something that the user wrote in a config or on the command line."""
 
 
+@contextlib.contextmanager
+def blaming(place: str):
+  """Turns a ValueError into a ConfigError that names a place.
+
+  Args:
+    place: what the user wrote that led to it: "config.train", "--data".
+  """
+  try:
+    yield
+  except ConfigError:
+    raise
+  except ValueError as e:
+    raise ConfigError(f"{place}: {e}") from e
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
   """A source and how its images become the model's.
@@ -25,13 +41,6 @@ class Data:
 
   source: sources.SourceSpec
   transforms: tuple[augment.Transform, ...] = ()
-
-  def open(self, path: str) -> sources.Source:
-    """Opens the source; `path` is where the config names it, for errors."""
-    try:
-      return self.source.open()
-    except ValueError as e:
-      raise ConfigError(f"{path}.source: {e}") from e
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,13 +140,21 @@ class Experiment:
       ConfigError: naming the sizes that do.
     """
     for size in self.patch_size.sizes:
-      try:
-        grid_shape(image_hw, size)
-      except ValueError as e:
-        raise ConfigError(
-          f"config.patch_size: {e}; sides that divide both: "
-          f"{', '.join(map(str, common_divisors(image_hw)))}"
-        ) from e
+      with blaming("config.patch_size"):
+        check_tiling(image_hw, size)
+
+
+def check_tiling(image_hw: tuple[int, int], patch_hw: tuple[int, int]) -> None:
+  """Refuses a patch size that does not tile an image.
+
+  Raises:
+    ValueError: naming the square sizes that do.
+  """
+  try:
+    grid_shape(image_hw, patch_hw)
+  except ValueError as e:
+    sides = ", ".join(map(str, common_divisors(image_hw)))
+    raise ValueError(f"{e}; sides that divide both: {sides}") from e
 
 
 def common_divisors(image_hw: tuple[int, int]) -> list[int]:
@@ -146,18 +163,18 @@ def common_divisors(image_hw: tuple[int, int]) -> list[int]:
   return [p for p in range(1, whole + 1) if whole % p == 0]
 
 
-def check_same_classes(train: sources.Source, other: sources.Source, name: str):
+def check_same_classes(train: sources.Source, other: sources.Source) -> None:
   """Refuses evaluation data whose labels mean something else.
 
   Raises:
-    ConfigError: naming the first classes that differ.
+    ValueError: naming the first classes that differ.
   """
   if tuple(train.classes) == tuple(other.classes):
     return
-  missing = sorted(set(other.classes) - set(train.classes))[:3]
-  extra = sorted(set(train.classes) - set(other.classes))[:3]
-  raise ConfigError(
-    f"config.{name} has {len(other.classes)} classes and config.train "
-    f"{len(train.classes)}, and they differ: only in {name}: {missing}, only "
-    f"in train: {extra}. Give both the same class folders"
+  missing = sorted(set(train.classes) - set(other.classes))[:3]
+  extra = sorted(set(other.classes) - set(train.classes))[:3]
+  raise ValueError(
+    f"{len(other.classes)} classes, but the training data has "
+    f"{len(train.classes)}; only here: {extra}, only there: {missing}. Give "
+    "both the same class folders"
   )

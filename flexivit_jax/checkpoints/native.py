@@ -1,8 +1,8 @@
 """Checkpoints of our own runs, by Orbax: asynchronous and atomic.
 
-A run's directory holds `checkpoints/STEP/` with the items `state` (the training
-state), `running` (metrics since the last log) and `progress` (JSON). The Orbax v0 API stays behind this
-module.
+A run's directory holds `checkpoints/STEP/` with the items `state` (the
+training state), `running` (metrics since the last log) and `progress` (JSON).
+The Orbax v0 API stays behind this module.
 """
 
 import logging
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 

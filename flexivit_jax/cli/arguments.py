@@ -8,21 +8,31 @@ from collections.abc import Callable, Sequence
 from flexivit_jax.config import ConfigError
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+  """Knows the names of its arguments, and raises instead of exiting."""
+
+  def __init__(self, *args, **kwargs):
+    self.names: list[str] = []
+    super().__init__(*args, **kwargs)
+
+  def add_argument(self, *names, **kwargs):
+    self.names += names
+    return super().add_argument(*names, **kwargs)
+
   def error(self, message):
     raise ConfigError(f"{message} (try --help)")
 
 
-def parser(doc: str) -> argparse.ArgumentParser:
+def parser(doc: str) -> Parser:
   """A parser whose help is the command's docstring."""
-  return _Parser(
+  return Parser(
     description=doc,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
+def add_config(parser: Parser) -> None:
   parser.add_argument(
     "--config",
     required=True,
@@ -33,7 +43,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(
-  parser: argparse.ArgumentParser, argv: Sequence[str] | None
+  parser: Parser, argv: Sequence[str] | None
 ) -> tuple[argparse.Namespace, list[str]]:
   """The arguments, and the `key=value` of every `--config.key=value`.
 
@@ -42,10 +52,9 @@ def parse(
   """
   args, rest = parser.parse_known_args(argv)
   overrides, rest = [], list(rest)
-  known = [o for action in parser._actions for o in action.option_strings]
   while rest:
     word = rest.pop(0)
-    if word.startswith("--config.") and "--config" in known:
+    if word.startswith("--config.") and "--config" in parser.names:
       key = word.removeprefix("--config.")
       if "=" not in key:
         if not rest or rest[0].startswith("--"):
@@ -56,7 +65,7 @@ def parse(
       raise ConfigError(f"{word!r} lacks its dashes: write --{word}")
     else:
       name = word.partition("=")[0]
-      close = difflib.get_close_matches(name, known, n=1)
+      close = difflib.get_close_matches(name, parser.names, n=1)
       hint = f"; did you mean {close[0]}?" if close else ""
       raise ConfigError(f"unknown argument {word!r}{hint} (try --help)")
   return args, overrides

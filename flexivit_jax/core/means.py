@@ -32,6 +32,11 @@ class Mean:
   def __add__(self, other: "Mean") -> "Mean":
     return Mean(self.total + other.total, self.count + other.count)
 
+  def __float__(self) -> float:
+    """total / count on the host; waits for both."""
+    total, count = float(self.total), float(self.count)
+    return total / count if count else 0.0
+
   def compute(self) -> jax.Array:
-    """total / count; 0 where nothing was counted."""
+    """total / count on the device; 0 where nothing was counted."""
     return self.total / jnp.maximum(self.count, jnp.finfo(jnp.float32).tiny)

@@ -36,7 +36,7 @@ def triangle_weights(centres, old: int, radius, xp=np):
   return weights / weights.sum(axis=-1, keepdims=True)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def bilinear_matrix(old: int, new: int, antialias: bool = False) -> np.ndarray:
   """B of one axis, float64 `[new, old]`: half-pixel centres.
 
@@ -50,7 +50,7 @@ def bilinear_matrix(old: int, new: int, antialias: bool = False) -> np.ndarray:
   return _frozen(triangle_weights(centres, old, radius))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def pi_matrix(old: int, new: int, antialias: bool = False) -> np.ndarray:
   """P = pinv(B^T) of one axis, float64 `[new, old]`."""
   return _frozen(np.linalg.pinv(bilinear_matrix(old, new, antialias).T))
@@ -71,9 +71,7 @@ def resize_matrix(old_hw, new_hw, antialias: bool = False) -> np.ndarray:
 
 def pi_resize_matrix(old_hw, new_hw, antialias: bool = False) -> np.ndarray:
   """P of a whole patch, `[new_h * new_w, old_h * old_w]`, to look at."""
-  return np.kron(
-    *(pi_matrix(o, n, antialias) for o, n in zip(old_hw, new_hw))
-  )
+  return np.kron(*(pi_matrix(o, n, antialias) for o, n in zip(old_hw, new_hw)))
 
 
 def pi_resize(kernel, new_hw, *, antialias: bool = False):

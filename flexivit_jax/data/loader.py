@@ -18,15 +18,24 @@ class Example:
 
   Attributes:
     transforms: applied in order; they share one generator.
+    shape: that every image must have after them; None: any.
   """
 
   source: Source
   transforms: tuple[augment.Transform, ...]
+  shape: tuple[int, int, int] | None = None
 
   def __call__(self, index: int, rng: np.random.Generator | None):
     image = self.source.image(index)
     for transform in self.transforms:
       image = transform(image, rng)
+    if self.shape is not None and image.shape != self.shape:
+      (h, w), (first_h, first_w) = image.shape[:2], self.shape[:2]
+      raise ValueError(
+        f"image {index} is {h}x{w} pixels after its transforms, another is "
+        f"{first_h}x{first_w}: add a transform that sets the size, such as "
+        f'dict(name="resize", size=({first_h}, {first_w}))'
+      )
     return {
       "image": np.ascontiguousarray(image),
       "label": np.int32(self.source.label(index)),
@@ -67,21 +76,25 @@ class TrainLoader(Iterator[Batch]):
         f"batch_size {batch_size} does not divide over {count} processes: "
         f"take {-(-batch_size // count) * count}"
       )
-    example = Example(source, transforms)
-    examples = (
-      grain.MapDataset.range(len(source))
-      .seed(seed)
-      .shuffle()
-      .repeat()
-      .random_map(example)
-    )
     self._batch_size = batch_size
     self._shard = slice(index, None, count)
-    self._examples = examples
+    self._seed = seed
     self._workers = workers
     self._threads = threads
     self._step = 0
     self._iterator = None
+    self._example = Example(source, transforms)
+    shape = self._examples()[0]["image"].shape
+    self._example = dataclasses.replace(self._example, shape=shape)
+
+  def _examples(self):
+    return (
+      grain.MapDataset.range(len(self._example.source))
+      .seed(self._seed)
+      .shuffle()
+      .repeat()
+      .random_map(self._example)
+    )
 
   def __next__(self) -> Batch:
     if self._iterator is None:
@@ -96,7 +109,7 @@ class TrainLoader(Iterator[Batch]):
       prefetch_buffer_size=max(1, 4 * self._threads),
     )
     start = self._step * self._batch_size
-    dataset = self._examples[start:][self._shard].to_iter_dataset(options)
+    dataset = self._examples()[start:][self._shard].to_iter_dataset(options)
     if self._workers:
       # Grain reads an absl flag, which is parsed in absl's own mains only.
       if not flags.FLAGS.is_parsed():
@@ -111,7 +124,7 @@ class TrainLoader(Iterator[Batch]):
 
   def example(self) -> Batch:
     """A batch of this loader's shapes, without starting its workers."""
-    one = self._examples[0]
+    one = self._examples()[0]
     rows = self._batch_size // self._shard.step
     stacked = {k: np.stack([v] * rows) for k, v in one.items()}
     return _grid_batch(stacked, np.ones(rows, bool))
@@ -154,7 +167,8 @@ def eval_batches(
         f"{type(transform).__name__} is random: an evaluation takes transforms "
         "such as Resize or ResizeCrop"
       )
-  example = Example(source, transforms)
+  shape = Example(source, transforms)(0, None)["image"].shape
+  example = Example(source, transforms, shape)
   index, count = shard
   total = len(source)
   places = np.arange(-(-total // batch_size) * batch_size)

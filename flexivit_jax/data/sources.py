@@ -94,9 +94,7 @@ class Digits:
     parts = {"train": train, "test": test}
     name = splits.parse_split(self.split)[0]
     if name not in parts:
-      raise ValueError(
-        f"digits have no split {name!r}: take 'train' or 'test'"
-      )
+      raise ValueError(f"digits have no split {name!r}: take 'train' or 'test'")
     indices = parts[name]
     indices = indices[splits.slice_indices(self.split, len(indices))]
     grey = np.round(raw.images[indices] * 255 / 16).astype(np.uint8)
@@ -167,7 +165,9 @@ class ImageFolder:
       paths,
       np.asarray(labels),
       tuple(classes),
-      _fingerprint(classes, *(f"{p} {s}".encode() for p, s in zip(paths, sizes))),
+      _fingerprint(
+        classes, *(f"{p} {s}".encode() for p, s in zip(paths, sizes))
+      ),
     )
 
 

@@ -8,7 +8,7 @@ _SLICE = re.compile(r"(?P<name>\w+)(?:\[(?P<start>\d*%?):(?P<stop>\d*%?)\])?")
 
 
 def parse_split(split: str) -> tuple[str, str | None, str | None]:
-  """"train[:90%]" as ("train", None, "90%").
+  """ "train[:90%]" as ("train", None, "90%").
 
   Raises:
     ValueError: not of that form.

@@ -72,8 +72,8 @@ def sweep(
     Point(
       patch_hw=size,
       tokens=(image_hw[0] // size[0]) * (image_hw[1] // size[1]),
-      top1=float(measured["accuracy"].compute()),
-      loss=float(measured["loss"].compute()),
+      top1=float(measured["accuracy"]),
+      loss=float(measured["loss"]),
       images=int(measured["loss"].count),
       # Padding is computed too, so it counts here.
       images_per_s=rows / seconds[size],

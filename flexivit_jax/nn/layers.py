@@ -173,9 +173,9 @@ class Mlp(nn.Module):
   @nn.compact
   def __call__(self, x, *, train: bool):
     d = x.shape[-1]
-    x = Dense(
-      (self.hidden,), self.dtype, bias_init=_bias_init, name="Dense_0"
-    )(x)
+    x = Dense((self.hidden,), self.dtype, bias_init=_bias_init, name="Dense_0")(
+      x
+    )
     x = nn.gelu(x, approximate=not self.exact_gelu)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     return Dense((d,), self.dtype, bias_init=_bias_init, name="Dense_1")(x)

@@ -107,7 +107,7 @@ def prepend(x, segments, group: jax.Array, num_images: int):
     (`[b, e * g + l, d]`, segments of that length or None). The tokens of slot
     s get segment s, so on a grid this is the ordinary class token.
   """
-  g, d = group.shape[1:]
+  g = group.shape[1]
   groups = jnp.tile(group.astype(x.dtype), (x.shape[0], num_images, 1))
   if segments is not None:
     slots = jnp.repeat(jnp.arange(1, num_images + 1, dtype=segments.dtype), g)

@@ -64,7 +64,9 @@ class LearnedGrid:
 
   def __post_init__(self):
     if min(self.size) < 1:
-      raise ValueError(f"position table of {self.size} rows and cols: give >= 1")
+      raise ValueError(
+        f"position table of {self.size} rows and cols: give >= 1"
+      )
 
   def tables(self, width):
     init = nn.initializers.normal(stddev=width**-0.5)

@@ -50,7 +50,7 @@ class Progress:
   def __init__(self, first_step: int, total_steps: int):
     self._total = total_steps
     self._first = first_step
-    self._start = time.perf_counter()
+    self._start = None
     # disable=None: no bar where stderr is no terminal.
     self._bar = tqdm.tqdm(
       initial=first_step,
@@ -62,6 +62,9 @@ class Progress:
     )
 
   def advance(self) -> None:
+    """Counts a step. The first one starts the clock: compiling is over."""
+    if self._start is None:
+      self._start = time.perf_counter()
     self._bar.update()
 
   def line(self, text: str) -> None:

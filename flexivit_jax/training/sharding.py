@@ -53,6 +53,8 @@ def shapes(batch, mesh: Mesh):
 
   def shape(x):
     rows = x.shape[0] * count
-    return jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding)
+    return jax.ShapeDtypeStruct(
+      (rows, *x.shape[1:]), x.dtype, sharding=sharding
+    )
 
   return jax.tree.map(shape, batch)

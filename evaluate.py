@@ -1,0 +1,194 @@
+"""Evaluates one checkpoint at many patch sizes.
+
+  python evaluate.py --checkpoint runs/flexivit --patch_sizes 4,6,8,12
+  python evaluate.py --checkpoint vit.npz --data folder:PATH --image_size 240 \\
+      --patch_sizes 8:48 --output DIR
+
+Prints a table; with --output also writes results.json and curve.png. A run's
+own test data is the default; the images of --data folder:PATH are those of
+PATH/test/CLASS, squashed to --image_size.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+import jax
+
+from flexivit_jax import pretrained
+from flexivit_jax.cli import arguments
+from flexivit_jax.core.patch_size import as_hw
+from flexivit_jax.data import augment, loader, sources
+from flexivit_jax.evaluation import report, sweep
+from flexivit_jax.experiment import (
+  ConfigError,
+  Data,
+  blaming,
+  check_tiling,
+  common_divisors,
+)
+from flexivit_jax.tasks.supervised import Supervised
+from flexivit_jax.training import compilation, provenance, sharding
+
+
+def main(argv=None):
+  parser = arguments.parser(__doc__)
+  add = parser.add_argument
+  add("--checkpoint", required=True, help="a run's directory, or an npz file")
+  add(
+    "--patch_sizes",
+    help="4,6,8x6 or 8:48, the sizes in that range that it was trained at or, "
+    "where that is unknown, that tile the image; default: those trained at",
+  )
+  add("--data", help="digits, or folder:PATH; default: a run's test data")
+  add("--image_size", help="240 or 240x320; with --data only")
+  add("--split", help="of --data; default: test")
+  add("--batch_size", type=int, help="default: the run's, or 128")
+  add("--step", type=int, help="of a run: which checkpoint; default: the best")
+  add("--output", help="directory for results.json and curve.png")
+  args, _ = arguments.parse(parser, argv)
+  evaluate(args)
+
+
+def evaluate(args) -> list[sweep.Point]:
+  with blaming("--checkpoint"):
+    vit = pretrained.load(args.checkpoint, step=args.step)
+  print(vit, flush=True)
+  run = vit.spec.experiment
+  data = choose_data(args, run)
+  batch_size = args.batch_size or (run.eval_batch_size if run else 128)
+  mesh = sharding.make_mesh()
+  with blaming("--batch_size"):
+    sharding.check_batch_size(batch_size, mesh)
+  with blaming("--data" if args.data else "config.test"):
+    source = data.source.open()
+    check_classes(vit, source)
+    shard = (jax.process_index(), jax.process_count())
+    batches = functools.partial(
+      loader.eval_batches, source, data.transforms, batch_size, shard
+    )
+    first = next(batches())
+  with blaming("--patch_sizes"):
+    sizes = choose_sizes(args.patch_sizes, vit, first.inputs.shape[1:3])
+
+  compilation.enable_persistent_cache()
+  task = run.task if run else Supervised()
+  everywhere = sharding.replicated(mesh)
+  params = jax.device_put(vit.params, everywhere)
+  measures = compilation.compile_sizes(
+    functools.partial(task.measure, vit.model),
+    sizes,
+    arguments=(params, sharding.shapes(first, mesh)),
+    jit_options={
+      "in_shardings": (everywhere, sharding.over_rows(mesh)),
+      "out_shardings": everywhere,
+    },
+    report=functools.partial(print, flush=True),
+    what="evaluation",
+  )
+  on_devices = (sharding.to_devices(batch, mesh) for batch in batches())
+  points = sweep.sweep(measures, params, on_devices)
+  print(f"\n{points[0].images} images of {data.source}")
+  print(report.table(points))
+  if args.output:
+    write(pathlib.Path(args.output), vit, data, points)
+  return points
+
+
+def choose_data(args, run) -> Data:
+  """What --data asks for, or a run's own test data."""
+  if args.data is None:
+    if run is None:
+      raise ConfigError(
+        f"{args.checkpoint} names no data: give --data digits or folder:PATH"
+      )
+    if args.image_size or args.split:
+      raise ConfigError(
+        "--image_size and --split need --data: a run's test data has its own"
+      )
+    return run.test
+  transforms = ()
+  if args.image_size:
+    with blaming("--image_size"):
+      transforms = (augment.Resize(parse_size(args.image_size)),)
+  split = args.split or "test"
+  kind, _, path = args.data.partition(":")
+  if kind == "digits" and not path:
+    return Data(sources.Digits(split), transforms)
+  if kind == "folder" and path:
+    if not transforms:
+      raise ConfigError("--data folder:PATH needs --image_size, 240 say")
+    return Data(sources.ImageFolder(path, split), transforms)
+  raise ConfigError(f"--data {args.data!r}: give digits or folder:PATH")
+
+
+def check_classes(vit, source) -> None:
+  """Refuses data whose labels the head cannot mean."""
+  if vit.spec.classes and tuple(source.classes) != vit.spec.classes:
+    raise ValueError(
+      f"classes {list(source.classes)[:3]}..., but {vit.spec.path} was trained "
+      f"on {list(vit.spec.classes)[:3]}..."
+    )
+  if len(source.classes) > (vit.model.num_classes or 0):
+    raise ValueError(
+      f"{len(source.classes)} classes, but the head of {vit.spec.path} has "
+      f"{vit.model.num_classes or 'none'}"
+    )
+
+
+def parse_size(text: str) -> tuple[int, int]:
+  """ "8" as (8, 8), "8x6" as (8, 6)."""
+  try:
+    numbers = [int(x) for x in text.split("x")]
+    return as_hw(numbers[0] if len(numbers) == 1 else tuple(numbers))
+  except ValueError:
+    raise ValueError(f"size {text!r}: give pixels, 8 or 8x6") from None
+
+
+def choose_sizes(text, vit, image_hw) -> list[tuple[int, int]]:
+  """The patch sizes that --patch_sizes asks for, checked against the image."""
+  trained = list(vit.spec.trained_sizes)
+  if text is None:
+    if not trained:
+      raise ValueError(
+        f"{vit.spec.path} does not say at which patch sizes it was trained: "
+        "give some, 8,16,32 say"
+      )
+    sizes = trained
+  elif ":" in text:
+    try:
+      low, high = map(int, text.split(":"))
+    except ValueError:
+      raise ValueError(f"{text!r} is no range: give 8:48, say") from None
+    candidates = trained or [(p, p) for p in common_divisors(image_hw)]
+    sizes = [s for s in candidates if low <= min(s) and max(s) <= high]
+    if not sizes:
+      among = ", ".join(map(sweep.size_name, candidates))
+      raise ValueError(f"none of {among} lies in {text}")
+  else:
+    sizes = list(dict.fromkeys(map(parse_size, text.split(","))))
+  for size in sizes:
+    check_tiling(image_hw, size)
+  return sizes
+
+
+def write(output: pathlib.Path, vit, data, points) -> None:
+  output.mkdir(parents=True, exist_ok=True)
+  results = {
+    "checkpoint": vit.spec.path,
+    "step": vit.spec.step,
+    "data": repr(data.source),
+    "points": [dataclasses.asdict(p) for p in points],
+    "provenance": provenance.describe(),
+  }
+  (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+  title = (
+    f"{pathlib.Path(vit.spec.path).name}: one checkpoint, every patch size"
+  )
+  report.draw_curve(points, title, output / "curve.png")
+  print(f"wrote {output}/results.json and {output}/curve.png")
+
+
+if __name__ == "__main__":
+  arguments.run(main)

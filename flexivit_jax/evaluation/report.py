@@ -1,0 +1,62 @@
+"""A sweep's table and curve."""
+
+import pathlib
+from collections.abc import Sequence
+
+from matplotlib import ticker
+from matplotlib.figure import Figure
+
+from flexivit_jax.evaluation.sweep import Point
+
+# Colour-blind-safe (Okabe and Ito, 2008).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def table(points: Sequence[Point]) -> str:
+  """A sweep as aligned text, one line per patch size."""
+  head = ("patch", "tokens", "top-1 %", "loss", "images/s")
+  rows = [
+    (
+      f"{p.patch_hw[0]}x{p.patch_hw[1]}",
+      f"{p.tokens}",
+      f"{100 * p.top1:.1f}",
+      f"{p.loss:.4f}",
+      f"{p.images_per_s:.0f}",
+    )
+    for p in points
+  ]
+  widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+  return "\n".join(
+    "  ".join(
+      cell.rjust(width) for cell, width in zip(row, widths, strict=True)
+    )
+    for row in (head, *rows)
+  )
+
+
+def draw_curve(points: Sequence[Point], title: str, path: pathlib.Path) -> None:
+  """Top-1 against tokens per image, one marker per patch size, as PNG."""
+  points = sorted(points, key=lambda p: p.tokens)
+  figure = Figure(figsize=(6, 4), layout="constrained")
+  axes = figure.add_subplot()
+  tokens = [p.tokens for p in points]
+  top1 = [100 * p.top1 for p in points]
+  axes.plot(tokens, top1, marker="o", color=COLOURS[0])
+  for point, x, y in zip(points, tokens, top1, strict=True):
+    axes.annotate(
+      f"{point.name} px",
+      (x, y),
+      xytext=(0, 8),
+      textcoords="offset points",
+      ha="center",
+    )
+  axes.set_xscale("log", base=2)
+  axes.set_xticks(sorted(set(tokens)))
+  axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
+  axes.xaxis.set_minor_locator(ticker.NullLocator())
+  axes.margins(x=0.1, y=0.15)
+  axes.set_xlabel("tokens per image (patch size at each point)")
+  axes.set_ylabel("top-1 accuracy (%)")
+  axes.set_title(title, fontsize="medium")
+  axes.grid(alpha=0.3)
+  figure.savefig(path, dpi=150)
