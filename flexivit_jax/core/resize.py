@@ -30,9 +30,11 @@ def triangle_weights(centres, old: int, radius, xp=np):
   Returns:
     `[..., old]`, rows that sum to 1. Normalising also clamps at the border.
   """
-  distance = xp.abs(centres[..., None] - xp.arange(old, dtype=centres.dtype))
-  radius = xp.asarray(radius, centres.dtype)[..., None]
-  weights = xp.maximum(0, 1 - distance / radius)
+  samples = xp.arange(old, dtype=centres.dtype)
+  samples = samples.reshape((1,) * centres.ndim + samples.shape)
+  distance = xp.abs(centres[..., None] - samples)
+  radius = xp.broadcast_to(xp.asarray(radius, centres.dtype), centres.shape)
+  weights = xp.maximum(0, 1 - distance / radius[..., None])
   return weights / weights.sum(axis=-1, keepdims=True)
 
 
@@ -109,21 +111,19 @@ def pi_resize_patches(patches, kernel_hw, *, antialias: bool = False):
 
 def _apply(matrix_for, x, axis, new_hw, antialias, *, transpose):
   """Resizes axes `axis` and `axis + 1` of x by two small products."""
+  if x.shape[axis : axis + 2] == tuple(new_hw):
+    return x
   xp = np if isinstance(x, np.ndarray) else jnp
-  for i, new in enumerate(new_hw):
-    old = x.shape[axis + i]
-    if old == new:
-      continue
+  # The resize decides the response of every token: float32 at the highest
+  # precision (or float64), whatever the compute type of the model.
+  kwargs = {} if xp is np else {"precision": jax.lax.Precision.HIGHEST}
+  y = x.astype(xp.promote_types(x.dtype, xp.float32))
+  for i, new in enumerate(new_hw, start=axis):
+    old = x.shape[i]
     if transpose:
       matrix = matrix_for(new, old, antialias).T
     else:
       matrix = matrix_for(old, new, antialias)
-    # The resize decides the response of every token: float32 at the highest
-    # precision (or float64), whatever the compute type of the model.
-    work = xp.promote_types(x.dtype, xp.float32)
-    kwargs = {} if xp is np else {"precision": jax.lax.Precision.HIGHEST}
-    y = xp.tensordot(
-      xp.asarray(matrix, work), x.astype(work), (1, axis + i), **kwargs
-    )
-    x = xp.moveaxis(y, 0, axis + i).astype(x.dtype)
-  return x
+    matrix = xp.asarray(matrix, y.dtype)
+    y = xp.moveaxis(xp.tensordot(matrix, y, (1, i), **kwargs), 0, i)
+  return y.astype(x.dtype)

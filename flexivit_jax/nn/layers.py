@@ -36,6 +36,11 @@ def layer_norm(x, scale, bias, eps):
   return _layer_norm_forward(x, scale, bias, eps)[0]
 
 
+def _row(vector, x):
+  """`[d]` with the rank of x."""
+  return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
+
+
 def _statistics(x, eps):
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   mean = x.mean(axis=-1, keepdims=True)
@@ -45,7 +50,7 @@ def _statistics(x, eps):
 
 def _layer_norm_forward(x, scale, bias, eps):
   x32, mean, inverse = _statistics(x, eps)
-  y = (x32 - mean) * inverse * scale + bias
+  y = (x32 - mean) * inverse * _row(scale, x) + _row(bias, x)
   return y.astype(x.dtype), (x, mean, inverse, scale, bias)
 
 
@@ -53,7 +58,7 @@ def _layer_norm_backward(eps, saved, d_y):
   x, mean, inverse, scale, bias = saved
   d_y = d_y.astype(mean.dtype)
   normed = (x.astype(mean.dtype) - mean) * inverse
-  g = d_y * scale
+  g = d_y * _row(scale, x)
   d_x = inverse * (
     g
     - g.mean(axis=-1, keepdims=True)
@@ -154,8 +159,8 @@ class Attention(nn.Module):
       q = LayerNorm(self.eps, name="query_ln")(q)
       k = LayerNorm(self.eps, name="key_ln")(k)
     # For analysis, which computes the weights again; dropped by jit if unread.
-    self.sow("intermediates", "query", q)
-    self.sow("intermediates", "key", k)
+    self.sow("intermediates", "queries", q)
+    self.sow("intermediates", "keys", k)
     attended = self.kernel(
       q, k, v, q_segments=x_segments, kv_segments=y_segments
     )
@@ -189,7 +194,8 @@ class LayerScale(nn.Module):
   @nn.compact
   def __call__(self, x):
     init = nn.initializers.constant(self.init)
-    return x * self.param("scale", init, (x.shape[-1],)).astype(x.dtype)
+    scale = self.param("scale", init, (x.shape[-1],))
+    return x * _row(scale.astype(x.dtype), x)
 
 
 class EncoderBlock(nn.Module):

@@ -49,7 +49,7 @@ def average(x, segments, num_images: int):
   dtype = jnp.promote_types(x.dtype, jnp.float32)
   if segments is None:
     return x.astype(dtype).mean(axis=1, keepdims=True).astype(x.dtype)
-  slots = jnp.arange(1, num_images + 1)
+  slots = jnp.arange(1, num_images + 1).reshape(1, 1, -1)
   member = (segments[..., None] == slots).astype(dtype)
   # where, not a product: what padding holds may not be finite.
   real = jnp.where(segments[..., None] > 0, x.astype(dtype), 0)

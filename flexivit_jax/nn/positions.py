@@ -114,6 +114,7 @@ class SinCos2D:
     del tables, grid_hw
     n = width // 4
     omega = self.temperature ** -(jnp.arange(n, dtype=jnp.float32) / (n - 1))
-    y, x = (coords[..., i, None].astype(jnp.float32) * omega for i in (0, 1))
+    angles = coords.astype(jnp.float32)[..., None] * omega.reshape(1, 1, 1, n)
+    y, x = angles[:, :, 0], angles[:, :, 1]
     parts = [jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)]
     return jnp.concatenate(parts, axis=-1)

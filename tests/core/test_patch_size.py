@@ -1,0 +1,112 @@
+"""Patch sizes are a function of (seed, step), and nothing else."""
+
+import math
+
+import numpy as np
+import pytest
+
+from flexivit_jax.core.patch_size import (
+  FixedPatchSize,
+  SampledPatchSize,
+  as_hw,
+)
+
+FLEXIVIT = SampledPatchSize((48, 40, 30, 24, 20, 16, 15, 12, 10, 8))
+
+
+def draws(policy, steps, seed=0):
+  return [policy(step, seed) for step in steps]
+
+
+def test_the_size_of_a_step_does_not_depend_on_other_steps():
+  forward = draws(FLEXIVIT, range(50))
+  again = SampledPatchSize(FLEXIVIT.choices)
+  backward = draws(again, reversed(range(50)))
+  assert forward == backward[::-1]
+  assert [again(49, 0)] * 3 == [forward[49]] * 3
+
+
+def test_the_sequence_of_seed_0_is_what_it_was():
+  # A run that resumes must draw what it would have drawn: a change of the hash
+  # fails here, and would need a new name in the config.
+  sides = [h for h, _ in draws(FLEXIVIT, range(12))]
+  assert sides == [40, 16, 30, 24, 10, 20, 30, 16, 8, 40, 16, 48]
+  sides = [h for h, _ in draws(FLEXIVIT, [10**6, 10**9], seed=2**40)]
+  assert sides == [20, 40]
+
+
+def test_another_seed_is_another_sequence():
+  sequences = {tuple(draws(FLEXIVIT, range(20), seed)) for seed in range(10)}
+  assert len(sequences) == 10
+
+
+@pytest.mark.parametrize(
+  "probabilities", [None, (0.7, 0.2, 0.1, 0.0), (0.0, 0.0, 0.0, 1.0)]
+)
+def test_frequencies_are_the_probabilities(probabilities):
+  policy = SampledPatchSize((4, 6, 8, (12, 6)), probabilities)
+  n = 4000
+  drawn = draws(policy, range(n), seed=1)
+  for size, p in zip(policy.sizes, probabilities or [1 / 4] * 4, strict=True):
+    # Four standard deviations of a binomial share: 1 in 16,000 for each of
+    # these fixed draws. Exact for a probability of 0 or 1.
+    tolerance = 4 * math.sqrt(p * (1 - p) / n)
+    assert abs(drawn.count(size) / n - p) <= tolerance
+
+
+def test_neighbouring_steps_are_independent():
+  drawn = draws(FLEXIVIT, range(4001), seed=2)
+  same = np.mean([a == b for a, b in zip(drawn[1:], drawn, strict=False)])
+  # Ten sizes agree by chance in 1/10 of the pairs; four standard deviations.
+  assert abs(same - 0.1) <= 4 * math.sqrt(0.1 * 0.9 / 4000)
+
+
+def test_sizes_are_height_and_width():
+  policy = SampledPatchSize((8, (8, 6), (6, 8)))
+  assert policy.sizes == ((8, 8), (8, 6), (6, 8))
+  assert set(draws(policy, range(100))) == set(policy.sizes)
+
+
+def test_fixed_is_the_same_at_every_step():
+  for size, hw in ((6, (6, 6)), ((8, 6), (8, 6))):
+    policy = FixedPatchSize(size)
+    assert policy.sizes == (hw,)
+    assert draws(policy, range(5), seed=3) == [hw] * 5
+
+
+@pytest.mark.parametrize(
+  "size", [0, -8, (8, 0), (8,), (8, 8, 3), "8", 8.5, (8, 8.0), None]
+)
+def test_no_patch_size(size):
+  for make in (as_hw, FixedPatchSize, lambda s: SampledPatchSize((4, s))):
+    with pytest.raises(ValueError) as caught:
+      make(size)
+    assert str(caught.value) == (
+      f"patch size {size!r}: give a whole number of pixels, or (height, width)"
+    )
+
+
+@pytest.mark.parametrize("choices", [(), (4, 6, 4), (8, (8, 8))])
+def test_each_size_once(choices):
+  with pytest.raises(ValueError) as caught:
+    SampledPatchSize(choices)
+  assert str(caught.value) == f"patch sizes {choices}: give each size once"
+
+
+@pytest.mark.parametrize(
+  ("probabilities", "total"),
+  [
+    ((1.0,), "1"),
+    ((0.5, 0.25, 0.25), "1"),
+    ((0.5, 0.4), "0.9"),
+    ((1.5, -0.5), "1"),
+    ((), "0"),
+  ],
+)
+def test_probabilities_must_be_some(probabilities, total):
+  with pytest.raises(ValueError) as caught:
+    SampledPatchSize((4, 6), probabilities)
+  assert str(caught.value) == (
+    f"probabilities {probabilities} for 2 patch sizes: give 2 numbers >= 0 "
+    f"that sum to 1 (here: {total})"
+  )

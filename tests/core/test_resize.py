@@ -1,0 +1,168 @@
+"""PI-resize: its laws in float64, the reference's matrices, an example."""
+
+import itertools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flexivit_jax.core import resize
+
+DATA = pathlib.Path(__file__).parents[1] / "data"
+SIZES = (5, 6, 8, 10, 12, 15, 16, 20, 24, 30, 32, 40, 48)
+GROWING = [(a, b) for a, b in itertools.product(SIZES, SIZES) if a <= b]
+SHRINKING = [(a, b) for a, b in itertools.product(SIZES, SIZES) if a > b]
+
+
+def _hw(text):
+  return tuple(map(int, text.split("x")))
+
+
+def test_bilinear_matrix_equals_the_reference():
+  golden = np.load(DATA / "resize_matrices.npz")
+  assert len(golden.files) >= 5
+  for name in golden.files:
+    old, new = map(_hw, name.removeprefix("B/").split("->"))
+    # float32 rounding of the reference's own matrices.
+    np.testing.assert_allclose(
+      resize.resize_matrix(old, new), golden[name], rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize(("old", "new"), [(7, 5), (7, 15), (32, 8), (3, 3)])
+def test_bilinear_matrix_equals_jax_image_resize(old, new, antialias):
+  basis = jnp.eye(old)
+  expected = jax.image.resize(basis, (new, old), "linear", antialias=antialias)
+  # float32 against float64: weights are below 1, so a few 6e-8.
+  np.testing.assert_allclose(
+    resize.bilinear_matrix(old, new, antialias), expected, rtol=0, atol=1e-6
+  )
+
+
+def test_two_by_two_example_by_hand():
+  x = np.array([[0.1, 0.2], [0.3, 0.4]])
+  w = np.array([[0.5, 0.6], [0.7, 0.8]])
+  assert np.sum(x * w) == pytest.approx(0.7)
+  for side, response in ((3, 0.7), (4, 0.7), (1, 0.65)):
+    b = resize.resize_matrix((2, 2), (side, side))
+    kernel = resize.pi_resize(w[..., None, None], (side, side))
+    # Growing keeps the response; shrinking cannot.
+    assert (b @ x.ravel()) @ kernel.ravel() == pytest.approx(response)
+
+
+@pytest.mark.parametrize(("old", "new"), GROWING)
+def test_growing_keeps_every_response(old, new):
+  rng = np.random.default_rng(old * 100 + new)
+  w = rng.normal(size=(old, old, 3, 4))
+  x = rng.normal(size=(old, old, 3))
+  b = resize.bilinear_matrix(old, new)
+  grown = np.einsum("ij,kl,jlc->ikc", b, b, x)
+  before = np.einsum("ijc,ijcd->d", x, w)
+  after = np.einsum("ijc,ijcd->d", grown, resize.pi_resize(w, (new, new)))
+  assert np.max(np.abs(after - before)) < 1e-9 * np.max(np.abs(before))
+
+
+@pytest.mark.parametrize(("old", "new"), SHRINKING)
+def test_shrinking_satisfies_the_normal_equations(old, new):
+  w = np.random.default_rng(0).normal(size=(old, old, 1, 1))
+  b = resize.resize_matrix((old, old), (new, new))
+  w_new = resize.pi_resize(w, (new, new))
+  # argmin |B^T w' - w|: the gradient B (B^T w' - w) vanishes.
+  assert np.max(np.abs(b @ (b.T @ w_new.ravel() - w.ravel()))) < 1e-8
+
+
+@pytest.mark.parametrize(
+  ("old", "new"),
+  [((32, 32), (20, 40)), ((16, 16), (12, 20)), ((32, 32), (48, 8))],
+)
+def test_mixed_sizes_stay_bounded(old, new):
+  p = resize.pi_resize_matrix(old, new)
+  assert np.max(np.abs(p)) < 2
+  # The mutant is the published form: a 2-D float32 pseudo-inverse.
+  b = resize.resize_matrix(old, new).astype(np.float32)
+  assert np.max(np.abs(np.linalg.pinv(b.T, rcond=1e-15))) > 1e3
+
+
+@pytest.mark.parametrize(
+  ("old", "new"), [((8, 8), (12, 12)), ((8, 6), (4, 9)), ((12, 12), (4, 4))]
+)
+@pytest.mark.parametrize("antialias", [False, True])
+def test_the_dual_equals_the_direct_form(old, new, antialias):
+  rng = np.random.default_rng(0)
+  w = rng.normal(size=(*old, 3, 5))
+  x = rng.normal(size=(7, *new, 3))
+  direct = np.einsum(
+    "nijc,ijcd->nd", x, resize.pi_resize(w, new, antialias=antialias)
+  )
+  resized = resize.pi_resize_patches(x, old, antialias=antialias)
+  assert resized.shape == (7, *old, 3)
+  dual = np.einsum("nijc,ijcd->nd", resized, w)
+  np.testing.assert_allclose(dual, direct, rtol=1e-12, atol=1e-12)
+
+
+def test_separable_form_is_the_kronecker_product():
+  w = np.random.default_rng(0).normal(size=(6, 8, 1, 1))
+  p = resize.pi_resize_matrix((6, 8), (9, 5))
+  assert p.shape == (45, 48)
+  np.testing.assert_allclose(
+    resize.pi_resize(w, (9, 5)).ravel(), p @ w.ravel(), rtol=0, atol=1e-13
+  )
+
+
+def test_same_size_returns_the_kernel_itself():
+  kernel = jnp.ones((8, 8, 3, 4))
+  assert resize.pi_resize(kernel, (8, 8)) is kernel
+
+
+def test_jax_and_numpy_agree_and_jax_is_differentiable():
+  w = np.random.default_rng(0).normal(size=(8, 8, 3, 4)).astype(np.float32)
+  expected = resize.pi_resize(w.astype(np.float64), (6, 12))
+  got = jax.jit(lambda w: resize.pi_resize(w, (6, 12)))(w)
+  assert got.dtype == jnp.float32
+  # Sums of 64 terms of order 1 in float32.
+  np.testing.assert_allclose(got, expected, rtol=0, atol=5e-6)
+  # The map is linear, so its gradient is its transpose.
+  gradient = jax.grad(lambda w: resize.pi_resize(w, (6, 12)).sum())(w)
+  p = resize.pi_resize_matrix((8, 8), (6, 12))
+  np.testing.assert_allclose(
+    gradient[..., 0, 0].ravel(), p.sum(axis=0), rtol=0, atol=5e-6
+  )
+
+
+def test_bfloat16_kernels_are_resized_in_float32():
+  w = np.random.default_rng(0).normal(size=(8, 8, 1, 1)).astype(np.float32)
+  w = jnp.asarray(w, jnp.bfloat16)
+  got = resize.pi_resize(w, (12, 12))
+  exact = resize.pi_resize(np.asarray(w, np.float64), (12, 12))
+  assert got.dtype == jnp.bfloat16
+  # One rounding to bfloat16 (2^-9) of the result, none before.
+  np.testing.assert_allclose(
+    np.asarray(got, np.float64), exact, rtol=2**-8, atol=1e-6
+  )
+
+
+def test_gain_of_a_smooth_patch_is_lost_without_antialias():
+  # A constant patch of ones: shrinking 32 -> 8 without antialias reads a
+  # quarter of the rows, and the response falls to 0.23 of it.
+  w = np.outer(*[np.hanning(34)[1:-1]] * 2)[..., None, None]
+  kept = {
+    aa: resize.pi_resize(w, (8, 8), antialias=aa).sum() / w.sum()
+    for aa in (False, True)
+  }
+  assert kept[False] == pytest.approx(0.23, abs=0.05)
+  assert kept[True] > 0.95
+
+
+def test_cached_matrices_cannot_be_written_into():
+  with pytest.raises(ValueError, match="read-only"):
+    resize.pi_matrix(8, 12)[0, 0] = 1
+
+
+def test_empty_sizes_are_refused():
+  with pytest.raises(ValueError, match="new length 0"):
+    resize.bilinear_matrix(8, 0)
+  with pytest.raises(ValueError, match="old length 0"):
+    resize.pi_matrix(0, 8)

@@ -1,0 +1,189 @@
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flexivit_jax.nn import layers
+
+
+def _normal(*shape, dtype=jnp.float32, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def _textbook_norm(x, scale, bias, eps):
+  scale, bias = (
+    p.reshape((1,) * (x.ndim - 1) + p.shape) for p in (scale, bias)
+  )
+  mean = x.mean(axis=-1, keepdims=True)
+  variance = ((x - mean) ** 2).mean(axis=-1, keepdims=True)
+  return (x - mean) / jnp.sqrt(variance + eps) * scale + bias
+
+
+def test_layer_norm_values_and_gradients(float64):
+  x, scale, bias, ct = (
+    _normal(*s, dtype=jnp.float64, seed=i)
+    for i, s in enumerate(((2, 3, 8), (8,), (8,), (2, 3, 8)))
+  )
+  # Rows of order eps**0.5, so that a wrong eps cannot hide.
+  x = x.at[0].multiply(1e-3)
+
+  def loss(norm, eps):
+    def scalar(x, scale, bias):
+      return (norm(x, scale, bias, eps) * ct).sum()
+
+    return jax.value_and_grad(scalar, argnums=(0, 1, 2))(x, scale, bias)
+
+  value, gradients = loss(layers.layer_norm, 1e-6)
+  expected, expected_gradients = loss(_textbook_norm, 1e-6)
+  np.testing.assert_allclose(value, expected, rtol=1e-12)
+  for a, b in zip(gradients, expected_gradients, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+  mutant, _ = loss(layers.layer_norm, 1e-5)
+  assert abs(mutant - expected) > 1e-3
+
+
+def test_layer_norm_keeps_float32_statistics_for_bfloat16():
+  # A large mean: statistics in bfloat16 would lose the variation.
+  x = (_normal(4, 256) + 100).astype(jnp.bfloat16)
+  ones, zeros = jnp.ones(256), jnp.zeros(256)
+  got = layers.layer_norm(x, ones, zeros, 1e-6)
+  exact = _textbook_norm(x.astype(jnp.float32), ones, zeros, 1e-6)
+  assert got.dtype == jnp.bfloat16
+  # One rounding of values up to 3: 2^-9 of them.
+  assert np.abs(got.astype(jnp.float32) - exact).max() < 1e-2
+
+
+@pytest.mark.parametrize("contract", [1, 2])
+def test_linear_contracts_trailing_axes(float64, contract):
+  x, kernel, bias = (
+    _normal(*s, dtype=jnp.float64) for s in ((2, 5, 3, 4), (3, 4, 6, 7), (6, 7))
+  )
+  if contract == 1:
+    kernel = kernel[0]
+  got = layers.linear(x, kernel, bias, jnp.float64, contract=contract)
+  dims = "blhi,hijk->bljk" if contract == 2 else "blhi,ijk->blhjk"
+  expected = jnp.einsum(dims, x, kernel)
+  expected += jnp.broadcast_to(bias, expected.shape)
+  np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13)
+
+
+def _block(**kwargs):
+  return functools.partial(
+    layers.EncoderBlock,
+    num_heads=2,
+    mlp_dim=16,
+    dtype=jnp.dtype("float32"),
+    eps=1e-6,
+    **kwargs,
+  )
+
+
+def _encoder(block, **kwargs):
+  return layers.Encoder(block, depth=3, eps=1e-6, **kwargs)
+
+
+def test_scanned_encoder_equals_the_loop():
+  x = _normal(2, 5, 8)
+  loop, scan = _encoder(_block()), _encoder(_block(), scan=True)
+  params = loop.init(jax.random.key(0), x, None, train=False)["params"]
+  names = [f"encoderblock_{i}" for i in range(3)]
+  stacked = {
+    "encoder_norm": params["encoder_norm"],
+    "encoderblock": jax.tree.map(
+      lambda *leaves: jnp.stack(leaves), *(params[n] for n in names)
+    ),
+  }
+  expected = loop.apply({"params": params}, x, None, train=False)
+  got = scan.apply({"params": stacked}, x, None, train=False)
+  # The same operations on the same numbers, fused differently.
+  np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+  fresh = scan.init(jax.random.key(0), x, None, train=False)["params"]
+  assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, stacked)
+
+
+def test_rematerialised_blocks_have_the_same_gradients():
+  x = _normal(2, 5, 8)
+  remat = functools.partial(
+    nn.remat(layers.EncoderBlock, static_argnums=(4,)), **_block().keywords
+  )
+  plain, saved = _encoder(_block()), _encoder(remat)
+  params = plain.init(jax.random.key(0), x, None, train=False)
+
+  def gradient(encoder):
+    def loss(p):
+      return (encoder.apply(p, x, None, train=False) ** 2).sum()
+
+    return jax.grad(loss)(params)
+
+  for a, b in zip(*map(jax.tree.leaves, (gradient(plain), gradient(saved)))):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_stochastic_depth_keeps_the_mean_and_drops_whole_rows():
+  x = _normal(512, 3, 8)
+  block = _block()(name=None)
+  params = block.init(jax.random.key(0), x, None, None, False)
+  branchless = x
+
+  def run(rate, seed=0):
+    return block.apply(
+      params, x, None, jnp.float32(rate), True,
+      rngs={"dropout": jax.random.key(seed)},
+    )  # fmt: skip
+
+  full = block.apply(params, x, None, None, False)
+  np.testing.assert_array_equal(run(0.0), full)
+  half = run(0.5)
+  untouched = (half == branchless).all(axis=(1, 2))
+  # Both branches drop with 1/4: binomial, 5 standard deviations of 0.019.
+  assert untouched.mean() == pytest.approx(0.25, abs=0.1)
+  kept = np.abs(half - branchless).max(axis=(1, 2)) > 0
+  assert (kept == ~untouched).all()
+
+
+def test_stochastic_depth_rises_over_the_encoder():
+  x = _normal(64, 3, 8)
+  encoder = _encoder(_block(), drop_path=0.9)
+  params = encoder.init(jax.random.key(0), x, None, train=False)
+  rngs = {"dropout": jax.random.key(0)}
+  _, state = encoder.apply(
+    params, x, None, train=True, rngs=rngs, capture_intermediates=True
+  )
+  blocks = state["intermediates"]
+  outputs = [blocks[f"encoderblock_{i}"]["__call__"][0] for i in range(3)]
+  same = [
+    (a == b).all(axis=(1, 2)).mean() for a, b in zip([x, *outputs], outputs)
+  ]
+  # Rates 0, 0.45, 0.9: rows left alone are their squares, 0, 0.2, 0.81.
+  assert same[0] == 0
+  assert same[0] < same[1] < same[2]
+  assert same[2] > 0.6
+
+
+def test_dropout_needs_training_mode():
+  x = _normal(2, 5, 8)
+  encoder = _encoder(_block(dropout=0.5))
+  params = encoder.init(jax.random.key(0), x, None, train=False)
+  still = encoder.apply(params, x, None, train=False)
+  moved = encoder.apply(
+    params, x, None, train=True, rngs={"dropout": jax.random.key(0)}
+  )
+  assert np.abs(still - moved).max() > 0.1
+
+
+def test_queries_and_keys_are_offered_for_analysis():
+  x = _normal(2, 5, 8)
+  encoder = _encoder(_block())
+  params = encoder.init(jax.random.key(0), x, None, train=False)["params"]
+  _, state = encoder.apply(
+    {"params": params}, x, None, train=False, mutable=["intermediates"]
+  )
+  attention = state["intermediates"]["encoderblock_1"][
+    "MultiHeadDotProductAttention_0"
+  ]
+  assert (
+    attention["queries"][0].shape == attention["keys"][0].shape == (2, 5, 2, 4)
+  )

@@ -1,0 +1,203 @@
+"""What an experiment computes about itself, and what it refuses."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from flexivit_jax.core import patch_size
+from flexivit_jax.data import sources
+from flexivit_jax.experiment import (
+  ConfigError,
+  Data,
+  Experiment,
+  blaming,
+  check_same_classes,
+  check_tiling,
+  common_divisors,
+)
+from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.training import optimizer
+
+
+def experiment(**changes):
+  fields = dict(
+    model=vit.ViT(vit.SIZES["mu"], positions.NoPosition(), pooling.Gap()),
+    patch_size=patch_size.FixedPatchSize(4),
+    optimizer=optimizer.AdamW(1e-3),
+    train=Data(sources.Digits()),
+    test=Data(sources.Digits("test")),
+    batch_size=64,
+    total_steps=100,
+  )
+  return Experiment(**fields | changes)
+
+
+def source(*classes):
+  pixels = np.zeros((len(classes), 4, 4, 3), np.uint8)
+  return sources.InMemory(pixels, np.arange(len(classes)), classes)
+
+
+# Length.
+
+
+def test_steps_are_given_or_follow_from_epochs():
+  assert experiment().num_steps(1000) == 100
+  by_epochs = {"total_steps": None, "batch_size": 64}
+  # 1000 / 64 = 15.6 batches in an epoch.
+  for epochs, steps in ((1.0, 16), (2.0, 31), (0.1, 2), (90.0, 1406)):
+    given = experiment(total_epochs=epochs, **by_epochs)
+    assert given.num_steps(1000) == steps
+
+
+def test_no_step_at_all():
+  short = experiment(total_steps=None, total_epochs=0.01)
+  with pytest.raises(ConfigError) as caught:
+    short.num_steps(1000)
+  assert str(caught.value) == (
+    "0.01 epochs of 1000 images at batch size 64 are no step: raise "
+    "total_epochs or total_steps"
+  )
+
+
+@pytest.mark.parametrize("steps", [0, -5])
+def test_no_step_at_all_when_steps_were_given(steps):
+  with pytest.raises(ValueError, match=rf"total_steps is {steps}\b") as caught:
+    experiment(total_steps=steps).num_steps(1000)
+  assert "None" not in str(caught.value)  # epochs were never given
+
+
+@pytest.mark.parametrize(
+  "length",
+  [
+    {"total_steps": None},
+    {"total_steps": 100, "total_epochs": 1.0},
+  ],
+)
+def test_steps_or_epochs_but_not_both(length):
+  with pytest.raises(ValueError) as caught:
+    experiment(**length)
+  assert str(caught.value) == "give either total_steps or total_epochs"
+
+
+# Refusals of values.
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["batch_size", "eval_batch_size", "eval_every", "save_every", "log_every"],
+)
+def test_counts_are_at_least_one(name):
+  assert getattr(experiment(**{name: 1}), name) == 1
+  for value in (0, -3):
+    with pytest.raises(ValueError) as caught:
+      experiment(**{name: value})
+    assert str(caught.value) == f"{name} is {value}: give at least 1"
+
+
+@pytest.mark.parametrize("name", ["seed", "workers", "threads"])
+def test_counts_are_at_least_zero(name):
+  assert getattr(experiment(**{name: 0}), name) == 0
+  with pytest.raises(ValueError) as caught:
+    experiment(**{name: -1})
+  assert str(caught.value) == f"{name} is -1: give at least 0"
+
+
+def test_two_checkpoints_are_kept():
+  assert experiment(keep=2).keep == 2
+  with pytest.raises(ValueError, match=r"^keep is 1: keep at least 2 check"):
+    experiment(keep=1)
+
+
+# Classes.
+
+
+def test_the_head_takes_the_classes_of_the_data():
+  before = experiment()
+  after = before.for_classes(("a", "b", "c"))
+  assert after.model.num_classes == 3
+  # Nothing else changed.
+  unset = after.model.clone(num_classes=None)
+  assert dataclasses.replace(after, model=unset) == before
+
+
+def test_a_head_may_be_larger_but_not_smaller():
+  model = experiment().model.clone(num_classes=3)
+  for classes in (("a", "b", "c"), ("a",)):
+    given = experiment(model=model)
+    assert given.for_classes(classes) == given
+  with pytest.raises(ConfigError) as caught:
+    experiment(model=model).for_classes(("a", "b", "c", "d"))
+  assert str(caught.value) == (
+    "config.model.num_classes is 3, but the data has 4 classes: leave it out, "
+    "or give 4 or more"
+  )
+
+
+def test_evaluation_data_must_have_the_classes_of_training():
+  check_same_classes(source("a", "b"), source("a", "b"))
+  with pytest.raises(ValueError) as caught:
+    check_same_classes(source(*"abcdef"), source("a", "x"))
+  assert str(caught.value) == (
+    "2 classes, but the training data has 6; only here: ['x'], only there: "
+    "['b', 'c', 'd']. Give both the same class folders"
+  )
+
+
+def test_the_order_of_classes_matters():
+  # Label 0 would mean another class.
+  with pytest.raises(ValueError, match="classes"):
+    check_same_classes(source("a", "b"), source("b", "a"))
+
+
+# Patch sizes.
+
+
+def test_patch_sizes_must_tile_the_images():
+  sizes = patch_size.SampledPatchSize((4, (6, 8), 5))
+  given = experiment(patch_size=sizes)
+  given.check_patch_sizes((120, 240))
+  with pytest.raises(ConfigError) as caught:
+    given.check_patch_sizes((24, 48))
+  assert str(caught.value) == (
+    "config.patch_size: an image of 24x48 pixels is not a whole number of 5x5 "
+    "patches: resize it to 25x50, or take a patch size whose sides divide 24 "
+    "and 48; sides that divide both: 1, 2, 3, 4, 6, 8, 12, 24"
+  )
+
+
+def test_one_side_that_does_not_tile_is_enough():
+  check_tiling((24, 48), (6, 16))
+  with pytest.raises(ValueError, match=r"24x48 pixels.*16x6 patches"):
+    check_tiling((24, 48), (16, 6))
+
+
+def test_common_divisors():
+  assert common_divisors((24, 24)) == [1, 2, 3, 4, 6, 8, 12, 24]
+  assert common_divisors((16, 24)) == [1, 2, 4, 8]
+  assert common_divisors((7, 9)) == [1]
+
+
+# Blame.
+
+
+def test_blaming_names_the_place_of_a_value_error():
+  with pytest.raises(ConfigError) as caught, blaming("config.train"):
+    raise ValueError("no directory x")
+  assert str(caught.value) == "config.train: no directory x"
+  assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_blaming_leaves_a_config_error_as_it_is():
+  error = ConfigError("config.model: already named")
+  with pytest.raises(ConfigError) as caught, blaming("config.train"):
+    raise error
+  assert caught.value is error
+
+
+def test_blaming_lets_our_own_mistakes_through():
+  with pytest.raises(KeyError), blaming("config.train"):
+    raise KeyError("a mistake of ours")
+  with blaming("config.train"):
+    done = True
+  assert done
