@@ -58,9 +58,10 @@ def evaluate(args) -> list[sweep.Point]:
   run = vit.spec.experiment
   data = choose_data(args, run)
   batch_size = args.batch_size or (run.eval_batch_size if run else 128)
+  if batch_size < 1:
+    raise ConfigError(f"--batch_size {batch_size}: give at least 1")
   mesh = sharding.make_mesh()
-  with blaming("--batch_size"):
-    sharding.check_batch_size(batch_size, mesh)
+  batch_size = sharding.round_up(batch_size, mesh)
   with blaming("--data" if args.data else "config.test"):
     source = data.source.open()
     check_classes(vit, source)

@@ -110,9 +110,8 @@ class Run:
 def prepare(experiment: Experiment, workdir: pathlib.Path) -> Run:
   """Opens and checks everything, before anything expensive starts."""
   mesh = sharding.make_mesh()
-  for name in ("batch_size", "eval_batch_size"):
-    with blaming(f"config.{name}"):
-      sharding.check_batch_size(getattr(experiment, name), mesh)
+  with blaming("config.batch_size"):
+    sharding.check_batch_size(experiment.batch_size, mesh)
   with blaming("config.train"):
     source = experiment.train.source.open()
     experiment = experiment.for_classes(source.classes)
@@ -132,7 +131,7 @@ def prepare(experiment: Experiment, workdir: pathlib.Path) -> Run:
     with blaming("config.validation"):
       validation = experiment.validation.source.open()
       check_same_classes(source, validation)
-      first = next(validation_batches(experiment, validation))
+      first = next(validation_batches(experiment, validation, mesh))
       experiment.check_patch_sizes(first.inputs.shape[1:3])
   total_steps = experiment.num_steps(len(source))
   with blaming("config.optimizer"):
@@ -156,13 +155,10 @@ def shard() -> tuple[int, int]:
   return jax.process_index(), jax.process_count()
 
 
-def validation_batches(experiment: Experiment, source: Source):
-  return loader_lib.eval_batches(
-    source,
-    experiment.validation.transforms,
-    experiment.eval_batch_size,
-    shard(),
-  )
+def validation_batches(experiment: Experiment, source: Source, mesh):
+  rows = sharding.round_up(experiment.eval_batch_size, mesh)
+  transforms = experiment.validation.transforms
+  return loader_lib.eval_batches(source, transforms, rows, shard())
 
 
 def record(experiment, workdir, opened) -> None:
@@ -255,7 +251,7 @@ def compile_sizes(run: Run, state, metrics, report):
   )
   measures = {}
   if run.validation is not None:
-    batch = next(validation_batches(experiment, run.validation))
+    batch = next(validation_batches(experiment, run.validation, run.mesh))
     batch = sharding.shapes(batch, run.mesh)
     measures = compilation.compile_sizes(
       run.measure,
@@ -308,11 +304,10 @@ class Watch:
     """Validation at every patch size; returns the scores."""
     self.flush()
     start = time.perf_counter()
+    run = self._run
     batches = (
-      sharding.to_devices(batch, self._run.mesh)
-      for batch in validation_batches(
-        self._run.experiment, self._run.validation
-      )
+      sharding.to_devices(batch, run.mesh)
+      for batch in validation_batches(run.experiment, run.validation, run.mesh)
     )
     points = sweep.sweep(measures, params, batches)
     scores = {SCORE: sum(p.top1 for p in points) / len(points)}

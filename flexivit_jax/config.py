@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import difflib
 import importlib.util
+import inspect
 import pathlib
 import types
 import typing
@@ -77,23 +78,35 @@ def load(path_and_argument: str, overrides: Sequence[str] = ()) -> Experiment:
     ConfigError: naming the key, the value and what would be valid.
   """
   raw = to_plain(_read(path_and_argument))
+  if overrides:
+    # With every default written out, so that each of them can be changed.
+    raw = to_json(from_plain(raw))
   for override in overrides:
     apply_override(raw, override)
   return from_plain(raw)
 
 
 def _read(path_and_argument):
-  path, _, argument = path_and_argument.partition(":")
+  path, colon, argument = path_and_argument.partition(":")
   file = pathlib.Path(path)
   if not file.is_file():
     here = sorted(str(p) for p in file.parent.glob("*.py")) or ["none"]
     raise ConfigError(f"no config file {path}; there: {', '.join(here)}")
+  if file.suffix != ".py":
+    raise ConfigError(f"{path} is no Python file")
   spec = importlib.util.spec_from_file_location(file.stem, file)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   if not hasattr(module, "get_config"):
     raise ConfigError(f"{path} has no function get_config")
-  return module.get_config(argument) if argument else module.get_config()
+  parameters = inspect.signature(module.get_config).parameters
+  if colon and not parameters:
+    raise ConfigError(f"{path} takes no argument, but was given {argument!r}")
+  required = [n for n, p in parameters.items() if p.default is p.empty]
+  if required and not colon:
+    raise ConfigError(f"{path} needs its {required[0]}: --config {path}:VALUE")
+  with blaming(path_and_argument):
+    return module.get_config(*([argument] if colon else []))
 
 
 def to_plain(value):
@@ -124,14 +137,17 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
       child = place[parent] = {"name": child}
     if not isinstance(child, dict):
       where = ".".join(("config", *parents[: i + 1]))
+      if parent in place:
+        raise ConfigError(
+          f"--config.{key}: {where} is {child!r} and has no fields"
+        )
       raise ConfigError(
-        f"--config.{key}: {where} is {child!r} and has no fields"
-        + _hint(parent, place)
+        f"--config.{key}: there is no {where}{_hint(parent, place)}"
       )
     place = child
   try:
     value = to_plain(ast.literal_eval(text))
-  except (ValueError, SyntaxError):
+  except (ValueError, SyntaxError, TypeError):
     value = {"true": True, "false": False}.get(text, text)
   if last == "name" and place.get("name") not in (None, value):
     place.clear()
@@ -174,9 +190,9 @@ def _choice(hint, value, path):
     raise ConfigError(f"{path} is {value!r}: give a name, one of {names}")
   fields = dict(fields)
   name = fields.pop("name")
-  if name not in table:
-    hint_text = _hint(str(name), table)
-    raise ConfigError(f"{path} has no {name!r}{hint_text}; valid: {names}")
+  if not isinstance(name, str) or name not in table:
+    close = _hint(name, table)
+    raise ConfigError(f"{path} has no {name!r}{close}; valid: {names}")
   chosen = table[name]
   if isinstance(chosen, type):
     return _record(chosen, fields, path)
@@ -241,18 +257,14 @@ def _tuple(arguments, value, path):
   )
 
 
-def to_json(value, hint=Experiment):
+def to_json(value):
   """Plain values that `from_plain` turns back into an equal object."""
   if value is None or isinstance(value, (bool, int, float, str)):
     return value
   if isinstance(value, tuple):
-    arguments = typing.get_args(hint)
-    inner = arguments[0] if arguments else None
-    return [to_json(item, inner) for item in value]
-  hints = typing.get_type_hints(type(value))
+    return [to_json(item) for item in value]
   fields = {
-    f.name: to_json(getattr(value, f.name), hints[f.name])
-    for f in _fields(type(value))
+    f.name: to_json(getattr(value, f.name)) for f in _fields(type(value))
   }
   name = _name_of(value)
   return fields if name is None else {"name": name, **fields}
@@ -292,7 +304,7 @@ def _fields(cls):
 
 
 def _hint(word, valid):
-  close = difflib.get_close_matches(word, list(valid), n=1)
+  close = difflib.get_close_matches(str(word), list(map(str, valid)), n=1)
   return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -87,13 +87,15 @@ class Experiment:
       raise ValueError("give either total_steps or total_epochs")
     for name in (
       "batch_size",
+      "total_steps",
       "eval_batch_size",
       "eval_every",
       "save_every",
       "log_every",
     ):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f"{name} is {value}: give at least 1")
     if self.keep < 2:
       raise ValueError(
         f"keep is {self.keep}: keep at least 2 checkpoints, so that one "
@@ -171,6 +173,8 @@ def check_same_classes(train: sources.Source, other: sources.Source) -> None:
   """
   if tuple(train.classes) == tuple(other.classes):
     return
+  if sorted(train.classes) == sorted(other.classes):
+    raise ValueError("the training data's classes, but in another order")
   missing = sorted(set(train.classes) - set(other.classes))[:3]
   extra = sorted(set(other.classes) - set(train.classes))[:3]
   raise ValueError(

@@ -4,7 +4,9 @@ A policy is a pure function of the step, the same on every host.
 """
 
 import dataclasses
+import numbers
 import zlib
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -26,12 +28,15 @@ def as_hw(size) -> tuple[int, int]:
   Raises:
     ValueError: neither a positive whole number nor two of them.
   """
-  pair = (size, size) if isinstance(size, int) else tuple(size)
-  if len(pair) != 2 or any(not isinstance(x, int) or x < 1 for x in pair):
+  sides = tuple(size) if isinstance(size, Sequence) else (size, size)
+  if len(sides) != 2 or any(
+    not isinstance(x, numbers.Integral) or isinstance(x, bool) or x < 1
+    for x in sides
+  ):
     raise ValueError(
       f"patch size {size!r}: give a whole number of pixels, or (height, width)"
     )
-  return pair
+  return int(sides[0]), int(sides[1])
 
 
 @dataclasses.dataclass(frozen=True)

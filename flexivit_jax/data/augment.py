@@ -57,7 +57,8 @@ class ResizeCrop:
     del rng
     h, w = image.shape[:2]
     scale = self.short / min(h, w)
-    crop_h, crop_w = (side / scale for side in self.size)
+    # Rounding may make a crop of the whole side a little larger than it.
+    crop_h, crop_w = min(h, self.size[0] / scale), min(w, self.size[1] / scale)
     top, left = (h - crop_h) / 2, (w - crop_w) / 2
     box = (top, left, top + crop_h, left + crop_w)
     return images.resize(image, self.size, box)
@@ -121,6 +122,10 @@ class Affine:
   degrees: float = 10.0
   scale: tuple[float, float] = (0.9, 1.1)
   shift: float = 0.08
+
+  def __post_init__(self):
+    if not 0 < self.scale[0] <= self.scale[1]:
+      raise ValueError(f"scale {self.scale}: give 0 < smallest <= largest")
 
   def __call__(self, image, rng):
     h, w = image.shape[:2]

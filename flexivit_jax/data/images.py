@@ -18,6 +18,10 @@ def decode_rgb(encoded: bytes, name: str) -> np.ndarray:
   """
   try:
     with Image.open(io.BytesIO(encoded)) as image:
+      if image.mode.startswith("I;16"):
+        # Pillow would clip at 255 instead of scaling.
+        grey = np.round(np.asarray(image) / 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
       return np.asarray(image.convert("RGB"))
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
     raise ValueError(f"{name}: cannot decode this image: {e}") from e

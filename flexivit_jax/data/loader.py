@@ -1,6 +1,10 @@
 """Batches: a pure function of (seed, step), whatever the number of workers."""
 
 import dataclasses
+import functools
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 
 import grain
@@ -26,6 +30,7 @@ class Example:
   shape: tuple[int, int, int] | None = None
 
   def __call__(self, index: int, rng: np.random.Generator | None):
+    _end_with_parent()
     image = self.source.image(index)
     for transform in self.transforms:
       image = transform(image, rng)
@@ -41,6 +46,34 @@ class Example:
       "label": np.int32(self.source.label(index)),
       "index": np.int32(index),
     }
+
+
+@functools.cache
+def _end_with_parent():
+  """Ends this worker when its parent is gone, killed ones too."""
+  parent = multiprocessing.parent_process()
+  if parent is None:
+    return  # not a worker
+
+  def wait():
+    parent.join()
+    os._exit(1)
+
+  threading.Thread(target=wait, daemon=True).start()
+
+
+def rows_per_process(batch_size: int, count: int) -> int:
+  """This process's share of a global batch.
+
+  Raises:
+    ValueError: `count` processes cannot share it evenly.
+  """
+  if batch_size % count:
+    raise ValueError(
+      f"batch_size {batch_size} does not divide over {count} processes: "
+      f"take {-(-batch_size // count) * count}"
+    )
+  return batch_size // count
 
 
 class TrainLoader(Iterator[Batch]):
@@ -71,11 +104,7 @@ class TrainLoader(Iterator[Batch]):
     shard: tuple[int, int] = (0, 1),
   ):
     index, count = shard
-    if batch_size % count:
-      raise ValueError(
-        f"batch_size {batch_size} does not divide over {count} processes: "
-        f"take {-(-batch_size // count) * count}"
-      )
+    self._rows = rows_per_process(batch_size, count)
     self._batch_size = batch_size
     self._shard = slice(index, None, count)
     self._seed = seed
@@ -119,15 +148,13 @@ class TrainLoader(Iterator[Batch]):
       )
     # Batched after the workers: before, each would batch its own share, and
     # the batches would depend on their number.
-    count = self._shard.step
-    return dataset.batch(self._batch_size // count, drop_remainder=True)
+    return dataset.batch(self._rows, drop_remainder=True)
 
   def example(self) -> Batch:
     """A batch of this loader's shapes, without starting its workers."""
     one = self._examples()[0]
-    rows = self._batch_size // self._shard.step
-    stacked = {k: np.stack([v] * rows) for k, v in one.items()}
-    return _grid_batch(stacked, np.ones(rows, bool))
+    stacked = {k: np.stack([v] * self._rows) for k, v in one.items()}
+    return _grid_batch(stacked, np.ones(self._rows, bool))
 
   def get_state(self) -> dict[str, int]:
     """What `set_state` needs to go on with the next batch; JSON."""
@@ -167,19 +194,20 @@ def eval_batches(
         f"{type(transform).__name__} is random: an evaluation takes transforms "
         "such as Resize or ResizeCrop"
       )
+  index, count = shard
+  rows = rows_per_process(batch_size, count)
   shape = Example(source, transforms)(0, None)["image"].shape
   example = Example(source, transforms, shape)
-  index, count = shard
   total = len(source)
   places = np.arange(-(-total // batch_size) * batch_size)
-  places = places.reshape(-1, count, batch_size // count)[:, index].ravel()
+  places = places.reshape(-1, count, rows)[:, index].ravel()
 
   def load(place):
     loaded = example(min(place, total - 1), None)
     return loaded | {"real": place < total}
 
   dataset = grain.MapDataset.source(places).map(load).to_iter_dataset()
-  for batch in dataset.batch(batch_size // count):
+  for batch in dataset.batch(rows):
     yield _grid_batch(batch, batch["real"])
 
 

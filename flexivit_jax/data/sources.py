@@ -24,7 +24,8 @@ class Source(Protocol):
 
   Attributes:
     classes: name of each class.
-    fingerprint: changes when the examples, their order or labels do.
+    fingerprint: changes when the examples, their order or labels do. Of files
+      it sees names and sizes, not pixels.
   """
 
   classes: Sequence[str]
@@ -147,7 +148,11 @@ class ImageFolder:
       raise ValueError(
         f"no directory {root}: images belong in {root}/CLASS/*.jpg"
       )
-    classes = sorted(p.name for p in root.iterdir() if p.is_dir())
+    classes = sorted(
+      p.name
+      for p in root.iterdir()
+      if p.is_dir() and not p.name.startswith(".")
+    )
     files = [
       (f"{name}/{path.name}", label, path.stat().st_size)
       for label, name in enumerate(classes)

@@ -4,7 +4,9 @@ import re
 
 import numpy as np
 
-_SLICE = re.compile(r"(?P<name>\w+)(?:\[(?P<start>\d*%?):(?P<stop>\d*%?)\])?")
+_SLICE = re.compile(
+  r"(?P<name>\w+)(?:\[(?P<start>(?:\d+%?)?):(?P<stop>(?:\d+%?)?)\])?"
+)
 
 
 def parse_split(split: str) -> tuple[str, str | None, str | None]:

@@ -115,6 +115,17 @@ class ViT(nn.Module):
   scan: bool = False
   remat: bool = False
 
+  def __post_init__(self):
+    super().__post_init__()
+    if self.dtype not in ("float32", "bfloat16", "float64"):
+      raise ValueError(f"dtype {self.dtype!r}: give float32 or bfloat16")
+    for name in ("dropout", "drop_path"):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(f"{name} is {getattr(self, name)}: give 0 to 1")
+    for name in ("registers", "num_classes"):
+      if (getattr(self, name) or 0) < 0:
+        raise ValueError(f"{name} is {getattr(self, name)}: give at least 0")
+
   @nn.compact
   def __call__(self, tokens: Tokens, *, train: bool = False) -> Outputs:
     """Tokens to `Outputs`. `train` turns dropout on (rng "dropout")."""

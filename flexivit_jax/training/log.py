@@ -20,7 +20,9 @@ class MetricsFile:
 
   def __init__(self, path: pathlib.Path, first_step: int):
     kept = [row for row in read_rows(path) if row["step"] <= first_step]
-    path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    temporary.replace(path)
     # Line-buffered: a killed process leaves all but the row it was writing.
     self._file = path.open("a", buffering=1)
 

@@ -76,13 +76,27 @@ class AdamW:
   clip_norm: float | None = None
   mu_dtype: str | None = None
 
+  def __post_init__(self):
+    try:
+      re.compile(self.decay_pattern)
+    except re.error as e:
+      raise ValueError(f"decay_pattern {self.decay_pattern!r}: {e}") from e
+    if self.mu_dtype not in (None, "float32", "bfloat16"):
+      raise ValueError(f"mu_dtype {self.mu_dtype!r}: give float32 or bfloat16")
+
   def build(self, total_steps):
     pattern = re.compile(self.decay_pattern)
 
     def decays(params):
-      return jax.tree_util.tree_map_with_path(
+      mask = jax.tree_util.tree_map_with_path(
         lambda path, _: bool(pattern.fullmatch(path_name(path))), params
       )
+      if self.weight_decay and not any(jax.tree.leaves(mask)):
+        raise ValueError(
+          f"decay_pattern {self.decay_pattern!r} matches no parameter: paths "
+          "look like head/kernel"
+        )
+      return mask
 
     return optax.chain(
       *_clip(self.clip_norm),

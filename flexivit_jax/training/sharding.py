@@ -37,6 +37,12 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     )
 
 
+def round_up(batch_size: int, mesh: Mesh) -> int:
+  """The next batch size that the devices share evenly; padding fills it."""
+  n = mesh.shape["data"]
+  return -(-batch_size // n) * n
+
+
 def to_devices(batch, mesh: Mesh):
   """This process's rows as global arrays, rows over `data`."""
   sharding = over_rows(mesh)

@@ -1,0 +1,273 @@
+"""Batches are a function of (seed, step), however they are loaded."""
+
+import dataclasses
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from flexivit_jax.data import augment, loader
+from flexivit_jax.data.sources import InMemory
+
+TRANSFORMS = (augment.Affine(), augment.Flip())
+N, BATCH = 11, 4  # an epoch is no whole number of batches
+
+
+def source(n=N):
+  pixels = np.random.default_rng(0).integers(0, 256, (n, 8, 8, 3), np.uint8)
+  return InMemory(pixels, np.arange(n) % 3, ("a", "b", "c"))
+
+
+def make(**changes):
+  fields = dict(batch_size=BATCH, seed=0)
+  return loader.TrainLoader(source(), TRANSFORMS, **fields | changes)
+
+
+def content(batch):
+  """A batch as bytes: equal only if everything is."""
+  fields = (batch.inputs, batch.labels, batch.weights, batch.index)
+  return tuple((x.dtype.str, x.shape, x.tobytes()) for x in fields)
+
+
+def take(batches, n):
+  return [content(next(batches)) for _ in range(n)]
+
+
+def examples(batches):
+  """All examples of some batches, as a sorted list."""
+  return sorted(
+    (int(index), int(label), image.tobytes())
+    for batch in batches
+    for index, label, image in zip(
+      batch.index[:, 0], batch.labels[:, 0], batch.inputs, strict=True
+    )
+  )
+
+
+# Training.
+
+
+def test_a_batch_holds_the_examples_that_it_names():
+  data = source()
+  batch = next(loader.TrainLoader(data, (), batch_size=BATCH, seed=0))
+  assert batch.inputs.shape == (BATCH, 8, 8, 3)
+  assert batch.inputs.dtype == np.uint8
+  for field in (batch.labels, batch.weights, batch.index):
+    assert field.shape == (BATCH, 1)
+  np.testing.assert_array_equal(batch.weights, 1.0)
+  for image, label, index in zip(
+    batch.inputs, batch.labels[:, 0], batch.index[:, 0], strict=True
+  ):
+    np.testing.assert_array_equal(image, data.image(index))
+    assert label == data.label(index)
+
+
+def test_batches_are_a_function_of_seed_and_step():
+  batches = take(make(), 6)
+  assert take(make(), 6) == batches
+  assert len(set(batches)) == 6
+  assert not set(take(make(seed=1), 6)) & set(batches)
+
+
+def test_a_loader_resumes_at_any_step():
+  uninterrupted = take(make(), 8)
+  for step in (0, 1, 5):
+    first = make()
+    assert take(first, step) == uninterrupted[:step]
+    state = first.get_state()
+    assert state == {"next_step": step}
+    resumed = make()
+    resumed.set_state(state)
+    assert take(resumed, 3) == uninterrupted[step : step + 3]
+  # Back again, in a loader that went on.
+  resumed.set_state({"next_step": 2})
+  assert take(resumed, 2) == uninterrupted[2:4]
+
+
+def test_every_epoch_is_another_permutation():
+  batches = make()
+  order = np.concatenate([next(batches).index[:, 0] for _ in range(N)])
+  epochs = order.reshape(BATCH, N)
+  np.testing.assert_array_equal(np.sort(epochs, axis=1), [np.arange(N)] * BATCH)
+  # Neither sorted nor repeated: one of 11! orders by chance.
+  assert len({tuple(epoch) for epoch in (*epochs, range(N))}) == BATCH + 1
+
+
+def test_an_example_is_augmented_anew_in_every_epoch():
+  whole = make(batch_size=N)
+  images = [
+    {int(i): x.tobytes() for i, x in zip(b.index[:, 0], b.inputs)}
+    for b in (next(whole), next(whole), next(whole))
+  ]
+  for index in range(N):
+    assert len({epoch[index] for epoch in images}) == 3
+
+
+def test_threads_change_nothing():
+  batches = make(threads=4)
+  assert take(batches, 6) == take(make(), 6)
+  batches.set_state({"next_step": 2})
+  assert take(batches, 2) == take(make(), 4)[2:]
+
+
+def test_worker_processes_change_nothing():
+  expected = take(make(), 8)
+  others = set(multiprocessing.active_children())
+
+  def running():
+    return set(multiprocessing.active_children()) - others
+
+  batches = make(workers=2, threads=1)
+  assert not running()  # they start when needed
+  assert take(batches, 5) == expected[:5]
+  assert len(running()) == 2
+  # In the second epoch, on workers started anew.
+  batches.set_state({"next_step": 3})
+  assert take(batches, 5) == expected[3:]
+  batches.close()
+  assert not running()
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_shards_share_the_batches_of_one_process(count):
+  one = make()
+  shards = [make(shard=(i, count)) for i in range(count)]
+  for _ in range(6):
+    parts = [next(shard) for shard in shards]
+    assert [len(part.index) for part in parts] == [BATCH // count] * count
+    assert examples(parts) == examples([next(one)])
+  for shard in shards:  # resumed, too
+    shard.set_state({"next_step": 4})
+  one.set_state({"next_step": 4})
+  assert examples(map(next, shards)) == examples([next(one)])
+
+
+def test_the_example_has_the_shapes_of_batches_and_costs_no_step():
+  for shard in ((0, 1), (1, 2)):
+    batches = make(shard=shard)
+    example = batches.example()
+    assert batches.get_state() == {"next_step": 0}
+    first = next(batches)
+    assert [x[:2] for x in content(example)] == [x[:2] for x in content(first)]
+
+
+def test_a_batch_size_that_does_not_divide():
+  with pytest.raises(ValueError) as caught:
+    make(batch_size=10, shard=(0, 4))
+  assert str(caught.value) == (
+    "batch_size 10 does not divide over 4 processes: take 12"
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Ragged:
+  """Image 5 is smaller than the others."""
+
+  classes = ("a",)
+  fingerprint = "ragged"
+
+  def __len__(self):
+    return 8
+
+  def image(self, index):
+    return np.zeros((6 if index == 5 else 8, 7, 3), np.uint8)
+
+  def label(self, index):
+    return 0
+
+
+SIZES_DIFFER = (
+  "image 5 is 6x7 pixels after its transforms, another is 8x7: add a "
+  'transform that sets the size, such as dict(name="resize", size=(8, 7))'
+)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_images_that_differ_in_size(threads):
+  batches = loader.TrainLoader(
+    Ragged(), (), batch_size=8, seed=0, threads=threads
+  )
+  with pytest.raises(ValueError) as caught:
+    next(batches)
+  assert str(caught.value) == SIZES_DIFFER
+  resize = (augment.Resize((8, 7)),)
+  batches = loader.TrainLoader(Ragged(), resize, batch_size=8, seed=0)
+  assert next(batches).inputs.shape == (8, 8, 7, 3)
+
+
+# Evaluation.
+
+
+def eval_batches(n=N, batch_size=BATCH, transforms=(), **kwargs):
+  return list(loader.eval_batches(source(n), transforms, batch_size, **kwargs))
+
+
+def draw(batches):
+  """The index of every row, ".." where it is padding."""
+  return " | ".join(
+    " ".join(".." if i < 0 else f"{i:02}" for i in b.index[:, 0])
+    for b in batches
+  )
+
+
+@pytest.mark.parametrize(
+  ("n", "rows"),
+  [
+    (8, "00 01 02 03 | 04 05 06 07"),
+    (9, "00 01 02 03 | 04 05 06 07 | 08 .. .. .."),
+    (11, "00 01 02 03 | 04 05 06 07 | 08 09 10 .."),
+    (1, "00 .. .. .."),
+  ],
+)
+def test_evaluation_sees_every_example_once_in_order(n, rows):
+  batches = eval_batches(n)
+  assert draw(batches) == rows
+  data = source(n)
+  for batch in batches:
+    assert batch.inputs.shape == (BATCH, 8, 8, 3)
+    real = batch.index >= 0
+    np.testing.assert_array_equal(batch.weights, real)
+    assert batch.weights.dtype == np.float32
+    for i, index in enumerate(batch.index[:, 0]):
+      # Padding repeats the last example: legal pixels and a legal label.
+      shown = index if index >= 0 else n - 1
+      np.testing.assert_array_equal(batch.inputs[i], data.image(shown))
+      assert batch.labels[i, 0] == data.label(shown)
+
+
+@pytest.mark.parametrize("n", [8, 9, 11])
+def test_shards_of_an_evaluation_are_the_rows_of_one_process(n):
+  whole = eval_batches(n)
+  parts = [eval_batches(n, shard=(i, 2)) for i in range(2)]
+  for batch, *rows in zip(whole, *parts, strict=True):
+    for field in ("inputs", "labels", "weights", "index"):
+      joined = np.concatenate([getattr(r, field) for r in rows])
+      np.testing.assert_array_equal(joined, getattr(batch, field))
+
+
+def test_evaluation_transforms_its_images():
+  (batch,) = eval_batches(4, transforms=(augment.Resize((4, 6)),))
+  assert batch.inputs.shape == (4, 4, 6, 3)
+
+
+@pytest.mark.parametrize(
+  "transform", [augment.Flip(), augment.Affine(), augment.InceptionCrop((8, 8))]
+)
+def test_evaluation_refuses_what_is_random(transform):
+  with pytest.raises(ValueError) as caught:
+    eval_batches(transforms=(augment.Resize((8, 8)), transform))
+  assert str(caught.value) == (
+    f"{type(transform).__name__} is random: an evaluation takes transforms "
+    "such as Resize or ResizeCrop"
+  )
+
+
+def test_evaluation_refuses_images_that_differ_in_size():
+  with pytest.raises(ValueError) as caught:
+    list(loader.eval_batches(Ragged(), (), 4))
+  assert str(caught.value) == SIZES_DIFFER
+
+
+def test_evaluation_refuses_a_batch_size_that_does_not_divide():
+  with pytest.raises(ValueError, match=r"batch_size 5 .* 2 processes"):
+    eval_batches(16, batch_size=5, shard=(0, 2))

@@ -1,0 +1,109 @@
+"""evaluate.py as a process."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+DATA = pathlib.Path(__file__).parent / "data"
+
+
+def test_evaluates_a_run_at_every_size(small_run, command, tmp_path):
+  workdir, _ = small_run
+  output = tmp_path / "out"
+  done = command(
+    "evaluate.py",
+    f"--checkpoint={workdir}",
+    "--patch_sizes=4,6,8x12,12",
+    f"--output={output}",
+  )
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  start = next(i for i, x in enumerate(lines) if x.startswith("500 images of"))
+  head = "patch  tokens  top-1 %  loss  images/s"
+  assert lines[start + 1].split() == head.split()
+  rows = [line.split() for line in lines[start + 2 : start + 6]]
+  assert [(r[0], r[1]) for r in rows] == [
+    ("4x4", "36"),
+    ("6x6", "16"),
+    ("8x12", "6"),
+    ("12x12", "4"),
+  ]
+  results = json.loads((output / "results.json").read_text())
+  points = results["points"]
+  assert [p["patch_hw"] for p in points] == [[4, 4], [6, 6], [8, 12], [12, 12]]
+  for point, row in zip(points, rows, strict=True):
+    assert row[2] == f"{100 * point['top1']:.1f}"
+    # 500 images: top-1 is a whole number of them.
+    assert point["images"] == 500
+    assert point["top1"] * 500 == pytest.approx(round(point["top1"] * 500))
+  with Image.open(output / "curve.png") as curve:
+    assert curve.size == (900, 600)
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+  golden = np.load(DATA / "big_vision_flexivit_gap.npz")
+  path = tmp_path_factory.mktemp("npz") / "flexivit.npz"
+  params = {k: golden[k] for k in golden.files if k.startswith("params/")}
+  np.savez(path, **params)
+  return path
+
+
+def test_evaluates_a_big_vision_file_on_a_folder(npz, command, tmp_path):
+  # Ten classes of one image, as the head has; the sizes of the files differ.
+  rng = np.random.default_rng(0)
+  for i in range(10):
+    folder = tmp_path / "data" / "test" / f"class{i}"
+    folder.mkdir(parents=True)
+    pixels = rng.integers(0, 256, (30 + i, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "a.png")
+  done = command(
+    "evaluate.py",
+    f"--checkpoint={npz}",
+    f"--data=folder:{tmp_path / 'data'}",
+    "--image_size=48x96",
+    "--patch_sizes=16:24",
+    "--batch_size=4",
+  )
+  assert done.returncode == 0, done.stderr
+  assert "10 images of ImageFolder(" in done.stdout
+  sizes = [line.split()[0] for line in done.stdout.splitlines()[-2:]]
+  assert sizes == ["16x16", "24x24"]
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--patch_sizes=5"], "--patch_sizes: an image of 24x24"),
+    (["--patch_sizes=20:30"], "none of 6, 12 lies in 20:30"),
+    (["--patch_sizes=a"], "size 'a': give pixels"),
+    (["--patch_sizes=a:b"], "'a:b' is no range"),
+    (["--step=7"], "no checkpoint of step 7"),
+    (["--image_size=48"], "need --data"),
+    (["--data=digits", "--split=val"], "--data: digits have no split 'val'"),
+    (["--data=nothing"], "--data 'nothing': give digits or folder:PATH"),
+    (["--data=folder:/nowhere"], "needs --image_size"),
+    (["--data=folder:/nowhere", "--image_size=24"], "no directory /nowhere/te"),
+    (["--frobnicate"], "unknown argument '--frobnicate'"),
+  ],
+)
+def test_what_cannot_work_is_refused(small_run, command, arguments, message):
+  done = command("evaluate.py", f"--checkpoint={small_run[0]}", *arguments)
+  assert done.returncode == 2
+  assert message in done.stderr
+  assert len(done.stderr.strip().splitlines()) == 1
+  assert "compiled" not in done.stdout
+
+
+def test_a_file_that_names_no_data_or_sizes_asks_for_them(npz, command):
+  done = command("evaluate.py", f"--checkpoint={npz}")
+  assert done.returncode == 2
+  assert "names no data: give --data" in done.stderr
+  done = command(
+    "evaluate.py", f"--checkpoint={npz}", "--data=digits", "--image_size=48"
+  )
+  assert done.returncode == 2
+  assert "does not say at which patch sizes" in done.stderr

@@ -1,0 +1,138 @@
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flexivit_jax as fv
+
+DATA = pathlib.Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="module")
+def golden():
+  return dict(np.load(DATA / "big_vision_flexivit_tok.npz"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(golden, tmp_path_factory):
+  path = tmp_path_factory.mktemp("npz") / "flexivit.npz"
+  np.savez(path, **{k: v for k, v in golden.items() if k.startswith("params/")})
+  return path
+
+
+@pytest.fixture(scope="module")
+def vit(checkpoint):
+  return fv.load(checkpoint)
+
+
+def test_a_big_vision_file_gives_its_published_logits(vit, golden):
+  images = golden["images_uint8"]
+  with jax.default_matmul_precision("highest"):
+    for seqhw in (5, 8):
+      logits = vit(images, patch_size=240 // seqhw)
+      # As in tests/nn/test_vit.py.
+      np.testing.assert_allclose(
+        logits, golden[f"logits/seqhw={seqhw}"], rtol=0, atol=3e-5
+      )
+
+
+def test_features_and_patch_features_have_the_images_layout(vit, golden):
+  images = golden["images_uint8"]
+  features = vit.features(images, patch_size=(48, 30))
+  patches = vit.patch_features(images, patch_size=(48, 30))
+  assert features.shape == (2, 48)
+  assert patches.shape == (2, 5, 8, 48)
+
+
+def test_floats_in_the_unit_range_equal_uint8(vit, golden):
+  images = golden["images_uint8"]
+  a, b = (
+    vit(x, patch_size=48)
+    for x in (images, images.astype(np.float32) / 127.5 - 1)
+  )
+  np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+def test_printing_says_what_was_found(vit, checkpoint):
+  text = str(vit)
+  assert f"big_vision npz: {checkpoint}" in text
+  assert "width 48, depth 2, MLP 96, 3 heads, 197,434 parameters" in text
+  assert "stored at 32x32, resized by PI-resize (without antialias)" in text
+  assert "LearnedGrid(size=(7, 7), antialias=True)" in text
+  assert "ClassToken, GELU tanh, eps 1e-06" in text
+  assert "10 classes" in text
+
+
+def test_compiles_once_per_shape_and_patch_size(vit, golden):
+  images = golden["images_uint8"]
+  vit(images, patch_size=40)
+  size = vit._apply._cache_size()
+  vit(images, patch_size=40)
+  vit(images[::-1].copy(), patch_size=(40, 40))
+  assert vit._apply._cache_size() == size
+  vit(images, patch_size=60)
+  assert vit._apply._cache_size() == size + 1
+
+
+@pytest.mark.parametrize(
+  ("images", "patch_size", "message"),
+  [
+    (np.zeros((1, 48, 48, 3), np.uint8), None, "does not say at which patch"),
+    (np.zeros((1, 48, 48, 3), np.uint8), 5, "48x48 pixels.*5x5"),
+    (np.zeros((1, 48, 48, 3), np.uint8), 0, "patch size 0"),
+    (np.zeros((48, 48, 3), np.uint8), 16, r"shape \(48, 48, 3\): expected \[n"),
+    (np.zeros((1, 48, 48, 1), np.uint8), 16, r"expected \[n, h, w, 3\]"),
+    (np.zeros((1, 48, 48, 3), np.int32), 16, "images are int32"),
+    (np.full((1, 48, 48, 3), 200.0), 16, r"\[200, 200\], not in \[-1, 1\]"),
+    (np.full((1, 48, 48, 3), np.nan), 16, r"\[nan, nan\]"),
+  ],
+)
+def test_wrong_images_are_refused(vit, images, patch_size, message):
+  with pytest.raises(ValueError, match=message):
+    vit(images, patch_size=patch_size)
+
+
+def test_leftovers_in_a_file_are_refused(golden, tmp_path):
+  params = {k: v for k, v in golden.items() if k.startswith("params/")}
+  path = tmp_path / "a.npz"
+  np.savez(path, **params, **{"params/extra": np.zeros(3)})
+  with pytest.raises(
+    ValueError, match=r"a.npz does not match.*unexpected: extra"
+  ):
+    fv.load(path)
+  del params["params/Transformer/encoderblock_1/LayerNorm_1/bias"]
+  np.savez(path, **params)
+  with pytest.raises(ValueError, match="missing: Transformer/encoderblock_1"):
+    fv.load(path)
+
+
+def test_paths_that_hold_nothing_are_refused(tmp_path):
+  with pytest.raises(ValueError, match="nowhere: no such file"):
+    fv.load(tmp_path / "nowhere")
+  with pytest.raises(ValueError, match=r"no config.json there"):
+    fv.load(tmp_path)
+  (tmp_path / "a.txt").write_text("")
+  with pytest.raises(ValueError, match="expected a run's directory"):
+    fv.load(tmp_path / "a.txt")
+
+
+def test_a_run_loads_its_best_step(small_run):
+  workdir, _ = small_run
+  vit = fv.load(workdir)
+  assert vit.spec.trained_sizes == ((6, 6), (12, 12))
+  assert vit.spec.classes == tuple("0123456789")
+  images = np.zeros((3, 24, 24, 3), np.uint8)
+  assert vit(images, patch_size=6).shape == (3, 10)
+  with pytest.raises(ValueError, match="does not say at which patch size"):
+    vit(images)
+  last = fv.load(workdir, step=30)
+  assert last.spec.step == 30
+  with pytest.raises(
+    ValueError, match=r"no checkpoint of step 7; there are .*30"
+  ):
+    fv.load(workdir, step=7)
+  assert jax.tree.all(
+    jax.tree.map(lambda x: x.dtype == jnp.float32, vit.params)
+  )

@@ -1,0 +1,228 @@
+"""train.py as a process: what it writes, resumption after kill -9, refusals."""
+
+import json
+import pathlib
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from flexivit_jax import config
+from flexivit_jax.checkpoints import native
+from flexivit_jax.training.log import read_rows
+
+
+def test_a_run_writes_what_is_documented(small_run):
+  workdir, done = small_run
+  saved = json.loads((workdir / "config.json").read_text())
+  assert saved["classes"] == [str(i) for i in range(10)]
+  assert saved["provenance"]["versions"]["jax"] == jax.__version__
+  assert saved["data"]["train"]["images"] == 1097
+  assert saved["data"]["validation"]["images"] == 200
+  experiment = config.from_plain(saved["config"])
+  assert experiment.model.num_classes == 10
+  rows = read_rows(workdir / "metrics.jsonl")
+  logs = [r for r in rows if "loss" in r]
+  assert [r["step"] for r in logs] == [5, 10, 15, 20, 25, 30]
+  for row in logs:
+    assert {"accuracy", "gradient_norm", "learning_rate"} <= row.keys()
+    assert row["speed/images_per_s"] > 0
+  evaluations = [r for r in rows if "validation/top1" in r]
+  assert [r["step"] for r in evaluations] == [10, 20, 30]
+  for row in evaluations:
+    sizes = [row[f"validation/top1@{p}"] for p in (6, 12)]
+    assert row["validation/top1"] == pytest.approx(np.mean(sizes))
+  steps = native.steps(workdir)
+  assert 30 in steps
+  best = max(r["validation/top1"] for r in evaluations)
+  assert best in [s["top1"] for s in steps.values() if s]
+  # Plain lines where there is no terminal: every size, every log row.
+  assert done.stdout.count("compiled train step") == 2
+  assert "step 30/30  accuracy" in done.stdout
+  assert "\r" not in done.stderr
+
+
+def test_the_loss_falls(small_run):
+  rows = [r for r in read_rows(small_run[0] / "metrics.jsonl") if "loss" in r]
+  # Fresh heads start at log 10.
+  assert rows[0]["loss"] == pytest.approx(np.log(10), abs=0.2)
+  assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_a_finished_run_has_nothing_left_to_do(
+  small_run, command, small_config
+):
+  workdir, _ = small_run
+  before = (workdir / "metrics.jsonl").read_text()
+  done = command(
+    "train.py",
+    *small_config,
+    "--config.total_steps=30",
+    "--config.eval_every=10",
+    "--config.save_every=15",
+    "--config.log_every=5",
+    f"--workdir={workdir}",
+  )
+  assert done.returncode == 0, done.stderr
+  assert "resuming after step 30 of 30" in done.stdout
+  assert (workdir / "metrics.jsonl").read_text() == before
+
+
+LONG = (
+  "--config.total_steps=160",
+  "--config.eval_every=40",
+  "--config.save_every=20",
+  "--config.log_every=15",
+  "--config.model.dropout=0.1",
+)
+
+
+def _final(workdir):
+  """Every number of the last checkpoint, and the rows without speeds."""
+  with ocp.StandardCheckpointer() as checkpointer:
+    arrays = {
+      item: checkpointer.restore(workdir / "checkpoints" / "160" / item)
+      for item in ("state", "running")
+    }
+  flat = {
+    jax.tree_util.keystr(path): np.asarray(x)
+    for path, x in jax.tree_util.tree_leaves_with_path(arrays)
+  }
+  rows = [
+    {k: v for k, v in row.items() if not k.startswith("speed/")}
+    for row in read_rows(workdir / "metrics.jsonl")
+  ]
+  return flat, rows
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(command, small_config, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+  done = command("train.py", *small_config, *LONG, f"--workdir={workdir}")
+  assert done.returncode == 0, done.stderr
+  return _final(workdir)
+
+
+def _children(pid):
+  path = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
+  return list(map(int, path.read_text().split())) if path.exists() else []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_and_resumed_equals_uninterrupted(
+  uninterrupted, workers, command, small_config, tmp_path
+):
+  workdir = tmp_path / "killed"
+  arguments = (
+    *small_config,
+    *LONG,
+    f"--config.workers={workers}",
+    f"--workdir={workdir}",
+  )
+  # Not at a checkpoint, nor at a log: some steps after a save.
+  process = command("train.py", *arguments, wait=False)
+  deadline = time.monotonic() + 300
+  while not (workdir / "checkpoints" / "40").is_dir():
+    assert process.poll() is None, process.communicate()
+    assert time.monotonic() < deadline
+    time.sleep(0.005)
+  children = _children(process.pid)
+  assert len(children) >= workers
+  process.send_signal(signal.SIGKILL)
+  process.communicate(timeout=30)  # its workers hold the pipes until they end
+  for child in children:
+    while pathlib.Path(f"/proc/{child}").exists():
+      assert time.monotonic() < deadline, f"worker {child} outlived its parent"
+      time.sleep(0.01)
+  assert process.returncode == -signal.SIGKILL
+  assert 160 not in native.steps(workdir)
+
+  done = command("train.py", *arguments)
+  assert done.returncode == 0, done.stderr
+  assert "resuming after step" in done.stdout
+  flat, rows = _final(workdir)
+  expected_flat, expected_rows = uninterrupted
+  assert rows == expected_rows
+  assert flat.keys() == expected_flat.keys()
+  for name, x in flat.items():
+    np.testing.assert_array_equal(x, expected_flat[name], err_msg=name)
+
+
+def test_other_steps_would_be_noticed(uninterrupted):
+  """The comparison above can fail: the states of two steps differ."""
+  flat, rows = uninterrupted
+  assert rows[0] != rows[-1]
+  assert any("opt_state" in name for name in flat)
+  assert any("kernel" in name and x.any() for name, x in flat.items())
+
+
+def test_another_config_in_the_same_directory_is_refused(
+  small_run, command, small_config
+):
+  workdir, _ = small_run
+  done = command(
+    "train.py",
+    *small_config,
+    "--config.total_steps=31",
+    "--config.eval_every=10",
+    "--config.save_every=15",
+    f"--workdir={workdir}",
+  )
+  assert done.returncode == 2
+  (line,) = done.stderr.strip().splitlines()
+  assert "started otherwise (total_steps: 30 -> 31)" in line
+  assert "another --workdir" in line
+
+
+def test_other_data_in_the_same_directory_is_refused(
+  small_run, command, small_config, tmp_path
+):
+  workdir = tmp_path / "copy"
+  shutil.copytree(small_run[0], workdir)
+  saved = json.loads((workdir / "config.json").read_text())
+  saved["data"]["train"]["fingerprint"] = "0" * 16
+  (workdir / "config.json").write_text(json.dumps(saved))
+  done = command(
+    "train.py",
+    *small_config,
+    "--config.total_steps=30",
+    "--config.eval_every=10",
+    "--config.save_every=15",
+    f"--workdir={workdir}",
+  )
+  assert done.returncode == 2
+  assert "train.fingerprint: '0000000000000000' -> " in done.stderr
+
+
+@pytest.mark.parametrize(
+  ("argument", "message"),
+  [
+    ("--config.patch_size.choices=(6,7)", "24x24 pixels is not a whole number"),
+    ("--config.batch_size=12", "config.batch_size: 12 images do not divide"),
+    ("--config.eval_batch_size=0", "config: eval_batch_size is 0"),
+    ("--config.train.source.split=val", "config.train: digits have no split"),
+    ("--config.validation.transforms=('flip',)", "config.validation: Flip is"),
+    ("--config.optimizer.schedule.warmup_steps=99999", "config.optimizer: war"),
+    ("--config.model.num_classes=3", "config.model.num_classes is 3"),
+    ("--config.lr=1", "config.lr: no such key"),
+  ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_compiled(
+  argument, message, command, small_config, tmp_path
+):
+  done = command(
+    "train.py",
+    *small_config,
+    argument,
+    f"--workdir={tmp_path / 'run'}",
+    JAX_NUM_CPU_DEVICES="8",
+  )
+  assert done.returncode == 2, done.stderr
+  assert message in done.stderr
+  assert len(done.stderr.strip().splitlines()) == 1
+  assert "compiled" not in done.stdout
+  assert not (tmp_path / "run").exists()

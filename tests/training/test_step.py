@@ -1,0 +1,167 @@
+"""One step and many, on one device and on eight."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from flexivit_jax.core.means import Mean
+from flexivit_jax.core.tokens import Batch
+from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.tasks.supervised import Supervised
+from flexivit_jax.training import step as step_lib
+
+TASK = Supervised()
+PATCH = (4, 4)
+
+
+def _model(dtype="float32", **changes):
+  return vit.ViT(
+    size=vit.Size(16, 2, 32, 2),
+    position=positions.LearnedGrid((3, 3)),
+    pool=pooling.Gap(),
+    kernel_hw=(6, 6),
+    num_classes=5,
+    dtype=dtype,
+    **changes,
+  )
+
+
+def _batch(step, rows=16):
+  rng = np.random.default_rng(step)
+  # Not all weights are 1: the devices hold different numbers of images.
+  weights = (np.arange(rows) % 8 < 5).astype(np.float32)
+  return Batch(
+    inputs=rng.integers(0, 256, (rows, 12, 12, 3), np.uint8),
+    labels=rng.integers(0, 5, (rows, 1), np.int32),
+    weights=weights[:, None],
+    index=np.arange(rows, dtype=np.int32)[:, None],
+  )
+
+
+def _params(model, dtype):
+  params = TASK.init(model, jax.random.key(0), _batch(0).inputs, PATCH)
+  rng = np.random.default_rng(1)
+  return jax.tree.map(
+    lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.2, dtype), params
+  )
+
+
+def _run(model, params, tx, steps, devices):
+  mesh = jax.make_mesh(
+    (devices,), ("data",), axis_types=(AxisType.Auto,),
+    devices=jax.devices()[:devices],
+  )  # fmt: skip
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  rows = NamedSharding(mesh, PartitionSpec("data"))
+  measure = functools.partial(TASK.measure, model, patch_hw=PATCH)
+  train_step = jax.jit(
+    functools.partial(step_lib.train_step, measure=measure, tx=tx),
+    in_shardings=(everywhere, everywhere, rows),
+    out_shardings=(everywhere, everywhere),
+  )
+  state = step_lib.init_state(params, tx, seed=0)
+  metrics = step_lib.zero_metrics(TASK.metrics)
+  for i in range(steps):
+    state, metrics = train_step(state, metrics, _batch(i))
+  return state, metrics
+
+
+def test_gradients_on_eight_devices_equal_one_in_float64(float64):
+  model = _model("float64")
+  params = _params(model, jnp.float64)
+  # A step of plain SGD with rate 1 moves by exactly the gradient.
+  one, eight = (
+    _run(model, params, optax.sgd(1.0), 1, devices)[0] for devices in (1, 8)
+  )
+  largest = 0.0
+  for p, a, b in zip(*map(jax.tree.leaves, (params, one.params, eight.params))):
+    largest = max(largest, float(np.abs(a - p).max()))
+    np.testing.assert_allclose(b, a, rtol=0, atol=1e-10)
+  assert largest > 0.1
+
+
+def test_twenty_steps_of_sgd_on_eight_devices_equal_one():
+  model = _model()
+  params = _params(model, jnp.float32)
+  tx = optax.sgd(0.02)
+  (one, m1), (eight, m8) = (
+    _run(model, params, tx, 20, devices) for devices in (1, 8)
+  )
+  moved = 0.0
+  for p, a, b in zip(*map(jax.tree.leaves, (params, one.params, eight.params))):
+    moved = max(moved, float(np.abs(a - p).max()))
+    # Sums in another order, 20 times over.
+    np.testing.assert_allclose(b, a, rtol=0, atol=1e-5)
+  assert moved > 1e-2
+  assert float(m8["loss"]) == pytest.approx(float(m1["loss"]), abs=1e-5)
+  # 16 rows of which 10 are real, 20 times; never a mean of means.
+  assert m1["loss"].count == 200
+  assert m1["gradient_norm"].count == 20
+
+
+def test_rows_of_weight_zero_do_not_matter():
+  model = _model()
+  params = _params(model, jnp.float32)
+  measure = jax.jit(
+    lambda batch: TASK.measure(model, params, batch, patch_hw=PATCH)
+  )
+  batch = _batch(0)
+  garbage = Batch(
+    inputs=np.where(batch.weights[..., None, None] > 0, batch.inputs, 9),
+    labels=np.where(batch.weights > 0, batch.labels, 0),
+    weights=batch.weights,
+    index=batch.index,
+  )
+  for name, mean in measure(batch).items():
+    assert float(mean) == float(measure(garbage)[name]), name
+    assert mean.count == 10
+
+
+def test_step_counts_and_folds_its_number_into_dropout():
+  model = _model(dropout=0.5)
+  params = _params(model, jnp.float32)
+  # Rate 0: the parameters stay, so only the dropout draw can differ.
+  tx = optax.sgd(0.0)
+  measure = functools.partial(TASK.measure, model, patch_hw=PATCH)
+  train_step = jax.jit(
+    functools.partial(step_lib.train_step, measure=measure, tx=tx)
+  )
+  zero = step_lib.zero_metrics(TASK.metrics)
+  start = step_lib.init_state(params, tx, seed=0)
+  first, a = train_step(start, zero, _batch(0))
+  _, again = train_step(start, zero, _batch(0))
+  second, b = train_step(first, zero, _batch(0))
+  assert (int(first.step), int(second.step)) == (1, 2)
+  assert float(a["loss"]) == float(again["loss"])
+  assert float(a["loss"]) != float(b["loss"])
+
+
+def test_streams_are_independent_by_name_and_step():
+  key = jax.random.key(0)
+  draws = {
+    float(jax.random.uniform(step_lib.stream(key, name, i)))
+    for name in ("dropout", "patch_drop")
+    for i in range(3)
+  }
+  assert len(draws) == 6
+
+
+def test_metrics_add_up():
+  metrics = {"loss": Mean(jnp.float32(3), jnp.float32(2))}
+
+  def measure(params, batch, dropout_key):
+    del dropout_key
+    return {"loss": Mean((params * batch).sum(), jnp.float32(4))}
+
+  state = step_lib.init_state(jnp.ones(2), optax.sgd(1.0), seed=0)
+  state, metrics = step_lib.train_step(
+    state, metrics, jnp.array([4.0, 8.0]), measure=measure, tx=optax.sgd(1.0)
+  )
+  assert (metrics["loss"].total, metrics["loss"].count) == (15, 6)
+  # The gradient is that of the batch's own mean, not of the running one.
+  assert state.params.tolist() == [0, -1]
