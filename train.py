@@ -49,7 +49,8 @@ def main(argv=None):
 def train(experiment: Experiment, workdir: pathlib.Path) -> None:
   """Runs an experiment in a directory, or resumes the run that is there."""
   run = prepare(experiment, workdir)
-  state, metrics = start(run)
+  zero = zero_metrics(run)
+  state, metrics = start(run, zero)
   first = int(state.step)
   progress = log.Progress(first, run.total_steps)
   steps, measures = compile_sizes(run, state, metrics, progress.line)
@@ -70,7 +71,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> None:
     progress.advance()
     if run.is_due(experiment.log_every, done):
       watch.defer(done, metrics)
-      metrics = zero_metrics(run)
+      metrics = zero
     scores = None
     if run.validation is not None and run.is_due(experiment.eval_every, done):
       scores = watch.evaluate(done, measures, state.params)
@@ -198,7 +199,7 @@ def record(experiment, workdir, opened) -> None:
   temporary.replace(path)
 
 
-def start(run: Run):
+def start(run: Run, zero):
   """The state and running metrics to go on from, on the devices."""
   experiment = run.experiment
   everywhere = sharding.replicated(run.mesh)
@@ -208,9 +209,9 @@ def start(run: Run):
     key = jax.random.key(experiment.seed)
     inputs = run.example.inputs
     params = experiment.task.init(experiment.model, key, inputs, size)
-    return step.init_state(params, run.tx, experiment.seed), zero_metrics(run)
+    return step.init_state(params, run.tx, experiment.seed)
 
-  state, metrics = jax.jit(init, out_shardings=everywhere)()
+  state, metrics = jax.jit(init, out_shardings=everywhere)(), zero
   latest = run.checkpoints.latest()
   if latest is not None:
     arrays = {"state": state, "running": metrics}
@@ -222,7 +223,8 @@ def start(run: Run):
 
 
 def zero_metrics(run: Run):
-  return step.zero_metrics(run.experiment.task.metrics)
+  zero = step.zero_metrics(run.experiment.task.metrics)
+  return jax.device_put(zero, sharding.replicated(run.mesh))
 
 
 def compile_sizes(run: Run, state, metrics, report):

@@ -16,7 +16,11 @@ from flexivit_jax.tasks import supervised
 from flexivit_jax.training import optimizer
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
-FILES = [str(path) for path in sorted(CONFIGS.glob("*.py"))]
+# Recipes on a folder need its path.
+FILES = [
+  f"{path}:PATH" if "folder" in path.read_text() else str(path)
+  for path in sorted(CONFIGS.glob("*.py"))
+]
 ARGUMENTS = [str(CONFIGS / "vit_digits.py") + ":8"]
 
 # What a config must give, and nothing else.

@@ -18,7 +18,7 @@ from flexivit_jax.data.sources import Source
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """Loads one example; runs in the workers, so it must pickle.
+  """Loads one example; it travels to the worker processes.
 
   Attributes:
     transforms: applied in order; they share one generator.

@@ -72,7 +72,7 @@ def train_step(
 
   gradients, measured = jax.grad(loss, has_aux=True)(state.params)
   updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-  norm = Mean(optax.global_norm(gradients), jnp.ones(()))
+  norm = Mean(optax.tree.norm(gradients), jnp.ones(()))
   measured = {**measured, "gradient_norm": norm}
   new = TrainState(
     step=state.step + 1,

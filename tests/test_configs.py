@@ -1,0 +1,81 @@
+"""Every recipe trains a few steps, made small, on real files."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flexivit_jax.training.log import read_rows
+
+# The smallest run of each recipe: enough to go through every part of it.
+TINY = (
+  "--config.model.size=mu",
+  "--config.batch_size=8",
+  "--config.eval_batch_size=8",
+  "--config.total_epochs=None",
+  "--config.total_steps=3",
+  "--config.eval_every=2",
+  "--config.save_every=2",
+  "--config.log_every=1",
+  "--config.optimizer.schedule.warmup_steps=1",
+)
+
+RECIPES = {
+  "flexivit_digits": (),
+  "vit_digits": (),
+  "vit_digits:8": (),
+  "flexivit_folder:FOLDER": ("--config.patch_size.choices=(48,24)",),
+  "vit_s16_i1k:FOLDER": ("--config.workers=0",),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Three classes of JPEGs of different shapes, in train, test and val."""
+  root = tmp_path_factory.mktemp("images")
+  rng = np.random.default_rng(0)
+  for split, count in (("train", 40), ("test", 2), ("val", 2)):
+    for label in range(3):
+      directory = root / split / f"class{label}"
+      directory.mkdir(parents=True)
+      for i in range(count):
+        h, w = rng.integers(30, 90, 2)
+        coarse = rng.integers(0, 256, (4, 4, 3), np.uint8)
+        image = Image.fromarray(coarse).resize((int(w), int(h)))
+        image.save(directory / f"{i}.jpg")
+  return root
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_trains_and_evaluates(recipe, command, folder, tmp_path):
+  name, colon, argument = recipe.partition(":")
+  config = f"configs/{name}.py{colon}{argument}"
+  done = command(
+    "train.py",
+    f"--config={config.replace('FOLDER', str(folder))}",
+    *TINY,
+    *RECIPES[recipe],
+    f"--workdir={tmp_path}",
+  )
+  assert done.returncode == 0, done.stderr
+  rows = read_rows(tmp_path / "metrics.jsonl")
+  assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3]
+  assert all(np.isfinite(r["loss"]) for r in rows if "loss" in r)
+  evaluated = command("evaluate.py", f"--checkpoint={tmp_path}")
+  assert evaluated.returncode == 0, evaluated.stderr
+  assert "top-1" in evaluated.stdout
+
+
+def test_no_recipe_is_left_out():
+  configs = pathlib.Path(__file__).parents[1] / "configs"
+  names = {recipe.partition(":")[0] for recipe in RECIPES}
+  assert {path.stem for path in configs.glob("*.py")} == names
+
+
+def test_a_recipe_that_needs_a_folder_says_so(command, tmp_path):
+  done = command(
+    "train.py", "--config=configs/flexivit_folder.py", f"--workdir={tmp_path}"
+  )
+  assert done.returncode == 2
+  assert "flexivit_folder.py:VALUE" in done.stderr
