@@ -89,7 +89,19 @@ def pi_resize(kernel, new_hw, *, antialias: bool = False):
     `[new_h, new_w, c, d]` in the kernel's dtype; the kernel itself where the
     size agrees. Differentiable.
   """
-  return _apply(pi_matrix, kernel, 0, new_hw, antialias, transpose=False)
+  h, w, c, d = kernel.shape
+  if (h, w) == tuple(new_hw):
+    return kernel
+  xp, matrices, options = _prepare(kernel, (h, w), new_hw, antialias)
+  rows, cols = matrices
+  y = xp.matmul(
+    rows, kernel.astype(rows.dtype).reshape(h, w * c * d), **options
+  )
+  # One small product for each row of the patch: contracting the middle axis
+  # at once would transpose the kernel, which costs more than the products.
+  cols = xp.broadcast_to(cols, (new_hw[0], *cols.shape))
+  y = xp.matmul(cols, y.reshape(new_hw[0], w, c * d), **options)
+  return y.reshape(*new_hw, c, d).astype(kernel.dtype)
 
 
 def pi_resize_patches(patches, kernel_hw, *, antialias: bool = False):
@@ -105,25 +117,25 @@ def pi_resize_patches(patches, kernel_hw, *, antialias: bool = False):
   Returns:
     `[..., kernel_h, kernel_w, c]`.
   """
-  axis = patches.ndim - 3
-  return _apply(pi_matrix, patches, axis, kernel_hw, antialias, transpose=True)
+  patch_hw = patches.shape[-3:-1]
+  if patch_hw == tuple(kernel_hw):
+    return patches
+  xp, (rows, cols), options = _prepare(patches, kernel_hw, patch_hw, antialias)
+  y = patches.astype(rows.dtype)
+  y = xp.einsum("pk,ql,...pqc->...klc", rows, cols, y, **options)
+  return y.astype(patches.dtype)
 
 
-def _apply(matrix_for, x, axis, new_hw, antialias, *, transpose):
-  """Resizes axes `axis` and `axis + 1` of x by two small products."""
-  if x.shape[axis : axis + 2] == tuple(new_hw):
-    return x
+def _prepare(x, old_hw, new_hw, antialias):
+  """numpy or jax.numpy, the two matrices P, and options of its products."""
   xp = np if isinstance(x, np.ndarray) else jnp
   # The resize decides the response of every token: float32 at the highest
   # precision (or float64), whatever the compute type of the model.
-  kwargs = {} if xp is np else {"precision": jax.lax.Precision.HIGHEST}
-  y = x.astype(xp.promote_types(x.dtype, xp.float32))
-  for i, new in enumerate(new_hw, start=axis):
-    old = x.shape[i]
-    if transpose:
-      matrix = matrix_for(new, old, antialias).T
-    else:
-      matrix = matrix_for(old, new, antialias)
-    matrix = xp.asarray(matrix, y.dtype)
-    y = xp.moveaxis(xp.tensordot(matrix, y, (1, i), **kwargs), 0, i)
-  return y.astype(x.dtype)
+  dtype = xp.promote_types(x.dtype, xp.float32)
+  matrices = [
+    xp.asarray(pi_matrix(old, new, antialias), dtype)
+    for old, new in zip(old_hw, new_hw, strict=True)
+  ]
+  if xp is np:
+    return xp, matrices, {}
+  return xp, matrices, {"precision": jax.lax.Precision.HIGHEST}
