@@ -57,7 +57,9 @@ def evaluate(args) -> list[sweep.Point]:
   print(vit, flush=True)
   run = vit.spec.experiment
   data = choose_data(args, run)
-  batch_size = args.batch_size or (run.eval_batch_size if run else 128)
+  batch_size = args.batch_size
+  if batch_size is None:
+    batch_size = run.eval_batch_size if run else 128
   if batch_size < 1:
     raise ConfigError(f"--batch_size {batch_size}: give at least 1")
   mesh = sharding.make_mesh()

@@ -59,6 +59,11 @@ def main():
   parser.add_argument("--grids", type=int, nargs="+", default=GRIDS)
   args = parser.parse_args()
   rows = [row for grid in args.grids for row in measure(grid, args.rounds)]
+  # On a shared machine the product's rate varies from row to row; the share
+  # is of the best, so that no row flatters itself.
+  best = max(row["product_gflop_per_s"] for row in rows)
+  for row in rows:
+    row["share_of_product_rate"] = row["gflop_per_s"] / best
   results = {"machine": machine.describe(), "rounds": args.rounds, "rows": rows}
   if tuple(args.grids) == GRIDS:
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
@@ -107,18 +112,13 @@ def measure(grid, rounds):
     row = {"grid": grid, "tokens": grid * grid, "what": what}
     for name in ("flexivit_jax", "textbook"):
       row[f"{name}_ms_per_image"] = 1e3 * seconds[name] / BATCH
-    achieved = flops / seconds["flexivit_jax"] / 1e9
+    ratio = seconds["flexivit_jax"] / seconds["textbook"]
     yield row | {
-      "ratio": seconds["flexivit_jax"] / seconds["textbook"],
-      "gflop_per_s": achieved,
+      "ratio": ratio,
+      "gflop_per_s": flops / seconds["flexivit_jax"] / 1e9,
       "product_gflop_per_s": rate,
-      "share_of_product_rate": achieved / rate,
     }
-    print(f"grid {grid} {what}: ratio {row_ratio(seconds):.2f}", flush=True)
-
-
-def row_ratio(seconds):
-  return seconds["flexivit_jax"] / seconds["textbook"]
+    print(f"grid {grid} {what}: ratio {ratio:.2f}", flush=True)
 
 
 def forward(logits, params, images):

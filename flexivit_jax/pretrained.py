@@ -197,7 +197,7 @@ def _load_run(path, step):
   if not scores:
     raise ValueError(f"{path}: this run has no finished checkpoint yet")
   if step is None:
-    step = max(scores, key=lambda s: (*(scores[s] or {"": -1}).values(), s))
+    step = _best(scores)
   elif step not in scores:
     have = ", ".join(map(str, sorted(scores)))
     raise ValueError(f"{path}: no checkpoint of step {step}; there are {have}")
@@ -216,6 +216,16 @@ def _load_run(path, step):
     experiment=experiment,
   )
   return LoadedViT(model, jax.tree.map(jnp.asarray, params), spec)
+
+
+def _best(scores):
+  """The step with the best score; the later of equals, or of none."""
+
+  def rank(step):
+    score = scores[step]
+    return (-1.0 if score is None else max(score.values()), step)
+
+  return max(scores, key=rank)
 
 
 def _load_big_vision(path, posemb_grid):

@@ -87,6 +87,7 @@ def test_evaluates_a_big_vision_file_on_a_folder(npz, command, tmp_path):
     (["--data=nothing"], "--data 'nothing': give digits or folder:PATH"),
     (["--data=folder:/nowhere"], "needs --image_size"),
     (["--data=folder:/nowhere", "--image_size=24"], "no directory /nowhere/te"),
+    (["--batch_size=0"], "--batch_size 0: give at least 1"),
     (["--frobnicate"], "unknown argument '--frobnicate'"),
   ],
 )
