@@ -46,15 +46,20 @@ def draw_curve(points: Sequence[Point], title: str, path: pathlib.Path) -> None:
     axes.annotate(
       f"{point.name} px",
       (x, y),
-      xytext=(0, 8),
+      xytext=(0, 9),
       textcoords="offset points",
       ha="center",
+      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
     )
   axes.set_xscale("log", base=2)
   axes.set_xticks(sorted(set(tokens)))
   axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
   axes.xaxis.set_minor_locator(ticker.NullLocator())
-  axes.margins(x=0.1, y=0.15)
+  axes.margins(x=0.1)
+  # At least ten points high: a tenth of a percent should not look like much.
+  middle, half = (max(top1) + min(top1)) / 2, (max(top1) - min(top1)) / 2
+  half = max(5, 1.2 * half)
+  axes.set_ylim(middle - half, middle + half)
   axes.set_xlabel("tokens per image (patch size at each point)")
   axes.set_ylabel("top-1 accuracy (%)")
   axes.set_title(title, fontsize="medium")
