@@ -52,6 +52,8 @@ def main(argv=None):
 
 
 def evaluate(args) -> list[sweep.Point]:
+  if args.output and pathlib.Path(args.output).is_file():
+    raise ConfigError(f"--output {args.output} is a file: give a directory")
   with blaming("--checkpoint"):
     vit = pretrained.load(args.checkpoint, step=args.step)
   print(vit, flush=True)
@@ -102,7 +104,7 @@ def evaluate(args) -> list[sweep.Point]:
 def choose_data(args, run) -> Data:
   """What --data asks for, or a run's own test data."""
   if args.data is None:
-    if run is None:
+    if run is None or run.test is None:
       raise ConfigError(
         f"{args.checkpoint} names no data: give --data digits or folder:PATH"
       )

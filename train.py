@@ -35,7 +35,10 @@ from flexivit_jax.training import compilation, log, provenance, sharding, step
 SCORE = "top1"
 
 # Config values that may change when a run is resumed.
-RESUMABLE = ("keep", "log_every", "threads", "workers")
+RESUMABLE = (
+  *("keep", "log_every", "save_every", "eval_every", "eval_batch_size"),
+  *("threads", "workers", "test"),
+)
 
 
 def main(argv=None):
@@ -48,15 +51,18 @@ def main(argv=None):
 
 def train(experiment: Experiment, workdir: pathlib.Path) -> None:
   """Runs an experiment in a directory, or resumes the run that is there."""
+  compilation.enable_persistent_cache()
   run = prepare(experiment, workdir)
   zero = zero_metrics(run)
   state, metrics = start(run, zero)
   first = int(state.step)
+  if first == run.total_steps:
+    print(f"{workdir} is finished: it has all {first} steps")
+    run.checkpoints.close()
+    return
   progress = log.Progress(first, run.total_steps)
   steps, measures = compile_sizes(run, state, metrics, progress.line)
-  watch = Watch(
-    run, log.MetricsFile(workdir / "metrics.jsonl", first), progress
-  )
+  watch = Watch(run, first, workdir, progress)
   in_flight = collections.deque()
 
   for i in range(first, run.total_steps):
@@ -84,6 +90,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> None:
   watch.close()
   run.loader.close()
   run.checkpoints.close()
+  print(f"finished; next: python evaluate.py --checkpoint {workdir}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +117,8 @@ class Run:
 
 def prepare(experiment: Experiment, workdir: pathlib.Path) -> Run:
   """Opens and checks everything, before anything expensive starts."""
+  if workdir.exists() and not workdir.is_dir():
+    raise ConfigError(f"--workdir {workdir} is a file: give a directory")
   mesh = sharding.make_mesh()
   with blaming("config.batch_size"):
     sharding.check_batch_size(experiment.batch_size, mesh)
@@ -134,9 +143,15 @@ def prepare(experiment: Experiment, workdir: pathlib.Path) -> Run:
       check_same_classes(source, validation)
       first = next(validation_batches(experiment, validation, mesh))
       experiment.check_patch_sizes(first.inputs.shape[1:3])
+  if experiment.test is not None:
+    with blaming("config.test"):
+      check_same_classes(source, experiment.test.source.open())
   total_steps = experiment.num_steps(len(source))
+  with blaming("config.model"):
+    params = jax.eval_shape(lambda: init_params(experiment, example))
   with blaming("config.optimizer"):
     tx = experiment.optimizer.build(total_steps)
+    jax.eval_shape(tx.init, params)
   record(experiment, workdir, {"train": source, "validation": validation})
   return Run(
     experiment=experiment,
@@ -163,7 +178,7 @@ def validation_batches(experiment: Experiment, source: Source, mesh):
 
 
 def record(experiment, workdir, opened) -> None:
-  """Writes config.json; where it exists, refuses to resume another run.
+  """Writes config.json; where checkpoints exist, refuses another run's.
 
   Raises:
     ConfigError: config or data differ from what the run started with.
@@ -178,13 +193,13 @@ def record(experiment, workdir, opened) -> None:
     },
     "classes": list(opened["train"].classes),
   }
-  if path.exists():
+  if path.exists() and native.steps(workdir):
     old = json.loads(path.read_text())
     changed = [
       line
       for part in ("config", "data")
       for line in config_lib.differences(old[part], new[part])
-      if line.split(":")[0] not in RESUMABLE
+      if line.split(":")[0].split(".")[0] not in RESUMABLE
     ]
     if changed:
       raise ConfigError(
@@ -199,16 +214,18 @@ def record(experiment, workdir, opened) -> None:
   temporary.replace(path)
 
 
+def init_params(experiment: Experiment, example: Batch):
+  key, size = jax.random.key(experiment.seed), experiment.patch_size.sizes[0]
+  return experiment.task.init(experiment.model, key, example.inputs, size)
+
+
 def start(run: Run, zero):
   """The state and running metrics to go on from, on the devices."""
   experiment = run.experiment
   everywhere = sharding.replicated(run.mesh)
-  size = experiment.patch_size.sizes[0]
 
   def init():
-    key = jax.random.key(experiment.seed)
-    inputs = run.example.inputs
-    params = experiment.task.init(experiment.model, key, inputs, size)
+    params = init_params(experiment, run.example)
     return step.init_state(params, run.tx, experiment.seed)
 
   state, metrics = jax.jit(init, out_shardings=everywhere)(), zero
@@ -272,15 +289,16 @@ def compile_sizes(run: Run, state, metrics, report):
 class Watch:
   """Turns metrics into rows and lines, one step behind the devices."""
 
-  def __init__(self, run: Run, file: log.MetricsFile, progress: log.Progress):
+  def __init__(self, run: Run, first: int, workdir: pathlib.Path, progress):
     experiment = run.experiment
     self._run = run
-    self._file = file
+    self._file = log.MetricsFile(workdir / "metrics.jsonl", first)
     self._progress = progress
     self._learning_rate = experiment.optimizer.schedule.build(
       experiment.optimizer.learning_rate, run.total_steps
     )
     self._pending = None
+    self._logged = first
     self._since = time.perf_counter()
 
   def defer(self, done: int, metrics) -> None:
@@ -293,12 +311,13 @@ class Watch:
       return
     done, metrics = self._pending
     self._pending = None
-    values = {name: float(mean) for name, mean in metrics.items()}
+    names = (*self._run.experiment.task.metrics, "gradient_norm")
+    values = {name: float(metrics[name]) for name in names}
     values["learning_rate"] = float(self._learning_rate(done - 1))
     now = time.perf_counter()
-    images = float(metrics["loss"].count)
+    images = (done - self._logged) * self._run.experiment.batch_size
     values["speed/images_per_s"] = images / (now - self._since)
-    self._since = now
+    self._since, self._logged = now, done
     self._file.write(done, values)
     self._progress.log(done, values)
 

@@ -51,7 +51,7 @@ class Experiment:
     train: data to train on.
     validation: data to evaluate on during training, and to choose the best
       checkpoint by; None: no evaluation.
-    test: data for evaluate.py; never read in training.
+    test: data for evaluate.py; training looks at its class names alone.
     batch_size: images per step, over all devices.
     total_steps, total_epochs: length of training; give one of them.
     seed: of parameters, data order, augmentation, patch sizes and dropout.
@@ -67,9 +67,9 @@ class Experiment:
   patch_size: patch_size.PatchSizePolicy
   optimizer: optimizer.Optimizer
   train: Data
-  test: Data
   batch_size: int
   validation: Data | None = None
+  test: Data | None = None
   task: supervised.Supervised = supervised.Supervised()
   total_steps: int | None = None
   total_epochs: float | None = None
@@ -84,7 +84,9 @@ class Experiment:
 
   def __post_init__(self):
     if (self.total_steps is None) == (self.total_epochs is None):
-      raise ValueError("give either total_steps or total_epochs")
+      raise ValueError(
+        "give either total_steps or total_epochs, and None for the other"
+      )
     for name in (
       "batch_size",
       "total_steps",

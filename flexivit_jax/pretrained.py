@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import warnings
 from typing import Any
 
 import flax.traverse_util
@@ -27,6 +28,7 @@ class Spec:
     source: "flexivit_jax run" or "big_vision npz".
     path: of the file or directory.
     step: of a run's checkpoint.
+    chosen: why that one, where nobody asked for it.
     patch_size: to use where none is given: only if the file names one.
     trained_sizes: patch sizes it was trained at, where known.
     classes: names, where known.
@@ -36,6 +38,7 @@ class Spec:
   source: str
   path: str
   step: int | None = None
+  chosen: str = ""
   patch_size: tuple[int, int] | None = None
   trained_sizes: tuple[tuple[int, int], ...] = ()
   classes: tuple[str, ...] = ()
@@ -87,22 +90,28 @@ class LoadedViT:
     if patch_size is not None:
       return as_hw(patch_size)
     if self.spec.patch_size is None:
+      sizes = ", ".join(f"{h}x{w}" for h, w in self.spec.trained_sizes)
+      hint = f"it was trained at {sizes}" if sizes else "patch_size=16, say"
       raise ValueError(
         f"{self.spec.path} does not say at which patch size to use it: give "
-        "patch_size=16, say"
+        f"one ({hint})"
       )
     return self.spec.patch_size
 
   def _checked(self, images):
     images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != self.model.channels:
+    if (
+      images.ndim != 4
+      or images.shape[-1] != self.model.channels
+      or not images.size
+    ):
       raise ValueError(
         f"images have shape {images.shape}: expected [n, h, w, "
         f"{self.model.channels}]"
       )
     if images.dtype == np.uint8:
       return images
-    if not np.issubdtype(images.dtype, np.floating):
+    if not jnp.issubdtype(images.dtype, jnp.floating):
       raise ValueError(
         f"images are {images.dtype}: give uint8, or floats in [-1, 1]"
       )
@@ -111,6 +120,12 @@ class LoadedViT:
       raise ValueError(
         f"float images lie in [{low:g}, {high:g}], not in [-1, 1]: give uint8, "
         "or x / 127.5 - 1"
+      )
+    if low >= 0:
+      warnings.warn(
+        f"float images lie in [{low:g}, {high:g}]; the model expects [-1, 1], "
+        "where 0 is grey: for pixels in [0, 1] give 2 * x - 1",
+        stacklevel=4,
       )
     return images.astype(np.float32)
 
@@ -137,7 +152,7 @@ class LoadedViT:
     m, s = self.model, self.spec
     size, (kh, kw) = m.size, m.kernel_hw
     name = next((k for k, v in vit.SIZES.items() if v == size), "custom")
-    at = f", step {s.step}" if s.step is not None else ""
+    at = f", step {s.step}{s.chosen}" if s.step is not None else ""
     yield f"{s.source}: {s.path}{at}"
     yield (
       f"  ViT-{name}: width {size.width}, depth {size.depth}, MLP "
@@ -196,8 +211,10 @@ def _load_run(path, step):
   scores = native.steps(path)
   if not scores:
     raise ValueError(f"{path}: this run has no finished checkpoint yet")
+  chosen = ""
   if step is None:
     step = _best(scores)
+    chosen = " (best on validation)" if scores[step] else " (latest)"
   elif step not in scores:
     have = ", ".join(map(str, sorted(scores)))
     raise ValueError(f"{path}: no checkpoint of step {step}; there are {have}")
@@ -210,6 +227,7 @@ def _load_run(path, step):
     source="flexivit_jax run",
     path=str(path),
     step=step,
+    chosen=chosen,
     patch_size=fixed,
     trained_sizes=policy.sizes,
     classes=tuple(saved["classes"]),

@@ -25,7 +25,8 @@ def float64():
 def command(tmp_path_factory):
   """Runs `python SCRIPT ARGS...` at the root, as a user would.
 
-  Returns a function; with `wait=False` it gives the running process.
+  Returns a function; with `wait=False` it gives the running process. Further
+  keywords are environment variables, None to leave one out.
   """
   cache = tmp_path_factory.mktemp("xla")
   environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
@@ -34,7 +35,7 @@ def command(tmp_path_factory):
     process = subprocess.Popen(  # noqa: S603
       [sys.executable, script, *map(str, arguments)],
       cwd=ROOT,
-      env=environment | extra,
+      env={k: v for k, v in (environment | extra).items() if v is not None},
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,

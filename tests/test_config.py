@@ -357,7 +357,10 @@ def test_a_whole_group_can_be_taken_away():
       "config.model.position: position table of (0, 4) rows and cols: "
       "give >= 1",
     ),
-    ("total_epochs=3", "config: give either total_steps or total_epochs"),
+    (
+      "total_epochs=3",
+      "config: give either total_steps or total_epochs, and None for the other",
+    ),
     # Overrides themselves.
     ("batch_size", "--config.batch_size: write --config.batch_size=VALUE"),
     (

@@ -77,7 +77,9 @@ def test_no_step_at_all_when_steps_were_given(steps):
 def test_steps_or_epochs_but_not_both(length):
   with pytest.raises(ValueError) as caught:
     experiment(**length)
-  assert str(caught.value) == "give either total_steps or total_epochs"
+  assert str(caught.value) == (
+    "give either total_steps or total_epochs, and None for the other"
+  )
 
 
 # Refusals of values.

@@ -88,6 +88,7 @@ def test_compiles_once_per_shape_and_patch_size(vit, golden):
     (np.zeros((1, 48, 48, 3), np.int32), 16, "images are int32"),
     (np.full((1, 48, 48, 3), 200.0), 16, r"\[200, 200\], not in \[-1, 1\]"),
     (np.full((1, 48, 48, 3), np.nan), 16, r"\[nan, nan\]"),
+    (np.zeros((0, 48, 48, 3), np.uint8), 16, r"shape \(0, 48, 48, 3\)"),
   ],
 )
 def test_wrong_images_are_refused(vit, images, patch_size, message):
@@ -126,8 +127,9 @@ def test_a_run_loads_its_best_step(small_run):
   assert vit.spec.classes == tuple("0123456789")
   images = np.zeros((3, 24, 24, 3), np.uint8)
   assert vit(images, patch_size=6).shape == (3, 10)
-  with pytest.raises(ValueError, match="does not say at which patch size"):
+  with pytest.raises(ValueError, match=r"give one \(it was trained at 6x6, 12"):
     vit(images)
+  assert "(best on validation)" in str(vit)
   last = fv.load(workdir, step=30)
   assert last.spec.step == 30
   with pytest.raises(
@@ -137,3 +139,15 @@ def test_a_run_loads_its_best_step(small_run):
   assert jax.tree.all(
     jax.tree.map(lambda x: x.dtype == jnp.float32, vit.params)
   )
+
+
+def test_floats_that_look_like_zero_to_one_are_warned_of(vit):
+  images = np.full((1, 48, 48, 3), 0.5, np.float32)
+  with pytest.warns(UserWarning, match=r"\[0.5, 0.5\]; .*give 2 \* x - 1"):
+    vit(images, patch_size=16)
+
+
+def test_bfloat16_images_are_floats(vit):
+  images = np.full((1, 48, 48, 3), -0.5, np.float32)
+  a, b = (vit(x, patch_size=16) for x in (images, images.astype(jnp.bfloat16)))
+  np.testing.assert_array_equal(a, b)

@@ -45,7 +45,7 @@ def test_a_run_writes_what_is_documented(small_run):
   assert best in [s["top1"] for s in steps.values() if s]
   # Plain lines where there is no terminal: every size, every log row.
   assert done.stdout.count("compiled train step") == 2
-  assert "step 30/30  accuracy" in done.stdout
+  assert "step 30/30  loss" in done.stdout
   assert "\r" not in done.stderr
 
 
@@ -71,7 +71,8 @@ def test_a_finished_run_has_nothing_left_to_do(
     f"--workdir={workdir}",
   )
   assert done.returncode == 0, done.stderr
-  assert "resuming after step 30 of 30" in done.stdout
+  assert f"{workdir} is finished: it has all 30 steps" in done.stdout
+  assert "compiled" not in done.stdout
   assert (workdir / "metrics.jsonl").read_text() == before
 
 
@@ -92,8 +93,10 @@ def test_each_patch_size_is_traced_once(small_config, monkeypatch, tmp_path):
   train.train(experiment, tmp_path)
   sizes = [experiment.patch_size(i, 0) for i in range(12)]
   assert set(sizes) == {(6, 6), (12, 12)}  # both were used, more than once
-  # Parameters at one size; then the step and the evaluation at both.
-  assert traced == [(6, 6), (6, 6), (12, 12), (6, 6), (12, 12)]
+  # Parameters at one size, checked and then made; the step and the
+  # evaluation at both.
+  assert traced[:2] == [(6, 6)] * 2
+  assert traced[2:] == [(6, 6), (12, 12), (6, 6), (12, 12)]
 
 
 LONG = (
@@ -193,8 +196,7 @@ def test_another_config_in_the_same_directory_is_refused(
     "train.py",
     *small_config,
     "--config.total_steps=31",
-    "--config.eval_every=10",
-    "--config.save_every=15",
+    "--config.eval_every=15",
     f"--workdir={workdir}",
   )
   assert done.returncode == 2
@@ -233,6 +235,11 @@ def test_other_data_in_the_same_directory_is_refused(
     ("--config.validation.transforms=('flip',)", "config.validation: Flip is"),
     ("--config.optimizer.schedule.warmup_steps=99999", "config.optimizer: war"),
     ("--config.model.num_classes=3", "config.model.num_classes is 3"),
+    ("--config.model.channels=1", "config.model: patches hold 108 numbers"),
+    ("--config.model.size.num_heads=0", "num_heads is 0: give at least 1"),
+    ("--config.model.kernel_hw=(0,0)", "kernel_hw (0, 0): give at least 1"),
+    ("--config.test.source.split=val", "config.test: digits have no split"),
+    ("--workdir=README.md", "--workdir README.md is a file"),
     ("--config.lr=1", "config.lr: no such key"),
   ],
 )
@@ -242,8 +249,8 @@ def test_what_cannot_work_is_refused_before_anything_is_compiled(
   done = command(
     "train.py",
     *small_config,
-    argument,
     f"--workdir={tmp_path / 'run'}",
+    argument,
     JAX_NUM_CPU_DEVICES="8",
   )
   assert done.returncode == 2, done.stderr
@@ -251,3 +258,58 @@ def test_what_cannot_work_is_refused_before_anything_is_compiled(
   assert len(done.stderr.strip().splitlines()) == 1
   assert "compiled" not in done.stdout
   assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_a_checkpoint_can_be_started_otherwise(
+  small_run, command, small_config, tmp_path
+):
+  shutil.copy(small_run[0] / "config.json", tmp_path / "config.json")
+  arguments = (*small_config, "--config.total_steps=3", f"--workdir={tmp_path}")
+  done = command("train.py", *arguments)
+  assert done.returncode == 0, done.stderr
+  assert "resuming" not in done.stdout
+  saved = json.loads((tmp_path / "config.json").read_text())
+  assert saved["config"]["total_steps"] == 3
+
+
+def test_compiled_programs_are_kept_between_runs(
+  command, small_config, tmp_path
+):
+  for name in ("first", "second"):
+    done = command(
+      "train.py",
+      *small_config,
+      "--config.total_steps=3",
+      f"--workdir={tmp_path / name}",
+      JAX_COMPILATION_CACHE_DIR=None,
+      XDG_CACHE_HOME=str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    cache = tmp_path / "flexivit_jax" / "xla"
+    entries = {p.name for p in cache.iterdir()}
+    entries = {name for name in entries if not name.endswith("-atime")}
+    if name == "first":
+      kept = entries
+  assert len(kept) >= 2  # the train step at both sizes
+  assert entries == kept
+
+
+def test_images_per_second_of_a_resumed_run_count_its_own_steps(
+  command, small_config, tmp_path
+):
+  arguments = (
+    *small_config,
+    "--config.total_steps=400",
+    "--config.save_every=390",
+    "--config.log_every=400",
+    "--config.eval_every=390",
+    f"--workdir={tmp_path}",
+  )
+  assert command("train.py", *arguments).returncode == 0
+  (whole,) = [r for r in read_rows(tmp_path / "metrics.jsonl") if "loss" in r]
+  shutil.rmtree(tmp_path / "checkpoints" / "400")
+  assert command("train.py", *arguments).returncode == 0
+  (resumed,) = [r for r in read_rows(tmp_path / "metrics.jsonl") if "loss" in r]
+  assert resumed["loss"] == whole["loss"]
+  # Counting the 390 steps before would give 40 times as much.
+  assert resumed["speed/images_per_s"] < 10 * whole["speed/images_per_s"]

@@ -71,7 +71,6 @@ def _dense(q, k, v, mask):
 def _dense_forward(q, k, v, mask):
   f = functools.partial(_head_forward, mask=mask)
   out, lse = _over_heads(f, q, k, v)
-  # The row sums to save: `lse` without its segment conventions.
   return (out, lse), (q, k, v, mask, out, lse)
 
 

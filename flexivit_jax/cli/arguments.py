@@ -5,7 +5,8 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 
-from flexivit_jax.config import ConfigError
+from flexivit_jax.data.images import BadImageError
+from flexivit_jax.experiment import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
@@ -78,3 +79,9 @@ def run(main: Callable[[], None]) -> None:
   except ConfigError as e:
     print(f"error: {e}", file=sys.stderr)
     sys.exit(2)
+  except BadImageError as e:
+    print(f"error: {e}; replace it and try again", file=sys.stderr)
+    sys.exit(1)
+  except KeyboardInterrupt:
+    print("interrupted; the same command goes on", file=sys.stderr)
+    sys.exit(130)

@@ -6,6 +6,10 @@ import numpy as np
 from PIL import Image
 
 
+class BadImageError(ValueError):
+  """A file that holds no whole image; the text names it."""
+
+
 def decode_rgb(encoded: bytes, name: str) -> np.ndarray:
   """Decodes an image file to u8 `[h, w, 3]` RGB.
 
@@ -14,7 +18,7 @@ def decode_rgb(encoded: bytes, name: str) -> np.ndarray:
     name: path or record key, for the error.
 
   Raises:
-    ValueError: the bytes are not a whole image; the text starts with `name`.
+    BadImageError: the bytes are not a whole image; the text starts with `name`.
   """
   try:
     with Image.open(io.BytesIO(encoded)) as image:
@@ -24,7 +28,7 @@ def decode_rgb(encoded: bytes, name: str) -> np.ndarray:
         return np.repeat(grey[..., None], 3, axis=-1)
       return np.asarray(image.convert("RGB"))
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-    raise ValueError(f"{name}: cannot decode this image: {e}") from e
+    raise BadImageError(f"{name}: cannot decode this image: {e}") from e
 
 
 def resize(image: np.ndarray, hw: tuple[int, int], box=None) -> np.ndarray:

@@ -163,6 +163,9 @@ class ImageFolder:
       raise ValueError(
         f"no image in {root}/CLASS/: looked for {', '.join(IMAGE_SUFFIXES)}"
       )
+    empty = sorted(set(classes) - {name.split("/")[0] for name, *_ in files})
+    if empty:
+      raise ValueError(f"no image in {root / empty[0]}: remove or fill it")
     files = [files[i] for i in splits.slice_indices(self.split, len(files))]
     paths, labels, sizes = zip(*files, strict=True)
     return ImageFiles(

@@ -23,6 +23,9 @@ class Size:
   num_heads: int
 
   def __post_init__(self):
+    for name, value in dataclasses.asdict(self).items():
+      if value < 1:
+        raise ValueError(f"{name} is {value}: give at least 1")
     if self.width % self.num_heads:
       raise ValueError(
         f"width {self.width} is not a multiple of num_heads {self.num_heads}"
@@ -119,6 +122,8 @@ class ViT(nn.Module):
     super().__post_init__()
     if self.dtype not in ("float32", "bfloat16", "float64"):
       raise ValueError(f"dtype {self.dtype!r}: give float32 or bfloat16")
+    if min(self.kernel_hw) < 1:
+      raise ValueError(f"kernel_hw {self.kernel_hw}: give at least 1 pixel")
     for name in ("dropout", "drop_path"):
       if not 0 <= getattr(self, name) < 1:
         raise ValueError(f"{name} is {getattr(self, name)}: give 0 to 1")

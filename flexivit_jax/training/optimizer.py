@@ -25,7 +25,7 @@ class Cosine:
     if not 0 <= self.warmup_steps < total_steps:
       raise ValueError(
         f"warmup_steps {self.warmup_steps} does not fit into {total_steps} "
-        "steps"
+        "steps: lower schedule.warmup_steps, or train longer"
       )
     return optax.warmup_cosine_decay_schedule(
       init_value=0.0 if self.warmup_steps else peak,

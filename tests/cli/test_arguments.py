@@ -3,6 +3,7 @@
 import pytest
 
 from flexivit_jax.cli import arguments
+from flexivit_jax.data.images import BadImageError
 from flexivit_jax.experiment import ConfigError
 
 GIVEN = ["--config", "configs/x.py:8", "--workdir", "runs/x"]
@@ -128,7 +129,7 @@ def test_run_ends_what_the_user_can_mend_in_one_line(capsys):
   assert captured.out == ""
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [ValueError, KeyError])
 def test_run_lets_our_own_mistakes_through(error, capsys):
   def main():
     raise error("a mistake of ours")
@@ -136,6 +137,25 @@ def test_run_lets_our_own_mistakes_through(error, capsys):
   with pytest.raises(error):
     arguments.run(main)
   assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+  ("error", "code", "line"),
+  [
+    (BadImageError("a.jpg: cut"), 1, "error: a.jpg: cut; replace it and try"),
+    (KeyboardInterrupt(), 130, "interrupted; the same command goes on"),
+  ],
+)
+def test_run_ends_in_a_line_for_bad_images_and_ctrl_c(
+  error, code, line, capsys
+):
+  def main():
+    raise error
+
+  with pytest.raises(SystemExit) as caught:
+    arguments.run(main)
+  assert caught.value.code == code
+  assert capsys.readouterr().err.startswith(line)
 
 
 def test_run_returns_after_a_command_that_works(capsys):

@@ -212,6 +212,14 @@ def relabel(folder):
 
 def add_class(folder):
   (folder / "train" / "eel").mkdir()
+  grey = Image.new("RGB", (4, 4), "grey")
+  grey.save(folder / "train" / "eel" / "0.png")
+
+
+def test_a_class_without_images_is_refused(folder):
+  (folder / "train" / "eel").mkdir()
+  with pytest.raises(ValueError, match=r"no image in .*eel: remove or fill it"):
+    ImageFolder(str(folder)).open()
 
 
 def remove(folder):

@@ -73,7 +73,10 @@ def test_the_cosine_ends_at_zero():
 
 @pytest.mark.parametrize("warmup", [100, 101, -1])
 def test_a_warmup_that_does_not_fit(warmup):
-  message = f"warmup_steps {warmup} does not fit into 100 steps"
+  message = (
+    f"warmup_steps {warmup} does not fit into 100 steps: lower "
+    "schedule.warmup_steps, or train longer"
+  )
   for make in (AdamW, Sgd):
     with pytest.raises(ValueError) as caught:
       make(1e-3, Cosine(warmup_steps=warmup)).build(total_steps=100)
