@@ -19,7 +19,7 @@ import time
 
 from matplotlib.figure import Figure
 
-from benchmarks import machine
+from benchmarks import machine, markdown
 from flexivit_jax.evaluation.report import COLOURS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -107,12 +107,12 @@ def mean(runs, size):
 def table(models) -> str:
   """Means over seeds as a Markdown table."""
   head = ["model", *(f"{p} px" for p in SIZES), "train + evaluate, s"]
-  lines = [head, ["---"] * len(head)]
+  rows = []
   for label, runs in models.items():
     seconds = statistics.mean(r["train_s"] + r["evaluate_s"] for r in runs)
     accuracies = [f"{mean(runs, p):.1f}" for p in SIZES]
-    lines.append([label, *accuracies, f"{seconds:.0f}"])
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows.append([label, *accuracies, f"{seconds:.0f}"])
+  return markdown.table(head, rows)
 
 
 def draw(models, path):

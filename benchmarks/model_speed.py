@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import machine
+from benchmarks import machine, markdown
 from flexivit_jax.core.tokens import patchify
 from flexivit_jax.nn import pooling, positions, vit
 
@@ -176,8 +176,7 @@ def table(rows) -> str:
     "GFLOP/s",
     "share of matrix product",
   )
-  lines = [head, ["---"] * len(head)]
-  lines += [
+  lines = [
     (
       f"{r['grid']} ({r['tokens']})",
       r["what"],
@@ -189,7 +188,7 @@ def table(rows) -> str:
     )
     for r in rows
   ]
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+  return markdown.table(head, lines)
 
 
 if __name__ == "__main__":

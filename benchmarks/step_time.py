@@ -19,7 +19,7 @@ import time
 import jax
 
 import train
-from benchmarks import machine
+from benchmarks import machine, markdown
 from flexivit_jax import config
 from flexivit_jax.training import sharding
 
@@ -82,11 +82,14 @@ def run_steps(step, steps, state, metrics, next_batch):
 
 
 def table(rows) -> str:
+  head = (
+    "patch",
+    "data alone, ms",
+    "computing alone, ms",
+    "loop, ms",
+    "waiting",
+  )
   lines = [
-    ("patch", "data alone, ms", "computing alone, ms", "loop, ms", "waiting"),
-    ("---",) * 5,
-  ]
-  lines += [
     (
       f"{r['patch_hw'][0]} px",
       *(f"{r[k]:.1f}" for k in ("data", "computing", "loop")),
@@ -94,7 +97,7 @@ def table(rows) -> str:
     )
     for r in rows
   ]
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+  return markdown.table(head, lines)
 
 
 if __name__ == "__main__":
