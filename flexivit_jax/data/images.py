@@ -5,8 +5,10 @@ import io
 import numpy as np
 from PIL import Image
 
+from flexivit_jax.core.faults import Fault
 
-class BadImageError(ValueError):
+
+class BadImageError(ValueError, Fault):
   """A file that holds no whole image; the text names it."""
 
 
