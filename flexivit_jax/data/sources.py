@@ -38,6 +38,9 @@ class Source(Protocol):
 
   def label(self, index: int) -> int: ...
 
+  def name(self, index: int) -> str:
+    """What a message calls it: a path, where there is one."""
+
 
 class SourceSpec(Protocol):
   """What a config says of a source."""
@@ -64,6 +67,9 @@ class InMemory:
   def label(self, index):
     return int(self.labels[index])
 
+  def name(self, index):
+    return f"image {index}"
+
   @functools.cached_property
   def fingerprint(self):
     return _fingerprint(
@@ -83,6 +89,10 @@ class Digits:
 
   split: str = "train"
   side: int = 24
+
+  def __post_init__(self):
+    if not 1 <= self.side <= 1024:
+      raise ValueError(f"side {self.side}: give 1 to 1024 pixels")
 
   def open(self) -> InMemory:
     raw = datasets.load_digits()
@@ -118,16 +128,24 @@ class ImageFiles:
   labels: np.ndarray
   classes: tuple[str, ...]
   fingerprint: str
+  exif_transpose: bool = False
 
   def __len__(self):
     return len(self.paths)
 
   def image(self, index):
-    path = self.root / self.paths[index]
-    return images.decode_rgb(path.read_bytes(), str(path))
+    name = self.name(index)
+    try:
+      encoded = pathlib.Path(name).read_bytes()
+    except OSError as e:
+      raise images.BadImageError(f"{name}: cannot read it: {e.strerror}") from e
+    return images.decode_rgb(encoded, name, exif_transpose=self.exif_transpose)
 
   def label(self, index):
     return int(self.labels[index])
+
+  def name(self, index):
+    return str(self.root / self.paths[index])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,12 +153,19 @@ class ImageFolder:
   """A directory of images in one folder per class: PATH/SPLIT/CLASS/*.jpg.
 
   Attributes:
-    path: the directory.
+    path: the directory; a relative one becomes absolute, so that a run finds
+      its data again from elsewhere.
     split: its sub-directory, or a slice of it such as "train[:90%]".
+    exif_transpose: whether to turn images as their EXIF orientation says.
   """
 
   path: str
   split: str = "train"
+  exif_transpose: bool = False
+
+  def __post_init__(self):
+    path = pathlib.Path(self.path).expanduser().absolute()
+    object.__setattr__(self, "path", str(path))
 
   def open(self) -> ImageFiles:
     root = pathlib.Path(self.path) / splits.parse_split(self.split)[0]
@@ -176,6 +201,7 @@ class ImageFolder:
       _fingerprint(
         classes, *(f"{p} {s}".encode() for p, s in zip(paths, sizes))
       ),
+      self.exif_transpose,
     )
 
 

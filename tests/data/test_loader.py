@@ -2,11 +2,15 @@
 
 import dataclasses
 import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
 
-from flexivit_jax.data import augment, loader
+from flexivit_jax.core.faults import Fault
+from flexivit_jax.data import augment, bad_images, loader
+from flexivit_jax.data.images import BadImageError
 from flexivit_jax.data.sources import InMemory
 
 TRANSFORMS = (augment.Affine(), augment.Flip())
@@ -33,15 +37,16 @@ def take(batches, n):
   return [content(next(batches)) for _ in range(n)]
 
 
-def examples(batches):
-  """All examples of some batches, as a sorted list."""
-  return sorted(
-    (int(index), int(label), image.tobytes())
-    for batch in batches
-    for index, label, image in zip(
-      batch.index[:, 0], batch.labels[:, 0], batch.inputs, strict=True
-    )
-  )
+def at(step):
+  """A state of `make()`'s loader."""
+  return make().get_state() | {"next_step": step}
+
+
+def joined(parts):
+  """The shards of a batch as one."""
+  fields = ("inputs", "labels", "weights", "index")
+  rows = {f: np.concatenate([getattr(p, f) for p in parts]) for f in fields}
+  return dataclasses.replace(parts[0], **rows)
 
 
 # Training.
@@ -75,12 +80,12 @@ def test_a_loader_resumes_at_any_step():
     first = make()
     assert take(first, step) == uninterrupted[:step]
     state = first.get_state()
-    assert state == {"next_step": step}
+    assert state["next_step"] == step
     resumed = make()
     resumed.set_state(state)
     assert take(resumed, 3) == uninterrupted[step : step + 3]
   # Back again, in a loader that went on.
-  resumed.set_state({"next_step": 2})
+  resumed.set_state(at(2))
   assert take(resumed, 2) == uninterrupted[2:4]
 
 
@@ -106,7 +111,7 @@ def test_an_example_is_augmented_anew_in_every_epoch():
 def test_threads_change_nothing():
   batches = make(threads=4)
   assert take(batches, 6) == take(make(), 6)
-  batches.set_state({"next_step": 2})
+  batches.set_state(at(2))
   assert take(batches, 2) == take(make(), 4)[2:]
 
 
@@ -122,7 +127,7 @@ def test_worker_processes_change_nothing():
   assert take(batches, 5) == expected[:5]
   assert len(running()) == 2
   # In the second epoch, on workers started anew.
-  batches.set_state({"next_step": 3})
+  batches.set_state(at(3))
   assert take(batches, 5) == expected[3:]
   batches.close()
   assert not running()
@@ -135,18 +140,18 @@ def test_shards_share_the_batches_of_one_process(count):
   for _ in range(6):
     parts = [next(shard) for shard in shards]
     assert [len(part.index) for part in parts] == [BATCH // count] * count
-    assert examples(parts) == examples([next(one)])
-  for shard in shards:  # resumed, too
-    shard.set_state({"next_step": 4})
-  one.set_state({"next_step": 4})
-  assert examples(map(next, shards)) == examples([next(one)])
+    assert content(joined(parts)) == content(next(one))
+  for shard in shards:  # resumed from the state of one process, too
+    shard.set_state(at(4))
+  one.set_state(at(4))
+  assert content(joined(list(map(next, shards)))) == content(next(one))
 
 
 def test_the_example_has_the_shapes_of_batches_and_costs_no_step():
   for shard in ((0, 1), (1, 2)):
     batches = make(shard=shard)
     example = batches.example()
-    assert batches.get_state() == {"next_step": 0}
+    assert batches.get_state()["next_step"] == 0
     first = next(batches)
     assert [x[:2] for x in content(example)] == [x[:2] for x in content(first)]
 
@@ -175,6 +180,9 @@ class Ragged:
   def label(self, index):
     return 0
 
+  def name(self, index):
+    return f"image {index}"
+
 
 SIZES_DIFFER = (
   "image 5 is 6x7 pixels after its transforms, another is 8x7: add a "
@@ -187,7 +195,7 @@ def test_images_that_differ_in_size(threads):
   batches = loader.TrainLoader(
     Ragged(), (), batch_size=8, seed=0, threads=threads
   )
-  with pytest.raises(ValueError) as caught:
+  with pytest.raises(Fault) as caught:
     next(batches)
   assert str(caught.value) == SIZES_DIFFER
   resize = (augment.Resize((8, 7)),)
@@ -195,11 +203,183 @@ def test_images_that_differ_in_size(threads):
   assert next(batches).inputs.shape == (8, 8, 7, 3)
 
 
+def test_names_of_a_step_are_those_of_its_batch():
+  batches = make()
+  for step in range(4):
+    index = next(batches).index[:, 0]
+    assert make().names(step) == [f"image {i}" for i in index]
+
+
+# Resuming from another pipeline's state.
+
+
+@pytest.mark.parametrize(
+  ("changes", "text"),
+  [
+    ({"seed": 1}, "seed: 0 -> 1"),
+    ({"batch_size": 8}, "batch_size: 4 -> 8"),
+    ({"on_bad_image": bad_images.Skip()}, "skip: False -> True"),
+  ],
+)
+def test_a_state_of_other_batches_is_refused(changes, text):
+  with pytest.raises(ValueError) as caught:
+    make(**changes).set_state(at(3))
+  assert str(caught.value) == (
+    f"its batches were drawn otherwise ({text}): give the old values to "
+    "resume, or start in another --workdir"
+  )
+
+
+def test_a_state_of_other_data_or_transforms_is_refused():
+  more = loader.TrainLoader(source(12), TRANSFORMS, batch_size=BATCH, seed=0)
+  with pytest.raises(
+    ValueError, match=r"data: '[0-9a-f]{16}' -> '[0-9a-f]{16}"
+  ):
+    more.set_state(at(3))
+  flip = loader.TrainLoader(source(), TRANSFORMS[1:], batch_size=BATCH, seed=0)
+  with pytest.raises(ValueError, match=r"transforms: '\(Affine.*' -> '\(Flip"):
+    flip.set_state(at(3))
+
+
+def test_workers_threads_and_processes_are_no_other_batches():
+  for changes in ({"workers": 2}, {"threads": 3}, {"shard": (1, 2)}):
+    make(**changes).set_state(at(3))
+
+
+# Faults.
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoilt:
+  """Images 2, 3 and 7 of 11 are bad; the value of a pixel is its index."""
+
+  classes = ("a", "b")
+  fingerprint = "spoilt"
+  bad: tuple[int, ...] = (2, 3, 7)
+
+  def __len__(self):
+    return N
+
+  def image(self, index):
+    if index in self.bad:
+      raise BadImageError(f"{self.name(index)}: torn")
+    return np.full((2, 2, 3), index, np.uint8)
+
+  def label(self, index):
+    return index % 2
+
+  def name(self, index):
+    return f"dir/{index}.png"
+
+
+SKIP = bad_images.Skip(max_share=0.5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_image_is_replaced_by_the_next_good_one(workers):
+  batches = loader.TrainLoader(
+    Spoilt(), (), batch_size=N, seed=0, on_bad_image=SKIP, workers=workers
+  )
+  stands_for = {2: 4, 3: 4, 7: 8}
+  for _ in range(3):
+    batch = next(batches)
+    shown = [stands_for.get(i, i) for i in batch.index[:, 0]]
+    np.testing.assert_array_equal(batch.inputs[:, 0, 0, 0], shown)
+    np.testing.assert_array_equal(batch.labels[:, 0], np.asarray(shown) % 2)
+    np.testing.assert_array_equal(batch.weights, 1)
+  assert batches.bad == {i: f"dir/{i}.png: torn" for i in (2, 3, 7)}
+  batches.close()
+
+
+def test_bad_images_are_remembered_when_a_run_resumes():
+  def loading():
+    return loader.TrainLoader(
+      Spoilt(), (), batch_size=2, seed=0, on_bad_image=SKIP
+    )
+
+  first = loading()
+  while not first.bad:
+    next(first)
+  met = dict(first.bad)
+  resumed = loading()
+  resumed.set_state(first.get_state())
+  assert resumed.bad == met
+  assert content(next(resumed)) == content(next(first))
+
+
+def test_without_skipping_a_bad_image_ends_the_run():
+  batches = loader.TrainLoader(Spoilt((7,)), (), batch_size=1, seed=0)
+  with pytest.raises(BadImageError) as caught:
+    take(batches, N)
+  assert str(caught.value) == "dir/7.png: torn"
+
+
+def test_too_many_bad_images_end_the_run():
+  batches = loader.TrainLoader(
+    Spoilt(), (), batch_size=1, seed=0, on_bad_image=bad_images.Skip(0.2)
+  )
+  with pytest.raises(bad_images.TooManyBadImagesError) as caught:
+    take(batches, N)
+  first, *named = str(caught.value).splitlines()
+  assert first == (
+    "3 of 11 images are bad, on_bad_image allows 2 (max_share 0.2): mend them "
+    "or raise it"
+  )
+  assert sorted(named) == [f"  dir/{i}.png: torn" for i in (2, 3, 7)]
+
+
+def test_one_bad_image_is_always_allowed():
+  batches = loader.TrainLoader(
+    Spoilt((7,)), (), batch_size=N, seed=0, on_bad_image=bad_images.Skip(0.0)
+  )
+  next(batches)
+  assert list(batches.bad) == [7]
+
+
+def test_nothing_but_bad_images_is_an_error():
+  with pytest.raises(BadImageError, match=r"all 11 images are bad; dir/\d+"):
+    loader.TrainLoader(
+      Spoilt(tuple(range(N))), (), batch_size=1, seed=0, on_bad_image=SKIP
+    )
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+@pytest.mark.parametrize("evaluate", [False, True])
+def test_a_label_outside_the_classes_is_refused(label, evaluate):
+  labels = np.arange(N) % 3
+  labels[5] = label
+  data = InMemory(np.zeros((N, 2, 2, 3), np.uint8), labels, ("a", "b", "c"))
+  if evaluate:
+    batches = iter(loader.EvalLoader(data, (), BATCH))
+  else:
+    batches = loader.TrainLoader(data, (), batch_size=BATCH, seed=0)
+  with pytest.raises(Fault) as caught:
+    take(batches, 3)
+  assert str(caught.value) == (
+    f"image 5 has label {label}: with 3 classes, labels are 0 to 2"
+  )
+
+
+def test_a_lost_worker_is_told():
+  batches = make(workers=2)
+  before = set(multiprocessing.active_children())
+  next(batches)
+  worker = (set(multiprocessing.active_children()) - before).pop()
+  os.kill(worker.pid, signal.SIGKILL)
+  with pytest.raises(loader.WorkerError) as caught:
+    take(batches, 100)
+  text = str(caught.value)
+  assert text.startswith("a data worker was lost: Worker process ")
+  assert "exit code -9" in text
+  assert text.endswith("lower config.workers, 2 now, or config.threads)")
+  batches.close()
+
+
 # Evaluation.
 
 
 def eval_batches(n=N, batch_size=BATCH, transforms=(), **kwargs):
-  return list(loader.eval_batches(source(n), transforms, batch_size, **kwargs))
+  return list(loader.EvalLoader(source(n), transforms, batch_size, **kwargs))
 
 
 def draw(batches):
@@ -229,10 +409,10 @@ def test_evaluation_sees_every_example_once_in_order(n, rows):
     np.testing.assert_array_equal(batch.weights, real)
     assert batch.weights.dtype == np.float32
     for i, index in enumerate(batch.index[:, 0]):
-      # Padding repeats the last example: legal pixels and a legal label.
-      shown = index if index >= 0 else n - 1
-      np.testing.assert_array_equal(batch.inputs[i], data.image(shown))
-      assert batch.labels[i, 0] == data.label(shown)
+      # Padding is black: legal pixels and a legal label.
+      image = data.image(index) if index >= 0 else np.zeros((8, 8, 3))
+      np.testing.assert_array_equal(batch.inputs[i], image)
+      assert batch.labels[i, 0] == (data.label(index) if index >= 0 else 0)
 
 
 @pytest.mark.parametrize("n", [8, 9, 11])
@@ -264,10 +444,34 @@ def test_evaluation_refuses_what_is_random(transform):
 
 def test_evaluation_refuses_images_that_differ_in_size():
   with pytest.raises(ValueError) as caught:
-    list(loader.eval_batches(Ragged(), (), 4))
+    list(loader.EvalLoader(Ragged(), (), 4))
   assert str(caught.value) == SIZES_DIFFER
 
 
 def test_evaluation_refuses_a_batch_size_that_does_not_divide():
   with pytest.raises(ValueError, match=r"batch_size 5 .* 2 processes"):
     eval_batches(16, batch_size=5, shard=(0, 2))
+
+
+def test_an_evaluation_can_be_repeated():
+  batches = loader.EvalLoader(source(), (), BATCH)
+  assert list(map(content, batches)) == list(map(content, batches))
+
+
+def test_the_example_of_an_evaluation_has_its_shapes_and_no_weight():
+  batches = loader.EvalLoader(source(), (), BATCH)
+  example = batches.example()
+  assert not example.weights.any()
+  first = next(iter(batches))
+  assert [x[:2] for x in content(example)] == [x[:2] for x in content(first)]
+
+
+def test_an_evaluation_leaves_bad_images_out():
+  batches = loader.EvalLoader(Spoilt((0, 7)), (), BATCH, on_bad_image=SKIP)
+  seen = list(batches)
+  assert draw(seen) == ".. 01 02 03 | 04 05 06 .. | 08 09 10 .."
+  for batch in seen:
+    np.testing.assert_array_equal(batch.weights, batch.index >= 0)
+  assert batches.bad == {i: f"dir/{i}.png: torn" for i in (0, 7)}
+  with pytest.raises(BadImageError, match="dir/7"):
+    list(loader.EvalLoader(Spoilt((7,)), (), BATCH))

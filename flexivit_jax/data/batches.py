@@ -1,0 +1,220 @@
+"""Each batch as a function of its number: what loads it does not matter.
+
+So any worker, thread or process may load any batch, in any order, and a run
+resumes at any batch without reading those before it.
+"""
+
+import dataclasses
+import functools
+import multiprocessing
+import os
+import sys
+import threading
+
+import numpy as np
+
+from flexivit_jax.core.faults import Fault
+from flexivit_jax.data import augment
+from flexivit_jax.data.images import BadImageError
+from flexivit_jax.data.sources import Source
+
+
+class LabelError(Fault):
+  """A label that names no class of the source."""
+
+
+class ImageShapeError(ValueError, Fault):
+  """Images of a batch differ in size."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """Loads one example.
+
+  Attributes:
+    transforms: applied in order; they share one generator.
+    shape: that every image must have after them; None: any.
+  """
+
+  source: Source
+  transforms: tuple[augment.Transform, ...]
+  shape: tuple[int, int, int] | None = None
+
+  def __call__(
+    self, index: int, rng: np.random.Generator | None
+  ) -> tuple[np.ndarray, int]:
+    """Image, u8 `[h, w, 3]`, and label.
+
+    Raises:
+      BadImageError: the image cannot be decoded.
+      LabelError: the label is none of the source's classes.
+      ImageShapeError: the image has not the shape that it must have.
+    """
+    source = self.source
+    image = source.image(index)
+    for transform in self.transforms:
+      image = transform(image, rng)
+    if self.shape is not None and image.shape != self.shape:
+      (h, w), (first_h, first_w) = image.shape[:2], self.shape[:2]
+      raise ImageShapeError(
+        f"{source.name(index)} is {h}x{w} pixels after its transforms, another "
+        f"is {first_h}x{first_w}: add a transform that sets the size, such as "
+        f'dict(name="resize", size=({first_h}, {first_w}))'
+      )
+    label, classes = source.label(index), len(source.classes)
+    if not 0 <= label < classes:
+      raise LabelError(
+        f"{source.name(index)} has label {label}: with {classes} classes, "
+        f"labels are 0 to {classes - 1}"
+      )
+    return image, label
+
+
+def first_image(example: Example, skip: bool) -> np.ndarray:
+  """The first image without random transforms; with `skip`, the first good."""
+  total = len(example.source)
+  for index in range(total):
+    try:
+      return example(index, None)[0]
+    except BadImageError:
+      if not skip or index == total - 1:
+        raise
+  raise ValueError("the source is empty")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainBatches:
+  """Random access to the endless shuffled batches of one process.
+
+  Attributes:
+    batch_size: global, over all processes.
+    rows: of the global batch that are this process's.
+    seed: of the order and of the transforms.
+    skip: whether a bad image is replaced by the next good one.
+  """
+
+  example: Example
+  batch_size: int
+  rows: slice
+  seed: int
+  skip: bool
+
+  def __len__(self):
+    return sys.maxsize // self.batch_size
+
+  def indices(self, step: int) -> list[tuple[int, int]]:
+    """(epoch, index) of each row of a step's batch."""
+    total = len(self.example.source)
+    first = step * self.batch_size
+    places = range(first + self.rows.start, first + self.rows.stop)
+    drawn = []
+    for place in places:
+      epoch, at = divmod(place, total)
+      drawn.append((epoch, int(_permutation(self.seed, epoch, total)[at])))
+    return drawn
+
+  def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+    _end_with_parent()
+    draws, bad, loaded = _Draws(self.seed), {}, []
+    indices = self.indices(step)
+    for epoch, index in indices:
+      loaded.append(self._load(index, functools.partial(draws, epoch), bad))
+    return _stack(loaded, [index for _, index in indices], bad)
+
+  def _load(self, index, draw, bad):
+    total = len(self.example.source)
+    for _ in range(total):
+      try:
+        return self.example(index, draw(index))
+      except BadImageError as e:
+        if not self.skip:
+          raise
+        bad[index] = str(e)
+        index = (index + 1) % total
+    raise BadImageError(f"all {total} images are bad; {bad[index]}")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalBatches:
+  """Random access to every example once, in order.
+
+  What fills up the last batch, or stands for a bad image, has index -1.
+
+  Attributes: those of `TrainBatches`; `example` must know its shape.
+  """
+
+  example: Example
+  batch_size: int
+  rows: slice
+  skip: bool
+
+  def __len__(self):
+    return -(-len(self.example.source) // self.batch_size)
+
+  def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+    first = step * self.batch_size
+    empty = np.zeros(self.example.shape, np.uint8), 0
+    loaded, indices, bad = [], [], {}
+    for index in range(first + self.rows.start, first + self.rows.stop):
+      pair = None
+      if index < len(self.example.source):
+        try:
+          pair = self.example(index, None)
+        except BadImageError as e:
+          if not self.skip:
+            raise
+          bad[index] = str(e)
+      loaded.append(empty if pair is None else pair)
+      indices.append(-1 if pair is None else index)
+    return _stack(loaded, indices, bad)
+
+
+def _stack(loaded, indices, bad: dict[int, str]) -> dict[str, np.ndarray]:
+  images, labels = zip(*loaded)
+  return {
+    "image": np.stack(images),
+    "label": np.asarray(labels, np.int32),
+    "index": np.asarray(indices, np.int32),
+    # Reasons travel as arrays, as all that comes from a worker does.
+    "bad": np.asarray(list(bad), np.int32),
+    "reason": np.asarray(list(bad.values()), np.str_),
+  }
+
+
+class _Draws:
+  """A generator for each (epoch, index), without making one for each.
+
+  Philox is a function of (key, counter): setting the counter's upper half
+  starts another stream, of 2^128 numbers.
+  """
+
+  def __init__(self, seed: int):
+    self._philox = np.random.Philox(key=seed)
+    self._generator = np.random.Generator(self._philox)
+    self._state = self._philox.state
+
+  def __call__(self, epoch: int, index: int) -> np.random.Generator:
+    self._state["state"]["counter"][:] = 0, 0, index, epoch
+    self._philox.state = self._state
+    return self._generator
+
+
+@functools.lru_cache(maxsize=2)  # a batch may end one epoch and begin the next
+def _permutation(seed: int, epoch: int, total: int) -> np.ndarray:
+  # PCG64, so no stream of the transforms' generator.
+  order = np.random.default_rng((seed, epoch)).permutation(total)
+  return order.astype(np.int32)
+
+
+@functools.cache
+def _end_with_parent():
+  """Ends this worker when its parent is gone, killed ones too."""
+  parent = multiprocessing.parent_process()
+  if parent is None:
+    return  # not a worker
+
+  def wait():
+    parent.join()
+    os._exit(1)
+
+  threading.Thread(target=wait, daemon=True).start()
