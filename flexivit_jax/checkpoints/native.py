@@ -1,128 +1,306 @@
-"""Checkpoints of our own runs, by Orbax: asynchronous and atomic.
+"""A run's own checkpoints: arrays by Orbax, checksums, and the best one.
 
-A run's directory holds `checkpoints/STEP/` with the items `state` (the
-training state), `running` (metrics since the last log) and `progress` (JSON).
-The Orbax v0 API stays behind this module.
+A run's directory holds `checkpoints/STEP/` with `arrays/` (Orbax; the items of
+the saved tree), `progress.json` (where the run was) and `manifest.sha256`. A
+step is written as `STEP.unfinished` and renamed when all of it is there, so
+that a directory with a number for a name is always whole.
 """
 
+import concurrent.futures
+import errno
+import fcntl
+import functools
+import json
 import logging
-import operator
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as managers
+
+from flexivit_jax.checkpoints import manifest, match
+from flexivit_jax.core.faults import Fault
+from flexivit_jax.core.units import format_bytes
 
 DIRECTORY = "checkpoints"
+ARRAYS = "arrays"
+PROGRESS = "progress.json"
+
+
+class CheckpointError(Fault):
+  """A checkpoint that cannot be written, or none that can be restored."""
+
+
+class Restored(NamedTuple):
+  """What a checkpoint held: step, item name to tree of arrays, and JSON."""
+
+  step: int
+  arrays: dict[str, Any]
+  progress: dict[str, Any]
 
 
 class Checkpoints:
-  """The checkpoints of one run.
+  """The checkpoints of a run, for the one process that writes them.
 
   Args:
     workdir: of the run.
-    keep: how many of the latest to keep; the best is kept besides.
-    score: name of the score that says which is best (higher is better); None:
-      there are no scores.
+    keep: how many of the latest to keep.
+
+  Raises:
+    CheckpointError: another process writes checkpoints there.
   """
 
-  def __init__(self, workdir, *, keep: int = 2, score: str | None = None):
+  def __init__(self, workdir, *, keep: int = 2):
     _silence()
-    policies: list[managers.PreservationPolicy] = [managers.LatestN(keep)]
-    best_fn = None
-    if score is not None:
-      best_fn = operator.itemgetter(score)
-      policies.append(
-        managers.BestN(
-          get_metric_fn=best_fn, n=1, keep_checkpoints_without_metrics=False
-        )
-      )
-    self._manager = ocp.CheckpointManager(
-      pathlib.Path(workdir).absolute() / DIRECTORY,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=managers.AnyPreservationPolicy(policies),
-        # Not needed by the policy, but without it metrics are not written.
-        best_fn=best_fn,
-        cleanup_tmp_directories=True,
-      ),
-    )
-
-  def latest(self) -> int | None:
-    """The last finished step, or None."""
-    return self._manager.latest_step()
+    self._directory = _directory(workdir)
+    self._directory.mkdir(parents=True, exist_ok=True)
+    self._lock = _lock(self._directory / "lock")
+    self._keep = keep
+    self._excepthook, sys.excepthook = sys.excepthook, _leave_out_closed_loops
+    self._writer = ocp.StandardCheckpointer()
+    self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    self._finishing: concurrent.futures.Future | None = None
+    for suffix in ("unfinished", "removed"):
+      for left_over in self._directory.glob(f"*.{suffix}"):
+        shutil.rmtree(left_over)
 
   def save(
     self,
     step: int,
     arrays: Mapping[str, Any],
     progress: Mapping[str, Any],
-    scores: Mapping[str, float] | None = None,
+    best: int | None = None,
   ) -> None:
     """Starts a save; returns once the arrays may be donated.
+
+    Writing, checksums and the removal of older steps go on in a thread. A step
+    that is there already is left as it is.
 
     Args:
       arrays: item name to tree of arrays; "state" is the training state.
       progress: JSON.
-      scores: of this step's evaluation, if there was one.
+      best: a step to keep besides the latest.
+
+    Raises:
+      CheckpointError: the disk is full, or the save before this one failed.
     """
-    items = {k: ocp.args.StandardSave(v) for k, v in arrays.items()}
-    items["progress"] = ocp.args.JsonSave(dict(progress))
-    self._manager.save(step, args=ocp.args.Composite(**items), metrics=scores)
+    self.wait()
+    if step in steps(self._directory.parent):
+      return
+    wanted = num_bytes(arrays)
+    check_space(self._directory, wanted, f"the checkpoint of step {step}")
+    path = self._directory / f"{step}.unfinished"
+    try:
+      path.mkdir()
+      self._writer.save(path / ARRAYS, dict(arrays))
+    except Exception as e:
+      raise self._failure(step, e) from e
+    self._finishing = self._thread.submit(
+      self._finish, step, json.dumps(progress), best
+    )
+
+  def _finish(self, step, progress, best):
+    path = self._directory / f"{step}.unfinished"
+    try:
+      self._writer.wait_until_finished()
+      (path / PROGRESS).write_text(progress)
+      manifest.write(path)
+      path.rename(self._directory / str(step))
+      manifest.sync(self._directory)
+      for old in steps(self._directory.parent)[: -self._keep]:
+        if old != best:
+          self._remove(old)
+    except Exception as e:
+      raise self._failure(step, e) from e
+
+  def _remove(self, step):
+    # Renamed first: what is half removed must not look whole.
+    removed = self._directory / f"{step}.removed"
+    (self._directory / str(step)).rename(removed)
+    shutil.rmtree(removed)
+
+  def _failure(self, step, error) -> CheckpointError:
+    path = self._directory / f"{step}.unfinished"
+    shutil.rmtree(path, ignore_errors=True)  # gives its space back
+    free = shutil.disk_usage(self._directory).free
+    good = steps(self._directory.parent)
+    last = f"step {good[-1]} is the last whole one" if good else "there is none"
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    if full or "No space left" in str(error):
+      reason = ["the disk is full"]
+    return CheckpointError(
+      f"cannot write the checkpoint of step {step}: {reason[0][:200]}\n"
+      f"{path.parent} has {format_bytes(free)} free; {last}\n"
+      "mend that, and the same command goes on from there"
+    )
 
   def restore(
-    self, step: int, like: Mapping[str, Any]
-  ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arrays and progress of a step.
+    self, like: Mapping[str, Any], report: Callable[[str], None]
+  ) -> Restored | None:
+    """The last step that is undamaged; None: nothing was saved yet.
 
     Args:
       like: the arrays' items, as arrays that say shape, dtype and sharding.
+      report: called with a text for each damaged step, which is put aside.
+
+    Raises:
+      CheckpointError: every step is damaged.
+      ValueError: the arrays are not like those that are wanted.
     """
-    items = {
-      name: ocp.args.StandardRestore(
-        jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+    self.wait()
+    found = steps(self._directory.parent)
+    damaged = {}
+    for step in reversed(found):
+      path = self._directory / str(step)
+      damage = manifest.damage(path)
+      if damage is None:
+        # Only now: where none is whole, the next start must find them too.
+        for other, what in damaged.items():
+          report(self._put_aside(other, what))
+        arrays = _restore(path / ARRAYS, dict(like))
+        progress = json.loads((path / PROGRESS).read_text())
+        return Restored(step, arrays, progress)
+      damaged[step] = damage
+    if damaged:
+      raise CheckpointError(
+        f"none of the {len(damaged)} checkpoints in {self._directory} is "
+        f"whole: {damaged[found[-1]]}\nrestore them from a copy, or start anew "
+        "in another --workdir"
       )
-      for name, tree in like.items()
-    }
-    items["progress"] = ocp.args.JsonRestore()
-    restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-    return {name: restored[name] for name in like}, restored["progress"]
+    return None
+
+  def _put_aside(self, step, damage) -> str:
+    path = self._directory / str(step)
+    aside = path.with_suffix(".damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    return (
+      f"the checkpoint of step {step} is damaged: {damage}\n"
+      f"it was put aside as {aside}"
+    )
+
+  def wait(self) -> None:
+    """Waits for the save under way; raises what it raised."""
+    if self._finishing is not None:
+      finishing, self._finishing = self._finishing, None
+      finishing.result()
 
   def close(self) -> None:
-    """Waits for saves under way."""
-    self._manager.close()
+    """Waits for the save under way, and lets other processes write."""
+    try:
+      self.wait()
+    finally:
+      self._thread.shutdown()
+      self._writer.close()
+      self._lock.close()
+      sys.excepthook = self._excepthook
 
 
-def _silence():
-  # Orbax logs every save, and a warning for each without a score.
-  logging.getLogger("absl").setLevel(logging.ERROR)
-
-
-def steps(workdir) -> dict[int, dict[str, float] | None]:
-  """Finished steps of a run, with the scores of those that have them."""
-  _silence()
-  directory = pathlib.Path(workdir).absolute() / DIRECTORY
+def steps(workdir) -> list[int]:
+  """Finished steps of a run, in order. Whether they are damaged is unknown."""
+  directory = _directory(workdir)
   if not directory.is_dir():
-    return {}
-  with ocp.CheckpointManager(
-    directory, options=ocp.CheckpointManagerOptions(read_only=True)
-  ) as manager:
-    return {step: manager.metrics(step) for step in manager.all_steps()}
+    return []
+  return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
 
 
 def load_params(workdir, step: int) -> dict[str, Any]:
-  """The parameters of a step, as numpy arrays, without the optimiser's."""
-  directory = pathlib.Path(workdir).absolute() / DIRECTORY
-  item = directory / str(step) / "state"
+  """The parameters of a step, as numpy arrays, without the optimiser's.
+
+  Raises:
+    CheckpointError: the step is damaged.
+  """
+  _silence()
+  path = _directory(workdir) / str(step)
+  damage = manifest.damage(path)
+  if damage is not None:
+    others = [str(s) for s in steps(workdir) if s != step]
+    instead = f"; others: --step {', '.join(others)}" if others else ""
+    raise CheckpointError(
+      f"the checkpoint of step {step} is damaged: {damage}{instead}"
+    )
   with ocp.PyTreeCheckpointer() as checkpointer:
-    tree = checkpointer.metadata(item).item_metadata.tree
+    tree = checkpointer.metadata(path / ARRAYS).item_metadata.tree
     wanted = jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)
-    wanted["params"] = jax.tree.map(lambda _: 0, tree["params"])
+    params = jax.tree.map(lambda _: 0, tree["state"]["params"])
+    wanted["state"]["params"] = params
     args = jax.tree.map(
       lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted
     )
-    return checkpointer.restore(
-      item, ocp.args.PyTreeRestore(item=wanted, restore_args=args)
-    )["params"]
+    restored = checkpointer.restore(
+      path / ARRAYS, ocp.args.PyTreeRestore(item=wanted, restore_args=args)
+    )
+  return restored["state"]["params"]
+
+
+def _restore(path, like):
+  _silence()
+  like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+  with ocp.StandardCheckpointer() as checkpointer:
+    stored = checkpointer.metadata(path).item_metadata.tree
+    # Before a byte is read: Orbax would cast silently, and says no more than
+    # one difference.
+    flat = functools.partial(ocp.tree.to_flat_dict, sep="/")
+    match.check_shapes(flat(stored), flat(like), path)
+    return checkpointer.restore(path, like)
+
+
+def check_space(directory: pathlib.Path, wanted: int, what: str) -> None:
+  """Refuses to begin what the disk has no room for.
+
+  Args:
+    wanted: bytes.
+
+  Raises:
+    CheckpointError: fewer are free.
+  """
+  free = shutil.disk_usage(directory).free
+  if free < wanted:
+    raise CheckpointError(
+      f"{directory} has {format_bytes(free)} free, and {what} takes "
+      f"{format_bytes(wanted)}: "
+      "free some space, then the same command goes on"
+    )
+
+
+def num_bytes(tree) -> int:
+  """Of all arrays, or shapes of arrays, in a tree."""
+  leaves = jax.tree.leaves(tree)
+  return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in leaves)
+
+
+def _directory(workdir) -> pathlib.Path:
+  return pathlib.Path(workdir).absolute() / DIRECTORY
+
+
+def _lock(path):
+  """Held until closed or until the process ends, killed or not."""
+  file = path.open("a")
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as e:
+    file.close()
+    raise CheckpointError(
+      f"another process trains in {path.parents[1]}: stop it, or give another "
+      "--workdir"
+    ) from e
+  return file
+
+
+def _leave_out_closed_loops(kind, error, traceback):
+  # After a failed write, TensorStore prints one traceback for each array that
+  # was still under way: its event loop is gone. The failure itself is raised.
+  if str(error) != "Event loop is closed":
+    sys.__excepthook__(kind, error, traceback)
+
+
+def _silence():
+  # Orbax logs every save, and errors that it raises as well; asyncio, those of
+  # the arrays that were still under way.
+  for name in ("absl", "asyncio"):
+    logging.getLogger(name).setLevel(logging.CRITICAL + 1)

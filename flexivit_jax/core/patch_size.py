@@ -3,6 +3,7 @@
 A policy is a pure function of the step, the same on every host.
 """
 
+import collections
 import dataclasses
 import numbers
 import zlib
@@ -71,15 +72,27 @@ class SampledPatchSize:
 
   def __post_init__(self):
     sizes = self.sizes
-    if not sizes or len(set(sizes)) != len(sizes):
-      raise ValueError(f"patch sizes {self.choices}: give each size once")
+    if not sizes:
+      raise ValueError("choices is (): give at least one patch size")
+    for size, count in collections.Counter(sizes).items():
+      if count > 1:
+        raise ValueError(
+          f"choices has {size[0]}x{size[1]} {count} times: give each size once"
+        )
     p = self.probabilities
-    if p is not None and (
-      len(p) != len(sizes) or min(p) < 0 or abs(sum(p) - 1) > 1e-6
-    ):
+    if p is None:
+      return
+    if len(p) != len(sizes):
       raise ValueError(
-        f"probabilities {p} for {len(sizes)} patch sizes: give {len(sizes)} "
-        f"numbers >= 0 that sum to 1 (here: {sum(p):g})"
+        f"probabilities has {len(p)} values for {len(sizes)} patch sizes: give "
+        "one for each"
+      )
+    for x in p:
+      if not 0 <= x <= 1:
+        raise ValueError(f"probabilities has {x}: give numbers from 0 to 1")
+    if abs(sum(p) - 1) > 1e-6:
+      raise ValueError(
+        f"probabilities sum to {sum(p):g}: give numbers that sum to 1"
       )
 
   @property

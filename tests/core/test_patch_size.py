@@ -86,27 +86,40 @@ def test_no_patch_size(size):
     )
 
 
-@pytest.mark.parametrize("choices", [(), (4, 6, 4), (8, (8, 8))])
-def test_each_size_once(choices):
+@pytest.mark.parametrize(
+  ("choices", "message"),
+  [
+    ((), "choices is (): give at least one patch size"),
+    ((4, 6, 4), "choices has 4x4 2 times: give each size once"),
+    ((8, (8, 8)), "choices has 8x8 2 times: give each size once"),
+    ((7,) * 3000, "choices has 7x7 3000 times: give each size once"),
+  ],
+)
+def test_each_size_once(choices, message):
   with pytest.raises(ValueError) as caught:
     SampledPatchSize(choices)
-  assert str(caught.value) == f"patch sizes {choices}: give each size once"
+  assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
-  ("probabilities", "total"),
+  ("probabilities", "message"),
   [
-    ((1.0,), "1"),
-    ((0.5, 0.25, 0.25), "1"),
-    ((0.5, 0.4), "0.9"),
-    ((1.5, -0.5), "1"),
-    ((), "0"),
+    ((1.0,), "has 1 values for 2 patch sizes: give one for each"),
+    ((0.5, 0.25, 0.25), "has 3 values for 2 patch sizes: give one for each"),
+    ((), "has 0 values for 2 patch sizes: give one for each"),
+    ((1.5, -0.5), "has 1.5: give numbers from 0 to 1"),
+    ((-0.5, 1.0), "has -0.5: give numbers from 0 to 1"),
+    ((0.5, math.nan), "has nan: give numbers from 0 to 1"),
+    ((0.5, 0.4), "sum to 0.9: give numbers that sum to 1"),
   ],
 )
-def test_probabilities_must_be_some(probabilities, total):
+def test_probabilities_must_be_some(probabilities, message):
   with pytest.raises(ValueError) as caught:
     SampledPatchSize((4, 6), probabilities)
-  assert str(caught.value) == (
-    f"probabilities {probabilities} for 2 patch sizes: give 2 numbers >= 0 "
-    f"that sum to 1 (here: {total})"
-  )
+  assert str(caught.value) == f"probabilities {message}"
+
+
+def test_thirds_are_probabilities():
+  # They sum to 1 in decimals only as far as they are written.
+  for thirds in ((1 / 3,) * 3, (0.3333333, 0.3333333, 0.3333333)):
+    assert SampledPatchSize((4, 6, 8), thirds).probabilities == thirds
