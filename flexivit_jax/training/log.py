@@ -8,6 +8,9 @@ from collections.abc import Mapping
 
 import tqdm
 
+# Validation top-1, averaged over patch sizes: says which checkpoint is best.
+SCORE = "validation/top1"
+
 
 class MetricsFile:
   """One JSON object per line, each with its `step`.
@@ -27,7 +30,10 @@ class MetricsFile:
     self._file = path.open("a", buffering=1)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    self._file.write(json.dumps({"step": step, **values}) + "\n")
+    try:
+      self._file.write(json.dumps({"step": step, **values}) + "\n")
+    except OSError as e:  # which does not say itself where the disk is full
+      raise OSError(e.errno, e.strerror, self._file.name) from e
 
   def close(self) -> None:
     self._file.close()
@@ -44,6 +50,16 @@ def read_rows(path: pathlib.Path) -> list[dict[str, float]]:
     except json.JSONDecodeError:
       break
   return rows
+
+
+def read_scores(path: pathlib.Path) -> dict[int, float]:
+  """Step to score, of the evaluations in a metrics file."""
+  return {row["step"]: row[SCORE] for row in read_rows(path) if SCORE in row}
+
+
+def best(scores: Mapping[int, float]) -> int | None:
+  """The step with the best score, the later of equals; None without one."""
+  return max(scores, key=lambda step: (scores[step], step), default=None)
 
 
 class Progress:
@@ -76,7 +92,8 @@ class Progress:
 
   def log(self, step: int, values: Mapping[str, float]) -> None:
     """A line with the step, the values and the time that is left."""
-    elapsed = time.perf_counter() - self._start
+    now = time.perf_counter()
+    elapsed = now - (self._start or now)
     left = elapsed / max(1, step - self._first) * (self._total - step)
     shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
     self.line(f"step {step}/{self._total}  {shown}  ({left:.0f} s left)")

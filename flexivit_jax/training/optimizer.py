@@ -1,11 +1,26 @@
 """Optimisers and learning-rate schedules, as optax chains."""
 
 import dataclasses
+import operator
 import re
 from typing import Protocol
 
 import jax
 import optax
+
+
+def _check(name, value, **bounds):
+  """Refuses a number out of bounds, and NaN; None is no number."""
+  tests = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "below": operator.lt,
+  }
+  if value is None or all(tests[k](value, x) for k, x in bounds.items()):
+    return
+  wanted = " and ".join(f"{k.replace('_', ' ')} {x}" for k, x in bounds.items())
+  raise ValueError(f"{name} is {value}: give a number {wanted}")
 
 
 class Schedule(Protocol):
@@ -21,8 +36,12 @@ class Cosine:
   warmup_steps: int = 0
   final: float = 0.0
 
+  def __post_init__(self):
+    _check("warmup_steps", self.warmup_steps, at_least=0)
+    _check("final", self.final, at_least=0, at_most=1)
+
   def build(self, peak, total_steps):
-    if not 0 <= self.warmup_steps < total_steps:
+    if self.warmup_steps >= total_steps:
       raise ValueError(
         f"warmup_steps {self.warmup_steps} does not fit into {total_steps} "
         "steps: lower schedule.warmup_steps, or train longer"
@@ -77,9 +96,21 @@ class AdamW:
   mu_dtype: str | None = None
 
   def __post_init__(self):
+    _check("learning_rate", self.learning_rate, at_least=0)
+    _check("weight_decay", self.weight_decay, at_least=0)
+    _check("b1", self.b1, at_least=0, below=1)
+    _check("b2", self.b2, at_least=0, below=1)
+    _check("eps", self.eps, above=0)
+    if self.learning_rate * self.weight_decay >= 1:
+      raise ValueError(
+        f"weight_decay {self.weight_decay} times learning_rate "
+        f"{self.learning_rate} is what a step takes off a parameter: give less "
+        "than 1"
+      )
+    _check("clip_norm", self.clip_norm, above=0)
     try:
       re.compile(self.decay_pattern)
-    except re.error as e:
+    except (re.error, RecursionError, OverflowError) as e:
       raise ValueError(f"decay_pattern {self.decay_pattern!r}: {e}") from e
     if self.mu_dtype not in (None, "float32", "bfloat16"):
       raise ValueError(f"mu_dtype {self.mu_dtype!r}: give float32 or bfloat16")
@@ -120,6 +151,11 @@ class Sgd:
   schedule: Schedule = Cosine()
   momentum: float | None = 0.9
   clip_norm: float | None = None
+
+  def __post_init__(self):
+    _check("learning_rate", self.learning_rate, at_least=0)
+    _check("momentum", self.momentum, at_least=0, below=1)
+    _check("clip_norm", self.clip_norm, above=0)
 
   def build(self, total_steps):
     schedule = self.schedule.build(self.learning_rate, total_steps)

@@ -13,6 +13,35 @@ from flexivit_jax.core.means import Mean
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Finite:
+  """Whether every step so far was finite; once it was not, it stays so.
+
+  Attributes:
+    flag: bool scalar.
+    step: i32 scalar, number of the first step that was not; until then the
+      number of the last step. Steps count from 0.
+    loss, gradient_norm, update_norm: f32 scalars of that step.
+  """
+
+  flag: jax.Array
+  step: jax.Array
+  loss: jax.Array
+  gradient_norm: jax.Array
+  update_norm: jax.Array
+
+  def after(self, step, *, loss, gradient_norm, update_norm) -> "Finite":
+    """With one more step."""
+    # The update too: the loss would tell of NaN parameters a step too late,
+    # after a checkpoint of them.
+    numbers = [
+      x.astype(jnp.float32) for x in (loss, gradient_norm, update_norm)
+    ]
+    new = Finite(jnp.isfinite(jnp.stack(numbers)).all(), step, *numbers)
+    return jax.tree.map(lambda a, b: jnp.where(self.flag, a, b), new, self)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
   """All that a step changes.
 
@@ -21,18 +50,24 @@ class TrainState:
     params: the task's parameters.
     opt_state: optax's.
     key: u32 data of the run's random key; never changes, steps fold into it.
+    finite: whether all of this can be trusted.
   """
 
   step: jax.Array
   params: dict
   opt_state: optax.OptState
   key: jax.Array
+  finite: Finite
 
 
 def init_state(params, tx: optax.GradientTransformation, seed: int):
   """The state before the first step."""
   key = jax.random.key_data(jax.random.key(seed))
-  return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key)
+  # Arrays of their own: the state is donated, and no buffer twice.
+  numbers = [jnp.zeros((), jnp.float32) for _ in range(3)]
+  finite = Finite(jnp.ones((), bool), jnp.zeros((), jnp.int32), *numbers)
+  step = jnp.zeros((), jnp.int32)
+  return TrainState(step, params, tx.init(params), key, finite)
 
 
 def stream(key: jax.Array, name: str, step) -> jax.Array:
@@ -72,12 +107,18 @@ def train_step(
 
   gradients, measured = jax.grad(loss, has_aux=True)(state.params)
   updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-  norm = Mean(optax.tree.norm(gradients), jnp.ones(()))
-  measured = {**measured, "gradient_norm": norm}
+  norm = optax.tree.norm(gradients)
+  measured = {**measured, "gradient_norm": Mean(norm, jnp.ones(()))}
   new = TrainState(
     step=state.step + 1,
     params=optax.apply_updates(state.params, updates),
     opt_state=opt_state,
     key=state.key,
+    finite=state.finite.after(
+      state.step,
+      loss=measured["loss"].compute(),
+      gradient_norm=norm,
+      update_norm=optax.tree.norm(updates),
+    ),
   )
   return new, {name: metrics[name] + measured[name] for name in metrics}

@@ -71,7 +71,7 @@ def test_the_cosine_ends_at_zero():
   np.testing.assert_allclose(rate(100), 0.0, atol=1e-7)
 
 
-@pytest.mark.parametrize("warmup", [100, 101, -1])
+@pytest.mark.parametrize("warmup", [100, 101])
 def test_a_warmup_that_does_not_fit(warmup):
   message = (
     f"warmup_steps {warmup} does not fit into 100 steps: lower "
@@ -81,6 +81,50 @@ def test_a_warmup_that_does_not_fit(warmup):
     with pytest.raises(ValueError) as caught:
       make(1e-3, Cosine(warmup_steps=warmup)).build(total_steps=100)
     assert str(caught.value) == message
+
+
+# Numbers that no optimiser takes.
+
+
+@pytest.mark.parametrize(
+  ("make", "name", "values", "wanted"),
+  [
+    (Cosine, "warmup_steps", (-1,), "at least 0"),
+    (Cosine, "final", (-0.1, 1.5), "at least 0 and at most 1"),
+    (AdamW, "learning_rate", (-1e-3,), "at least 0"),
+    (AdamW, "weight_decay", (-0.1,), "at least 0"),
+    (AdamW, "b1", (-0.1, 1.0), "at least 0 and below 1"),
+    (AdamW, "b2", (-0.1, 1.0), "at least 0 and below 1"),
+    (AdamW, "eps", (0.0, -1e-8), "above 0"),
+    (AdamW, "clip_norm", (0.0, -1.0), "above 0"),
+    (Sgd, "learning_rate", (-1e-3,), "at least 0"),
+    (Sgd, "momentum", (-0.1, 1.0), "at least 0 and below 1"),
+    (Sgd, "clip_norm", (0.0, -1.0), "above 0"),
+  ],
+)
+def test_numbers_out_of_bounds(make, name, values, wanted):
+  fields = {} if make is Cosine else {"learning_rate": 0.1}
+  for value in (*values, math.nan):
+    with pytest.raises(ValueError) as caught:
+      make(**fields | {name: value})
+    assert str(caught.value) == f"{name} is {value}: give a number {wanted}"
+
+
+def test_numbers_on_their_bounds():
+  # The other side of every bound above.
+  assert Cosine(warmup_steps=0, final=1.0) != Cosine(final=0.0)
+  AdamW(0.0, weight_decay=0.0, b1=0.0, b2=0.0, eps=1e-30, clip_norm=1e-30)
+  Sgd(0.0, momentum=0.0, clip_norm=1e-30)
+
+
+def test_a_decay_that_takes_more_than_the_whole_parameter():
+  AdamW(0.1, weight_decay=9.0)
+  with pytest.raises(ValueError) as caught:
+    AdamW(0.1, weight_decay=10.0)
+  assert str(caught.value) == (
+    "weight_decay 10.0 times learning_rate 0.1 is what a step takes off a "
+    "parameter: give less than 1"
+  )
 
 
 @pytest.mark.parametrize("make", [AdamW, Sgd])
@@ -143,15 +187,25 @@ def test_a_decay_pattern_that_matches_no_whole_path_is_refused(pattern):
     optimizer.build(total_steps=10).init(params)
 
 
-def test_a_decay_pattern_that_is_no_pattern():
+@pytest.mark.parametrize(
+  ("pattern", "why"),
+  [
+    ("(kernel", "missing ), unterminated subpattern at position 0"),
+    ("a{99999999999}", "the repetition number is too large"),
+    ("(" * 2000, "maximum recursion depth exceeded"),
+  ],
+)
+def test_a_decay_pattern_that_is_no_pattern(pattern, why):
   # ValueError, which the commands turn into a line that names the config.
-  with pytest.raises(ValueError, match=r"decay_pattern.*\(kernel"):
-    AdamW(0.1, decay_pattern="(kernel").build(total_steps=10)
+  with pytest.raises(ValueError) as caught:
+    AdamW(0.1, decay_pattern=pattern)
+  assert str(caught.value).startswith(f"decay_pattern {pattern!r}: {why}")
 
 
 def test_a_moment_type_that_is_no_type():
-  with pytest.raises(ValueError, match=r"mu_dtype.*floaty"):
-    AdamW(0.1, mu_dtype="floaty").build(total_steps=10)
+  with pytest.raises(ValueError) as caught:
+    AdamW(0.1, mu_dtype="floaty")
+  assert str(caught.value) == "mu_dtype 'floaty': give float32 or bfloat16"
 
 
 def test_the_type_of_the_first_moment():
