@@ -19,7 +19,7 @@ import jax
 from flexivit_jax import pretrained
 from flexivit_jax.cli import arguments
 from flexivit_jax.core.patch_size import as_hw
-from flexivit_jax.data import augment, loader, sources
+from flexivit_jax.data import augment, sources
 from flexivit_jax.evaluation import report, sweep
 from flexivit_jax.experiment import (
   ConfigError,
@@ -28,8 +28,9 @@ from flexivit_jax.experiment import (
   check_tiling,
   common_divisors,
 )
+from flexivit_jax.run import eval_loader
 from flexivit_jax.tasks.supervised import Supervised
-from flexivit_jax.training import compilation, provenance, sharding
+from flexivit_jax.training import compilation, memory, provenance, sharding
 
 
 def main(argv=None):
@@ -69,31 +70,27 @@ def evaluate(args) -> list[sweep.Point]:
   with blaming("--data" if args.data else "config.test"):
     source = data.source.open()
     check_classes(vit, source)
-    shard = (jax.process_index(), jax.process_count())
-    batches = functools.partial(
-      loader.eval_batches, source, data.transforms, batch_size, shard
-    )
-    first = next(batches())
+    batches = eval_loader(data, source, batch_size, run)
+  image_hw = batches.example().inputs.shape[1:3]
   with blaming("--patch_sizes"):
-    sizes = choose_sizes(args.patch_sizes, vit, first.inputs.shape[1:3])
+    sizes = choose_sizes(args.patch_sizes, vit, image_hw)
 
   compilation.enable_persistent_cache()
   task = run.task if run else Supervised()
-  everywhere = sharding.replicated(mesh)
-  params = jax.device_put(vit.params, everywhere)
-  measures = compilation.compile_sizes(
-    functools.partial(task.measure, vit.model),
-    sizes,
-    arguments=(params, sharding.shapes(first, mesh)),
-    jit_options={
-      "in_shardings": (everywhere, sharding.over_rows(mesh)),
-      "out_shardings": everywhere,
-    },
-    report=functools.partial(print, flush=True),
-    what="evaluation",
-  )
-  on_devices = (sharding.to_devices(batch, mesh) for batch in batches())
-  points = sweep.sweep(measures, params, on_devices)
+  params = jax.device_put(vit.params, sharding.replicated(mesh))
+  with memory.explaining_evaluation(batch_size, "--batch_size"):
+    measures = sweep.compile_measures(
+      functools.partial(task.measure, vit.model),
+      sizes,
+      params,
+      batches.example(),
+      mesh,
+      functools.partial(print, flush=True),
+    )
+    on_devices = (sharding.to_devices(batch, mesh) for batch in batches)
+    points = sweep.sweep(measures, params, on_devices)
+  for reason in batches.bad.values():
+    print(f"skipped: {reason}")
   print(f"\n{points[0].images} images of {data.source}")
   print(report.table(points))
   if args.output:

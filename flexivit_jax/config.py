@@ -6,11 +6,15 @@ stop here: the schema is the fields and type hints of the objects themselves.
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
 import inspect
+import math
 import pathlib
+import re
+import traceback
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,9 +22,11 @@ from typing import Any
 
 import flax.linen as nn
 import ml_collections
+import numpy as np
+from ml_collections import config_dict
 
 from flexivit_jax.core import patch_size
-from flexivit_jax.data import augment, sources
+from flexivit_jax.data import augment, bad_images, sources, tfds
 from flexivit_jax.experiment import ConfigError, Experiment, blaming
 from flexivit_jax.nn import pooling, positions, vit
 from flexivit_jax.tasks import supervised
@@ -51,6 +57,7 @@ CHOICES: dict[Any, dict[str, Any]] = {
   sources.SourceSpec: {
     "digits": sources.Digits,
     "image_folder": sources.ImageFolder,
+    "tfds": tfds.Tfds,
   },
   augment.Transform: {
     "resize": augment.Resize,
@@ -58,6 +65,10 @@ CHOICES: dict[Any, dict[str, Any]] = {
     "inception_crop": augment.InceptionCrop,
     "flip": augment.Flip,
     "affine": augment.Affine,
+  },
+  bad_images.OnBadImage: {
+    "error": bad_images.Error,
+    "skip": bad_images.Skip,
   },
   optimizer.Optimizer: {"adamw": optimizer.AdamW, "sgd": optimizer.Sgd},
   optimizer.Schedule: {
@@ -78,46 +89,150 @@ def load(path_and_argument: str, overrides: Sequence[str] = ()) -> Experiment:
     ConfigError: naming the key, the value and what would be valid.
   """
   raw = to_plain(_read(path_and_argument))
+  broken = None
   if overrides:
-    # With every default written out, so that each of them can be changed.
-    raw = to_json(from_plain(raw))
-  for override in overrides:
-    apply_override(raw, override)
+    try:
+      # With every default written out, so that each of them can be changed.
+      raw = to_json(from_plain(raw))
+    except ConfigError as e:
+      broken = e  # an override may mend it: what a placeholder is for
+  try:
+    for override in overrides:
+      apply_override(raw, override)
+  except ConfigError as e:
+    raise broken or e from None
   return from_plain(raw)
 
 
 def _read(path_and_argument):
   path, colon, argument = path_and_argument.partition(":")
   file = pathlib.Path(path)
-  if not file.is_file():
-    here = sorted(str(p) for p in file.parent.glob("*.py")) or ["none"]
-    raise ConfigError(f"no config file {path}; there: {', '.join(here)}")
+  try:
+    is_file = file.is_file()
+  except OSError as e:
+    raise ConfigError(f"no config file {_cut(path, 100)}: {e.strerror}") from e
+  if not is_file:
+    what = (
+      f"{path} is a directory" if file.is_dir() else f"no config file {path}"
+    )
+    raise ConfigError(f"{what if path else 'no config file'}{_others(file)}")
   if file.suffix != ".py":
-    raise ConfigError(f"{path} is no Python file")
+    raise ConfigError(f"{path} is no Python file{_others(file)}")
   spec = importlib.util.spec_from_file_location(file.stem, file)
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, "get_config"):
-    raise ConfigError(f"{path} has no function get_config")
-  parameters = inspect.signature(module.get_config).parameters
-  if colon and not parameters:
-    raise ConfigError(f"{path} takes no argument, but was given {argument!r}")
-  required = [n for n, p in parameters.items() if p.default is p.empty]
-  if required and not colon:
-    raise ConfigError(f"{path} needs its {required[0]}: --config {path}:VALUE")
-  with blaming(path_and_argument):
-    return module.get_config(*([argument] if colon else []))
+  _run(path, spec, lambda: spec.loader.exec_module(module))
+  get_config = getattr(module, "get_config", None)
+  if not callable(get_config):
+    had = "" if get_config is None else f", but a {type(get_config).__name__}"
+    raise ConfigError(
+      f"{path} has no function get_config{had}: define get_config() that "
+      "returns a ConfigDict"
+    )
+  given = [argument] if colon else []
+  _check_argument(path, spec, get_config, given)
+  config = _run(path, spec, lambda: get_config(*given))
+  if not isinstance(config, (ml_collections.ConfigDict, Mapping)):
+    raise ConfigError(
+      f"{path}: get_config returns {_show(config)}: expected a ConfigDict"
+    )
+  return config
 
 
-def to_plain(value):
-  """ConfigDicts as dicts, lists as tuples."""
-  if isinstance(value, ml_collections.ConfigDict):
-    value = {k: value[k] for k in value}
-  if isinstance(value, Mapping):
-    return {k: to_plain(v) for k, v in value.items()}
+def _others(file):
+  """The config files that may have been meant, the nearest one first."""
+  folder = file if file.is_dir() else file.parent
+  configs = pathlib.Path("configs")
+  # Beside the commands lie other scripts, and the configs in a folder.
+  if configs.is_dir() and (folder == pathlib.Path() or not _scripts(folder)):
+    folder = configs
+  there = {f.stem: f for f in _scripts(folder)}
+  nearest = _nearest(file.stem, there)
+  hint = f" (did you mean {there[nearest]}?)" if nearest else ""
+  names = _list([f.name for f in there.values()] or ["none"])
+  return f"{hint}; in {folder}: {names}"
+
+
+def _scripts(folder):
+  return sorted(f for f in folder.glob("*.py") if f.stem != "__init__")
+
+
+def _run(path, spec, function):
+  """What the function returns; a ConfigError names the line that fails."""
+  try:
+    return function()
+  # Whatever the user's own code raises.
+  except Exception as e:
+    own = isinstance(e, SyntaxError) and e.filename == spec.origin
+    text = " ".join(str(e.msg if own else e).split())
+    lines = [
+      frame.lineno
+      for frame in traceback.extract_tb(e.__traceback__)
+      if frame.filename == spec.origin
+    ]
+    line = e.lineno if own else (lines or [None])[-1]
+    place = path if line is None else f"{path}, line {line}"
+    what = type(e).__name__ + (f": {_cut(text, 300)}" if text else "")
+    raise ConfigError(f"{place}: {what}") from e
+
+
+def _check_argument(path, spec, get_config, given):
+  signature = _run(path, spec, lambda: inspect.signature(get_config))
+  try:
+    signature.bind(*given)
+  except TypeError:
+    parameters = signature.parameters.values()
+    takes = [p for p in parameters if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    needs = [p.name for p in parameters if p.default is p.empty]
+    if given and not takes:
+      raise ConfigError(
+        f"{path} takes no argument, but was given {_show(given[0])}"
+      ) from None
+    if not given and takes and len(needs) == 1:
+      raise ConfigError(
+        f"{path} needs its {needs[0]}: --config {path}:VALUE"
+      ) from None
+    raise ConfigError(
+      f"{path}: get_config{_cut(str(signature), 200)} cannot be called with "
+      f"{len(given)} arguments: --config FILE:VALUE gives one, FILE none"
+    ) from None
+
+
+def to_plain(value, path="config"):
+  """ConfigDicts as dicts, sequences as tuples, numpy's scalars as Python's.
+
+  Unset placeholders are None; required ones are left out.
+  """
+  try:
+    return _to_plain(value, path)
+  except RecursionError:
+    raise ConfigError(f"{path} contains itself") from None
+
+
+def _to_plain(value, path):
+  if isinstance(value, config_dict.FieldReference):
+    value = _resolve(value.get, path)
+  if isinstance(value, (np.ndarray, np.generic)):
+    value = value.tolist()
+  if isinstance(value, (Mapping, ml_collections.ConfigDict)):
+    plain = {}
+    for key in value:
+      with contextlib.suppress(config_dict.RequiredValueError):
+        item = _resolve(lambda key=key: value[key], f"{path}.{key}")
+        plain[key] = _to_plain(item, f"{path}.{key}")
+    return plain
   if isinstance(value, (list, tuple)):
-    return tuple(to_plain(v) for v in value)
+    return tuple(_to_plain(v, f"{path}[{i}]") for i, v in enumerate(value))
   return value
+
+
+def _resolve(get, path):
+  try:
+    return get()
+  except config_dict.RequiredValueError:
+    raise
+  # A reference runs what the config file computes with it.
+  except Exception as e:
+    raise ConfigError(f"{path}: {type(e).__name__}: {_cut(str(e), 300)}") from e
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
@@ -128,7 +243,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
   """
   key, equals, text = override.partition("=")
   if not equals:
-    raise ConfigError(f"--config.{override}: write --config.{key}=VALUE")
+    raise ConfigError(f"--config.{key}: write --config.{key}=VALUE")
   *parents, last = key.split(".")
   place = raw
   for i, parent in enumerate(parents):
@@ -139,15 +254,18 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
       where = ".".join(("config", *parents[: i + 1]))
       if parent in place:
         raise ConfigError(
-          f"--config.{key}: {where} is {child!r} and has no fields"
+          f"--config.{_cut(key, 100)}: {where} is {_show(child)} and has no "
+          f"fields: give --config.{'.'.join(parents[: i + 1])}=VALUE"
         )
       raise ConfigError(
-        f"--config.{key}: there is no {where}{_hint(parent, place)}"
+        f"--config.{_cut(key, 100)}: there is no {_cut(where, 100)}"
+        f"{_hint(parent, place)}; valid: {_list(place)}"
       )
     place = child
   try:
     value = to_plain(ast.literal_eval(text))
-  except (ValueError, SyntaxError, TypeError):
+  # What is not Python's notation, too deep for it, or no value in it.
+  except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
     value = {"true": True, "false": False}.get(text, text)
   if last == "name" and place.get("name") not in (None, value):
     place.clear()
@@ -155,8 +273,26 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
 
 
 def from_plain(raw: Mapping[str, Any]) -> Experiment:
-  """Builds the experiment from plain values, as in a run's config.json."""
-  return _record(Experiment, raw, "config")
+  """Builds the experiment from plain values, as in a run's config.json.
+
+  Raises:
+    ConfigError: naming the key, the value and what would be valid.
+  """
+  try:
+    return _record(Experiment, raw, "config")
+  except _WrongType as e:
+    raise ConfigError(_cut(f"{e}{_remedy(e.hint, e.value)}", 600)) from None
+  except ConfigError as e:
+    raise ConfigError(_cut(str(e), 600)) from e.__cause__
+
+
+class _WrongType(ConfigError):
+  """A value that is not what a type hint asks for."""
+
+  def __init__(self, path, hint, value, *, got=False):
+    text = f"{path} is {_show(value)}: expected {_describe(hint)}"
+    super().__init__(text + (f", got {type(value).__name__}" if got else ""))
+    self.hint, self.value = hint, value
 
 
 def _build(hint, value, path):
@@ -164,22 +300,37 @@ def _build(hint, value, path):
     return _choice(hint, value, path)
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if origin in (types.UnionType, typing.Union):
-    return _union(arguments, value, path)
+    return _union(hint, value, path)
   if origin is tuple:
-    return _tuple(arguments, value, path)
+    return _tuple(hint, arguments, value, path)
   if dataclasses.is_dataclass(hint):
     return _record(hint, value, path)
-  if hint is types.NoneType and value is None:
-    return None
-  if hint is float and type(value) is int:
-    return float(value)
   # Not isinstance: True is no whole number here.
-  if type(value) is not hint:
+  is_number = type(value) in (int, float) and hint in (int, float)
+  if type(value) is not hint and not (is_number and hint is float):
+    raise _WrongType(path, hint, value, got=value is not None)
+  return _number(hint, value, path) if is_number else value
+
+
+# What numpy's and JAX's numbers can hold.
+LARGEST_INT = 2**63 - 1
+SMALLEST_FLOAT32 = float(np.finfo(np.float32).tiny)
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+
+
+def _number(hint, value, path):
+  if isinstance(value, int) and abs(value) > LARGEST_INT:
+    raise ConfigError(f"{path} is {_show(value)}: give at most {LARGEST_INT}")
+  if hint is int:
+    return value
+  if not math.isfinite(value):
+    raise ConfigError(f"{path} is {value!r}: give a finite number")
+  if value and not SMALLEST_FLOAT32 <= abs(value) <= LARGEST_FLOAT32:
     raise ConfigError(
-      f"{path} is {value!r}: expected {_describe(hint)}, "
-      f"got {type(value).__name__}"
+      f"{path} is {value!r}: give 0, or a size from {SMALLEST_FLOAT32:.3g} to "
+      f"{LARGEST_FLOAT32:.3g}, what float32 can hold"
     )
-  return value
+  return float(value)
 
 
 def _choice(hint, value, path):
@@ -187,12 +338,12 @@ def _choice(hint, value, path):
   fields = {"name": value} if isinstance(value, str) else value
   names = ", ".join(map(repr, table))
   if not isinstance(fields, Mapping) or "name" not in fields:
-    raise ConfigError(f"{path} is {value!r}: give a name, one of {names}")
+    raise ConfigError(f"{path} is {_show(value)}: give a name, one of {names}")
   fields = dict(fields)
   name = fields.pop("name")
   if not isinstance(name, str) or name not in table:
     close = _hint(name, table)
-    raise ConfigError(f"{path} has no {name!r}{close}; valid: {names}")
+    raise ConfigError(f"{path} has no {_show(name)}{close}; valid: {names}")
   chosen = table[name]
   if isinstance(chosen, type):
     return _record(chosen, fields, path)
@@ -201,14 +352,18 @@ def _choice(hint, value, path):
 
 
 def _record(cls, value, path):
-  if not isinstance(value, Mapping):
-    raise ConfigError(f"{path} is {value!r}: expected fields of {cls.__name__}")
   fields = {f.name: f for f in _fields(cls)}
+  if not isinstance(value, Mapping):
+    raise ConfigError(
+      f"{path} is {_show(value)}: expected its fields, {_list(fields)}"
+    )
   for key in value:
     if key not in fields:
-      valid = ", ".join(fields) or "none"
+      below = [k for k in flatten(value) if str(k).endswith(f".{key}")]
+      hint = f" (did you mean {below[0]!r}?)" if below else _hint(key, fields)
       raise ConfigError(
-        f"{path}.{key}: no such key{_hint(key, fields)}; valid: {valid}"
+        f"{path}.{_cut(str(key), 100)}: no such key{hint}; "
+        f"valid: {_list(fields or ['none'])}"
       )
   hints = typing.get_type_hints(cls)
   built = {
@@ -228,33 +383,86 @@ def _record(cls, value, path):
     return cls(**built)
 
 
-def _union(options, value, path):
+def _union(hint, value, path):
+  options = typing.get_args(hint)
   if value is None and types.NoneType in options:
     return None
   options = [o for o in options if o is not types.NoneType]
-  if len(options) == 1:
-    return _build(options[0], value, path)
+  if len(options) > 1:
+    is_sequence = isinstance(value, (tuple, list))
+    alike = [
+      o for o in options if (typing.get_origin(o) is tuple) == is_sequence
+    ]
+    options = alike if len(alike) == 1 else options
+  try:
+    if len(options) == 1:
+      return _build(options[0], value, path)
+  except _WrongType as e:
+    if e.value is value:
+      # Here the other options would do as well.
+      raise _WrongType(path, hint, value) from None
+    raise
   for option in options:
-    try:
+    with contextlib.suppress(ConfigError):
       return _build(option, value, path)
-    except ConfigError:
-      continue
-  expected = " or ".join(map(_describe, options))
-  raise ConfigError(f"{path} is {value!r}: expected {expected}")
+  raise _WrongType(path, hint, value)
 
 
-def _tuple(arguments, value, path):
+def _tuple(hint, arguments, value, path):
   variadic = len(arguments) == 2 and arguments[1] is Ellipsis
   if not isinstance(value, (tuple, list)) or (
     not variadic and len(value) != len(arguments)
   ):
-    what = "a tuple" if variadic else f"{len(arguments)} values in a tuple"
-    raise ConfigError(f"{path} is {value!r}: expected {what}")
+    raise _WrongType(path, hint, value)
   kinds = [arguments[0]] * len(value) if variadic else arguments
   return tuple(
     _build(kind, item, f"{path}[{i}]")
     for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
   )
+
+
+def _remedy(hint, value):
+  """ "; give (16, 16)" where 16 was written for a pair, say."""
+  for candidate in _candidates(value):
+    with contextlib.suppress(ConfigError):
+      _build(hint, candidate, "")
+      text = _show(candidate)
+      # One pair of quotes is the shell's.
+      text = f'"{text}"' if isinstance(candidate, str) else text
+      return f"; give {text}"
+  return ""
+
+
+def _candidates(value):
+  """What may have been meant, likeliest first."""
+  if isinstance(value, str):
+    words = {"none": None, "null": None, "yes": True, "on": True}
+    words |= {"no": False, "off": False, "true": True, "false": False}
+    if value.lower() in words:
+      yield words[value.lower()]
+    if sides := re.fullmatch(r"(\d+)x(\d+)", value):
+      yield tuple(map(int, sides.groups()))
+    for kind in (int, float):
+      with contextlib.suppress(ValueError):
+        yield kind(value)
+  if isinstance(value, float) and value.is_integer():
+    yield int(value)
+  if type(value) is int:
+    if value in (0, 1):
+      yield bool(value)
+    if abs(value) <= LARGEST_INT:
+      yield str(value)
+  if isinstance(value, (set, frozenset)):
+    with contextlib.suppress(TypeError):
+      yield tuple(sorted(value))
+  elif isinstance(value, range):
+    yield tuple(value)
+  elif not isinstance(value, tuple):
+    yield (value,)
+    yield (value, value)
+  elif len(value) == 1:
+    yield value[0]
+    yield value * 2
 
 
 def to_json(value):
@@ -280,7 +488,7 @@ def _name_of(value):
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   """Lines `key: old -> new` for all that differs between two JSON configs."""
-  flat_old, flat_new = _flatten(old), _flatten(new)
+  flat_old, flat_new = flatten(old), flatten(new)
   return [
     f"{key}: {flat_old.get(key)!r} -> {flat_new.get(key)!r}"
     for key in sorted(flat_old.keys() | flat_new.keys())
@@ -288,12 +496,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   ]
 
 
-def _flatten(tree, prefix=""):
+def flatten(tree, prefix: str = "") -> dict[str, Any]:
+  """Nested dicts as one of dotted keys."""
   if not isinstance(tree, Mapping):
     return {prefix: tree}
   flat = {}
   for key, value in tree.items():
-    flat |= _flatten(value, f"{prefix}.{key}" if prefix else key)
+    flat |= flatten(value, f"{prefix}.{key}" if prefix else key)
   return flat
 
 
@@ -304,10 +513,44 @@ def _fields(cls):
 
 
 def _hint(word, valid):
-  close = difflib.get_close_matches(str(word), list(map(str, valid)), n=1)
-  return f" (did you mean {close[0]!r}?)" if close else ""
+  nearest = _nearest(word, valid)
+  return f" (did you mean {nearest!r}?)" if nearest else ""
+
+
+def _nearest(word, valid):
+  """The valid word that was meant, or None; case does not matter."""
+  written = {str(v).lower(): str(v) for v in valid}
+  close = difflib.get_close_matches(str(word).lower(), written, n=1)
+  return written[close[0]] if close else None
 
 
 def _describe(hint):
   names = {int: "a whole number", float: "a number", str: "a text"}
+  names |= {bool: "True or False", types.NoneType: "None"}
+  origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (types.UnionType, typing.Union):
+    return " or ".join(map(_describe, arguments))
+  if origin is tuple:
+    fixed = Ellipsis not in arguments
+    return f"{len(arguments)} values in a tuple" if fixed else "a tuple"
   return names.get(hint) or getattr(hint, "__name__", str(hint))
+
+
+def _show(value):
+  try:
+    return _cut(" ".join(repr(value).split("\n")), 80)
+  except ValueError:  # Python refuses to print an int of so many digits
+    return "a number of thousands of digits"
+
+
+def _list(names):
+  """Names, as many as one or two lines hold."""
+  shown, names = [], list(map(str, names))
+  while names and sum(map(len, shown)) < 300:
+    shown.append(_cut(names.pop(0), 100))
+  more = f" and {len(names)} more" if names else ""
+  return ", ".join(shown) + more
+
+
+def _cut(text, length):
+  return text if len(text) <= length else text[: length - 3] + "..."

@@ -5,8 +5,9 @@ import dataclasses
 import math
 
 from flexivit_jax.core import patch_size
+from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.tokens import grid_shape
-from flexivit_jax.data import augment, sources
+from flexivit_jax.data import augment, bad_images, sources
 from flexivit_jax.nn import vit
 from flexivit_jax.tasks import supervised
 from flexivit_jax.training import optimizer
@@ -25,7 +26,7 @@ def blaming(place: str):
   """
   try:
     yield
-  except ConfigError:
+  except (ConfigError, Fault):
     raise
   except ValueError as e:
     raise ConfigError(f"{place}: {e}") from e
@@ -41,6 +42,21 @@ class Data:
 
   source: sources.SourceSpec
   transforms: tuple[augment.Transform, ...] = ()
+
+
+# Smallest and largest value of the whole numbers in an experiment. A step is
+# an int32; a seed of 2^32 would draw what 0 draws.
+BOUNDS = {
+  "batch_size": (1, 2**24),
+  "eval_batch_size": (1, 2**24),
+  "total_steps": (1, 2**31 - 1),
+  "eval_every": (1, 2**31 - 1),
+  "save_every": (1, 2**31 - 1),
+  "log_every": (1, 2**31 - 1),
+  "seed": (0, 2**32 - 1),
+  "workers": (0, 1024),
+  "threads": (0, 1024),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +77,7 @@ class Experiment:
     keep: how many of the latest checkpoints to keep, besides the best.
     workers: processes that load data; 0 loads in the main process.
     threads: that load data in each process; 0 loads when asked.
+    on_bad_image: what to do about images that cannot be decoded.
   """
 
   model: vit.ViT
@@ -81,31 +98,24 @@ class Experiment:
   keep: int = 2
   workers: int = 0
   threads: int = 0
+  on_bad_image: bad_images.OnBadImage = bad_images.ERROR
 
   def __post_init__(self):
     if (self.total_steps is None) == (self.total_epochs is None):
       raise ValueError(
         "give either total_steps or total_epochs, and None for the other"
       )
-    for name in (
-      "batch_size",
-      "total_steps",
-      "eval_batch_size",
-      "eval_every",
-      "save_every",
-      "log_every",
-    ):
+    for name, (low, high) in BOUNDS.items():
       value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f"{name} is {value}: give at least 1")
+      if value is not None and not low <= value <= high:
+        raise ValueError(f"{name} is {value}: give {low} to {high}")
+    if self.total_epochs is not None and not self.total_epochs > 0:
+      raise ValueError(f"total_epochs is {self.total_epochs}: give more than 0")
     if self.keep < 2:
       raise ValueError(
         f"keep is {self.keep}: keep at least 2 checkpoints, so that one "
         "survives damage to the other"
       )
-    for name in ("seed", "workers", "threads"):
-      if getattr(self, name) < 0:
-        raise ValueError(f"{name} is {getattr(self, name)}: give at least 0")
 
   def num_steps(self, num_examples: int) -> int:
     """Length of training in steps, on this many examples."""
@@ -117,6 +127,11 @@ class Experiment:
       raise ConfigError(
         f"{self.total_epochs} epochs of {num_examples} images at batch size "
         f"{self.batch_size} are no step: raise total_epochs or total_steps"
+      )
+    if steps > BOUNDS["total_steps"][1]:
+      raise ConfigError(
+        f"{self.total_epochs} epochs of {num_examples} images are {steps} "
+        f"steps: give at most {BOUNDS['total_steps'][1]}"
       )
     return steps
 

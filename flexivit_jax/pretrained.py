@@ -18,6 +18,7 @@ from flexivit_jax.core.patch_size import FixedPatchSize, as_hw
 from flexivit_jax.core.tokens import grid_shape, patchify
 from flexivit_jax.experiment import Experiment
 from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.training import log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,15 +209,17 @@ def _load_run(path, step):
     raise ValueError(f"{path}: no config.json there, so not a run's directory")
   saved = json.loads(file.read_text())
   experiment = config.from_plain(saved["config"])
-  scores = native.steps(path)
-  if not scores:
+  steps = native.steps(path)
+  if not steps:
     raise ValueError(f"{path}: this run has no finished checkpoint yet")
   chosen = ""
   if step is None:
-    step = _best(scores)
-    chosen = " (best on validation)" if scores[step] else " (latest)"
-  elif step not in scores:
-    have = ", ".join(map(str, sorted(scores)))
+    scores = log.read_scores(path / "metrics.jsonl")
+    best = log.best({s: scores[s] for s in steps if s in scores})
+    step = steps[-1] if best is None else best
+    chosen = " (latest)" if best is None else " (best on validation)"
+  elif step not in steps:
+    have = ", ".join(map(str, steps))
     raise ValueError(f"{path}: no checkpoint of step {step}; there are {have}")
   params = native.load_params(path, step)
   model = experiment.model
@@ -234,16 +237,6 @@ def _load_run(path, step):
     experiment=experiment,
   )
   return LoadedViT(model, jax.tree.map(jnp.asarray, params), spec)
-
-
-def _best(scores):
-  """The step with the best score; the later of equals, or of none."""
-
-  def rank(step):
-    score = scores[step]
-    return (-1.0 if score is None else max(score.values()), step)
-
-  return max(scores, key=rank)
 
 
 def _load_big_vision(path, posemb_grid):

@@ -8,6 +8,8 @@ import sys
 import jax
 import pytest
 
+from flexivit_jax import config
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -31,7 +33,7 @@ def command(tmp_path_factory):
   cache = tmp_path_factory.mktemp("xla")
   environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
 
-  def run(script, *arguments, wait=True, **extra):
+  def run(script, *arguments, wait=True, preexec_fn=None, **extra):
     process = subprocess.Popen(  # noqa: S603
       [sys.executable, script, *map(str, arguments)],
       cwd=ROOT,
@@ -39,6 +41,7 @@ def command(tmp_path_factory):
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
+      preexec_fn=preexec_fn,  # noqa: PLW1509
     )
     if not wait:
       return process
@@ -51,32 +54,49 @@ def command(tmp_path_factory):
 
 
 SMALL = (
-  "--config=configs/flexivit_digits.py",
-  "--config.model.size=mu",
-  "--config.patch_size.choices=(6,12)",
-  "--config.batch_size=16",
-  "--config.optimizer.schedule.warmup_steps=2",
+  "model.size=mu",
+  "patch_size.choices=(6,12)",
+  "batch_size=16",
+  "optimizer.schedule.warmup_steps=2",
 )
+SMALL_CONFIG = "configs/flexivit_digits.py"
+SMALL_RUN = ("total_steps=30", "eval_every=10", "save_every=15", "log_every=5")
 
 
 @pytest.fixture(scope="session")
 def small_config():
-  """Arguments of train.py that make the main job run in seconds."""
-  return SMALL
+  """Makes arguments of train.py for the main job in seconds.
+
+  Further arguments are overrides, `key=value`.
+  """
+
+  def arguments(*overrides):
+    overrides = [f"--config.{o}" for o in (*SMALL, *overrides)]
+    return (f"--config={SMALL_CONFIG}", *overrides)
+
+  return arguments
 
 
 @pytest.fixture(scope="session")
-def small_run(command, tmp_path_factory):
+def small_experiment():
+  """Makes the same as an `Experiment`."""
+
+  def experiment(*overrides):
+    return config.load(SMALL_CONFIG, (*SMALL, *overrides))
+
+  return experiment
+
+
+@pytest.fixture(scope="session")
+def small_run_config(small_config):
+  """Arguments of `small_run`."""
+  return small_config(*SMALL_RUN)
+
+
+@pytest.fixture(scope="session")
+def small_run(command, small_run_config, tmp_path_factory):
   """A finished small run's directory."""
   workdir = tmp_path_factory.mktemp("runs") / "small"
-  done = command(
-    "train.py",
-    *SMALL,
-    "--config.total_steps=30",
-    "--config.eval_every=10",
-    "--config.save_every=15",
-    "--config.log_every=5",
-    f"--workdir={workdir}",
-  )
+  done = command("train.py", *small_run_config, f"--workdir={workdir}")
   assert done.returncode == 0, done.stderr
   return workdir, done

@@ -1,7 +1,9 @@
 """Config files, overrides and JSON: round trips, choices, refusals."""
 
 import copy
+import dataclasses
 import json
+import math
 import pathlib
 import re
 
@@ -10,7 +12,7 @@ import pytest
 from flexivit_jax import config
 from flexivit_jax.core import patch_size
 from flexivit_jax.data import augment, sources
-from flexivit_jax.experiment import ConfigError, Data
+from flexivit_jax.experiment import ConfigError, Data, Experiment
 from flexivit_jax.nn import pooling, positions, vit
 from flexivit_jax.tasks import supervised
 from flexivit_jax.training import optimizer
@@ -51,6 +53,7 @@ REQUIRED = {
   "fixed": {"size": (8, 6)},
   "sampled": {"choices": (4, (6, 8)), "probabilities": (0.25, 0.75)},
   "image_folder": {"path": "images"},
+  "tfds": {"dataset": "cifar10"},
   "resize": {"size": (24, 20)},
   "resize_crop": {"short": 24, "size": (24, 20)},
   "inception_crop": {"size": (24, 20)},
@@ -269,7 +272,7 @@ def test_a_whole_group_can_be_taken_away():
     ),
     (
       "batch_size=8.0",
-      "config.batch_size is 8.0: expected a whole number, got float",
+      "config.batch_size is 8.0: expected a whole number, got float; give 8",
     ),
     (
       "batch_size=True",
@@ -281,23 +284,104 @@ def test_a_whole_group_can_be_taken_away():
     ),
     (
       "optimizer.clip_norm=none",
-      "config.optimizer.clip_norm is 'none': expected a number, got str",
+      "config.optimizer.clip_norm is 'none': expected a number or None; "
+      "give None",
     ),
-    ("model.scan=1", "config.model.scan is 1: expected bool, got int"),
-    ("model.dtype=32", "config.model.dtype is 32: expected a text, got int"),
+    (
+      "model.scan=1",
+      "config.model.scan is 1: expected True or False, got int; give True",
+    ),
+    (
+      "model.scan=no",
+      "config.model.scan is 'no': expected True or False, got str; give False",
+    ),
+    (
+      # A folder's name, of which the shell keeps no quotes.
+      "train.source={'name': 'image_folder', 'path': 2024}",
+      "config.train.source.path is 2024: expected a text, got int; "
+      "give \"'2024'\"",
+    ),
+    (
+      "optimizer.learning_rate='1e-3'",
+      "config.optimizer.learning_rate is '1e-3': expected a number, got str; "
+      "give 0.001",
+    ),
+    (
+      "batch_size='64'",
+      "config.batch_size is '64': expected a whole number, got str; give 64",
+    ),
+    (
+      "batch_size=8,",
+      "config.batch_size is (8,): expected a whole number, got tuple; give 8",
+    ),
+    ("batch_size=None", "config.batch_size is None: expected a whole number"),
+    # Numbers that nothing can compute with.
+    (
+      "optimizer.learning_rate=1e999",
+      "config.optimizer.learning_rate is inf: give a finite number",
+    ),
+    (
+      "optimizer.learning_rate=1e-50",
+      "config.optimizer.learning_rate is 1e-50: give 0, or a size from "
+      "1.18e-38 to 3.4e+38, what float32 can hold",
+    ),
+    (
+      "optimizer.learning_rate=1e39",
+      "config.optimizer.learning_rate is 1e+39: give 0, or a size from "
+      "1.18e-38 to 3.4e+38, what float32 can hold",
+    ),
+    (
+      f"seed={2**63}",
+      f"config.seed is {2**63}: give at most {2**63 - 1}",
+    ),
+    (
+      # Too large to become a float.
+      f"optimizer.learning_rate=1{'0' * 400}",
+      f"config.optimizer.learning_rate is 1{'0' * 76}...: give at most "
+      f"{2**63 - 1}",
+    ),
+    (
+      # Too large to be read as a number.
+      f"batch_size={'9' * 5000}",
+      f"config.batch_size is '{'9' * 76}...: expected a whole number, got str",
+    ),
     # A union of types.
     (
       "patch_size={'name': 'fixed', 'size': 'big'}",
-      "config.patch_size.size is 'big': expected a whole number or tuple",
+      "config.patch_size.size is 'big': expected a whole number or "
+      "2 values in a tuple",
     ),
     (
       "patch_size.choices=(4, 6.5)",
-      "config.patch_size.choices[1] is 6.5: expected a whole number or tuple",
+      "config.patch_size.choices[1] is 6.5: expected a whole number or "
+      "2 values in a tuple",
+    ),
+    (
+      "patch_size.choices=(4, 6.0)",
+      "config.patch_size.choices[1] is 6.0: expected a whole number or "
+      "2 values in a tuple; give 6",
+    ),
+    (
+      "patch_size.choices=(4, '8x6')",
+      "config.patch_size.choices[1] is '8x6': expected a whole number or "
+      "2 values in a tuple; give (8, 6)",
+    ),
+    (
+      # The value that is wrong, not all that could stand there.
+      "patch_size.choices=(4, (8, 6.0))",
+      "config.patch_size.choices[1][1] is 6.0: expected a whole number, got "
+      "float; give 6",
     ),
     # Tuples.
     (
       "model.kernel_hw=(8,)",
-      "config.model.kernel_hw is (8,): expected 2 values in a tuple",
+      "config.model.kernel_hw is (8,): expected 2 values in a tuple; "
+      "give (8, 8)",
+    ),
+    (
+      "model.kernel_hw=8x6",
+      "config.model.kernel_hw is '8x6': expected 2 values in a tuple; "
+      "give (8, 6)",
     ),
     (
       "model.kernel_hw=(8, 8, 3)",
@@ -305,7 +389,7 @@ def test_a_whole_group_can_be_taken_away():
     ),
     (
       "model.kernel_hw=8",
-      "config.model.kernel_hw is 8: expected 2 values in a tuple",
+      "config.model.kernel_hw is 8: expected 2 values in a tuple; give (8, 8)",
     ),
     (
       "model.kernel_hw=(8, 'x')",
@@ -313,7 +397,24 @@ def test_a_whole_group_can_be_taken_away():
     ),
     (
       "patch_size.choices=4",
-      "config.patch_size.choices is 4: expected a tuple",
+      "config.patch_size.choices is 4: expected a tuple; give (4,)",
+    ),
+    (
+      "patch_size.choices={8, 4}",
+      "config.patch_size.choices is {8, 4}: expected a tuple; give (4, 8)",
+    ),
+    (
+      "patch_size.choices=()",
+      "config.patch_size: choices is (): give at least one patch size",
+    ),
+    (
+      "train.transforms=flip",
+      "config.train.transforms is 'flip': expected a tuple; give ('flip',)",
+    ),
+    (
+      "train.transforms=(5,)",
+      "config.train.transforms[0] is 5: give a name, one of 'resize', "
+      "'resize_crop', 'inception_crop', 'flip', 'affine'",
     ),
     (
       "train.transforms=({'name': 'affine', 'shfit': 0.1},)",
@@ -321,6 +422,11 @@ def test_a_whole_group_can_be_taken_away():
       "valid: degrees, scale, shift",
     ),
     # Choices.
+    (
+      "model.pool=GAP",
+      "config.model.pool has no 'GAP' (did you mean 'gap'?); "
+      "valid: 'gap', 'tok', 'map'",
+    ),
     (
       "model.pool=gpa",
       "config.model.pool has no 'gpa' (did you mean 'gap'?); "
@@ -340,7 +446,10 @@ def test_a_whole_group_can_be_taken_away():
       "'fixed', 'sampled'",
     ),
     # Groups of fields, and what they must hold.
-    ("train=5", "config.train is 5: expected fields of Data"),
+    (
+      "train=5",
+      "config.train is 5: expected its fields, source, transforms",
+    ),
     ("train={}", "config.train: source must be given"),
     ("optimizer=sgd", "config.optimizer: learning_rate must be given"),
     (
@@ -354,8 +463,8 @@ def test_a_whole_group_can_be_taken_away():
     ),
     (
       "model.position.size=(0, 4)",
-      "config.model.position: position table of (0, 4) rows and cols: "
-      "give >= 1",
+      "config.model.position: size is (0, 4) rows and cols: give 1 to 1024 of "
+      "each",
     ),
     (
       "total_epochs=3",
@@ -365,16 +474,19 @@ def test_a_whole_group_can_be_taken_away():
     ("batch_size", "--config.batch_size: write --config.batch_size=VALUE"),
     (
       "batch_size.foo=1",
-      "--config.batch_size.foo: config.batch_size is 8 and has no fields",
+      "--config.batch_size.foo: config.batch_size is 8 and has no fields: "
+      "give --config.batch_size=VALUE",
     ),
     (
       "modle.size=Ti",
-      "--config.modle.size: there is no config.modle (did you mean 'model'?)",
+      "--config.modle.size: there is no config.modle (did you mean 'model'?); "
+      "valid: model, patch_size, optimizer, train, test, batch_size, "
+      "total_steps",
     ),
     (
       "model.sise.width=8",
       "--config.model.sise.width: there is no config.model.sise "
-      "(did you mean 'size'?)",
+      "(did you mean 'size'?); valid: size, position, pool",
     ),
   ],
 )
@@ -383,11 +495,70 @@ def test_a_refusal_names_the_key_the_value_and_the_remedy(override, message):
 
 
 def test_an_unknown_key_of_the_experiment_lists_the_valid_ones():
-  message = refusal("batch_sise=3")
-  assert message.startswith(
-    "config.batch_sise: no such key (did you mean 'batch_size'?); valid: model,"
+  fields = ", ".join(field.name for field in dataclasses.fields(Experiment))
+  assert refusal("batch_sise=3") == (
+    f"config.batch_sise: no such key (did you mean 'batch_size'?); "
+    f"valid: {fields}"
   )
-  assert message.endswith("threads")
+
+
+def test_a_key_of_another_place_is_pointed_to():
+  message = refusal("learning_rate=0.1")
+  assert message.startswith(
+    "config.learning_rate: no such key (did you mean "
+    "'optimizer.learning_rate'?); valid: model, patch_size, optimizer,"
+  )
+
+
+@pytest.mark.parametrize(
+  "override",
+  [
+    f"optimizer.mu_dtype={'x' * 5000}",
+    f"{'x' * 5000}=1",
+    f"{'x' * 5000}.y=1",
+    f"patch_size.choices=({'7,' * 3000})",
+    f"patch_size.choices=({'(7,),' * 3000})",
+    f"model={dict.fromkeys(map(str, range(3000)))}",
+    f"model.pool={'x' * 5000}",
+    f"batch_size.{'x' * 5000}=1",
+  ],
+)
+def test_no_message_is_longer_than_a_few_lines(override):
+  assert 20 < len(refusal(override)) <= 600
+
+
+ODD = (
+  *(None, True, -1, 0, 1, 10**30, 10**5000, -0.5, 1.5, 64.0, 1e300, 1e-300),
+  *(math.nan, math.inf, "", "x", "none", "1e-3", "8x6", b"x", 1j, ...),
+  *((), (1,), (0, 0), (1, 1), (10**9, 10**9), (0.5, math.nan), (7,) * 3000),
+  *({}, {"name": "x"}, {"name": ["x"]}, {1: 2}, {3, 4}, range(2), print),
+)
+
+
+@pytest.mark.parametrize(
+  ("hint", "name"),
+  [
+    (hint, name)
+    for hint, table in config.CHOICES.items()
+    for name, chosen in table.items()
+    if isinstance(chosen, type)
+  ],
+)
+def test_odd_values_of_every_field_are_refused_or_survive_json(hint, name):
+  required = {"name": name, **REQUIRED.get(name, {})}
+  for field in config._fields(config.CHOICES[hint][name]):
+    refusals = []
+    for value in map(config.to_plain, ODD):
+      try:
+        built = config._build(hint, required | {field.name: value}, "place")
+      except ConfigError as e:
+        refusals.append(str(e))
+      else:
+        plain = json.loads(json.dumps(config.to_json(built)))
+        assert config._build(hint, plain, "place") == built
+    # No field takes numbers, texts, tuples and functions alike.
+    assert len(refusals) > len(ODD) / 2
+    assert all(text.startswith("place") for text in refusals)
 
 
 @pytest.mark.parametrize(
@@ -397,6 +568,8 @@ def test_an_unknown_key_of_the_experiment_lists_the_valid_ones():
     "model={[1]: 2}",  # no value in Python's notation
     "patch_size.name.size=8",  # a field of the name itself
     "patch_size.name={'name': 'fixed'}",
+    f"model={'-' * 100_000}1",  # deeper than Python's parser goes
+    f"model={'(' * 300}",
   ],
 )
 def test_odd_values_are_refused_like_others(override):
@@ -410,47 +583,295 @@ def test_no_hint_at_the_word_that_was_written():
   assert "did you mean" not in message
 
 
+# Files.
+
+
+def load_refusal(path, *overrides):
+  with pytest.raises(ConfigError) as caught:
+    config.load(str(path), overrides)
+  return str(caught.value)
+
+
 def test_a_missing_file_lists_those_there(tmp_path):
   (tmp_path / "one.py").touch()
   (tmp_path / "two.py").touch()
+  (tmp_path / "__init__.py").touch()
   (tmp_path / "notes.txt").touch()
-  there = f"{tmp_path / 'one.py'}, {tmp_path / 'two.py'}"
-  missing = tmp_path / "three.py"
-  with pytest.raises(ConfigError) as caught:
-    config.load(str(missing))
-  assert str(caught.value) == f"no config file {missing}; there: {there}"
-  missing = tmp_path / "empty" / "three.py"
-  with pytest.raises(ConfigError) as caught:
-    config.load(str(missing) + ":8")
-  assert str(caught.value) == f"no config file {missing}; there: none"
+  there = f"in {tmp_path}: one.py, two.py"
+  assert load_refusal(tmp_path / "six.py:8") == (
+    f"no config file {tmp_path / 'six.py'}; {there}"
+  )
+  hint = f"(did you mean {tmp_path / 'two.py'}?)"
+  for name in ("twoo.py", "two", "Two.py"):
+    assert load_refusal(tmp_path / name) == (
+      f"no config file {tmp_path / name} {hint}; {there}"
+    )
+  assert load_refusal(tmp_path) == f"{tmp_path} is a directory; {there}"
+  assert load_refusal(tmp_path / "notes.txt") == (
+    f"{tmp_path / 'notes.txt'} is no Python file; {there}"
+  )
 
 
-def test_a_file_without_get_config(tmp_path):
-  path = write(tmp_path, "config = {}")
-  with pytest.raises(ConfigError) as caught:
-    config.load(path)
-  assert str(caught.value) == f"{path} has no function get_config"
+def test_without_config_files_there_the_projects_are_listed(monkeypatch):
+  monkeypatch.chdir(CONFIGS.parent)
+  names = ", ".join(path.name for path in sorted(CONFIGS.glob("*.py")))
+  hint = "(did you mean configs/vit_digits.py?)"
+  # Beside the commands lie no configs, whatever else lies there.
+  for path in ("vit_digits", "nowhere/vit_digits.py", "docs/vit_digit.py"):
+    assert load_refusal(path) == (
+      f"no config file {path} {hint}; in configs: {names}"
+    )
+  assert load_refusal("") == f"no config file; in configs: {names}"
+  assert load_refusal("configs") == (
+    f"configs is a directory; in configs: {names}"
+  )
 
 
-def test_a_file_that_is_no_python(tmp_path):
-  path = tmp_path / "some_config.toml"
-  path.write_text("[model]")
-  with pytest.raises(ConfigError, match=re.escape(str(path))):
-    config.load(str(path))
+def test_no_config_file_anywhere(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert load_refusal("a/b.py") == "no config file a/b.py; in a: none"
+
+
+def test_of_many_files_some_are_listed(tmp_path):
+  for i in range(200):
+    (tmp_path / f"recipe_number_{i:03}.py").touch()
+  message = load_refusal(tmp_path / "zzz.py")
+  assert message.endswith("recipe_number_014.py and 185 more")
+  assert len(message) <= 600
+
+
+def test_a_name_that_no_file_can_have():
+  name = "x" * 5000
+  assert load_refusal(name) == (
+    f"no config file {'x' * 97}...: File name too long"
+  )
 
 
 @pytest.mark.parametrize(
-  "get_config",
+  ("text", "message"),
   [
-    "def get_config(): return {}",  # takes no argument
-    "def get_config(argument): return int(argument)",  # not this one
+    (
+      "config = {}",
+      " has no function get_config: define get_config() that returns a "
+      "ConfigDict",
+    ),
+    (
+      "get_config = {}",
+      " has no function get_config, but a dict: define get_config() that "
+      "returns a ConfigDict",
+    ),
+    (
+      "def get_config():\n  config = {}",
+      ": get_config returns None: expected a ConfigDict",
+    ),
+    (
+      "def get_config(): return [1]",
+      ": get_config returns [1]: expected a ConfigDict",
+    ),
+    (
+      "def get_config(a, b): pass",
+      ": get_config(a, b) cannot be called with 0 arguments: --config "
+      "FILE:VALUE gives one, FILE none",
+    ),
+    (
+      "def get_config(path: str): pass",
+      " needs its path: --config {path}:VALUE",
+    ),
+    # What the file itself raises, at the innermost line of its own.
+    (
+      "import math\n\nx = foo",
+      ", line 3: NameError: name 'foo' is not defined",
+    ),
+    ("x = (\n", ", line 1: SyntaxError: '(' was never closed"),
+    (
+      "import not_there",
+      ", line 1: ModuleNotFoundError: No module named 'not_there'",
+    ),
+    (
+      "import json\ndef get_config():\n  return json.loads('{')",
+      ", line 3: JSONDecodeError: Expecting property name enclosed in double "
+      "quotes: line 1 column 2 (char 1)",
+    ),
+    ("def get_config(): raise KeyError", ", line 1: KeyError"),
+    ("def get_config(): return get_config()", ", line 1: RecursionError: "),
+    ("raise ValueError('x' * 5000)", f", line 1: ValueError: {'x' * 297}..."),
+    ("raise ValueError('two\\nlines')", ", line 1: ValueError: two lines"),
+    (
+      "from ml_collections import ConfigDict\n"
+      "def get_config():\n"
+      "  config = ConfigDict(dict(seed=1))\n"
+      "  return config.sed\n",
+      ", line 4: AttributeError: ",
+    ),
   ],
 )
-def test_an_argument_that_the_config_does_not_take(tmp_path, get_config):
+def test_a_file_that_cannot_be_used(tmp_path, text, message):
+  path = write(tmp_path, text)
+  told, expected = load_refusal(path), path + message.format(path=path)
+  # Python's own text varies where it is left out.
+  assert told == expected or (message.endswith(": ") and expected in told)
+  assert len(told) - len(path) <= 600
+
+
+def test_a_mistake_in_a_file_that_the_config_imports(tmp_path, monkeypatch):
+  (tmp_path / "broken_base.py").write_text("x = 1\ny = (\n")
+  monkeypatch.syspath_prepend(tmp_path)
+  path = write(tmp_path, "import math\nimport broken_base")
+  assert load_refusal(path) == (
+    f"{path}, line 2: SyntaxError: '(' was never closed (broken_base.py, "
+    "line 2)"
+  )
+
+
+@pytest.mark.parametrize(
+  ("get_config", "message"),
+  [
+    (
+      "def get_config(): return {}",
+      " takes no argument, but was given 'eight'",
+    ),
+    (
+      "def get_config(argument): return int(argument)",
+      ", line 1: ValueError: invalid literal for int() with base 10: 'eight'",
+    ),
+  ],
+)
+def test_an_argument_that_the_config_does_not_take(
+  tmp_path, get_config, message
+):
   path = write(tmp_path, get_config)
-  with pytest.raises(ConfigError, match=re.escape(path)) as caught:
-    config.load(path + ":eight")
-  assert "eight" in str(caught.value)
+  assert load_refusal(f"{path}:eight") == path + message
+
+
+# What a ConfigDict may hold.
+
+HEADER = """
+import numpy as np
+from ml_collections import ConfigDict, FieldReference, config_dict
+
+def get_config():
+  batch_size = FieldReference(8)
+  config = ConfigDict(dict(
+    model=dict(size="mu", position="none", pool="gap"),
+    patch_size=dict(name="fixed", size=4),
+    optimizer=dict(name="adamw", learning_rate=1e-3),
+    train=dict(source="digits"),
+    batch_size=batch_size,
+    total_steps=10,
+  ))
+"""
+
+
+def load_with(folder, line, *overrides):
+  path = write(folder, f"{HEADER}  {line}\n  return config\n")
+  return config.load(path, overrides)
+
+
+@pytest.mark.parametrize(
+  ("line", "name", "expected"),
+  [
+    ("config.model.kernel_hw = [8, 6]", "model.kernel_hw", (8, 6)),
+    ("config.seed = np.int64(3)", "seed", 3),
+    ("config.model.kernel_hw = np.array([8, 6])", "model.kernel_hw", (8, 6)),
+    ("config.model.dropout = np.float32(0.5)", "model.dropout", 0.5),
+    ("config.model.scan = np.bool_(True)", "model.scan", True),
+    ("config.eval_batch_size = 2 * batch_size", "eval_batch_size", 16),
+    (
+      "config.model.kernel_hw = (batch_size, batch_size)",
+      "model.kernel_hw",
+      (8, 8),
+    ),
+    (
+      "config.total_epochs = config_dict.placeholder(float)",
+      "total_epochs",
+      None,
+    ),
+    ("config = config_dict.FrozenConfigDict(config)", "batch_size", 8),
+    ("config = config.to_dict()", "batch_size", 8),
+  ],
+)
+def test_values_that_a_config_may_hold(tmp_path, line, name, expected):
+  value = load_with(tmp_path, line)
+  for part in name.split("."):
+    value = getattr(value, part)
+  assert value == expected
+  assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+  "line",
+  [
+    "config.batch_size = config_dict.placeholder(int)",
+    "config.batch_size = config_dict.required_placeholder(int)",
+    "del config.batch_size",
+  ],
+)
+def test_an_override_fills_what_the_file_leaves_open(tmp_path, line):
+  assert load_with(tmp_path, line, "batch_size=16").batch_size == 16
+  with pytest.raises(ConfigError, match=r"^config(\.|: )batch_size "):
+    load_with(tmp_path, line)
+  # The file's own mistake comes first: a default could not be reached.
+  with pytest.raises(ConfigError, match=r"^config(\.|: )batch_size "):
+    load_with(tmp_path, line, "task.loss.name=sigmoid")
+
+
+@pytest.mark.parametrize(
+  ("line", "message"),
+  [
+    (
+      "config.patch_size = dict(name='sampled', choices={4, 6})",
+      "config.patch_size.choices is {4, 6}: expected a tuple; give (4, 6)",
+    ),
+    (
+      "config.patch_size = dict(name='sampled', choices=range(4, 6))",
+      "config.patch_size.choices is range(4, 6): expected a tuple; give (4, 5)",
+    ),
+    (
+      "config.model.dropout = float('nan')",
+      "config.model.dropout is nan: give a finite number",
+    ),
+    (
+      "config.model.head_bias = np.float32('-inf')",
+      "config.model.head_bias is -inf: give a finite number",
+    ),
+    (
+      "config.seed = 10**5000",
+      "config.seed is a number of thousands of digits: give at most "
+      "9223372036854775807",
+    ),
+    (
+      "config.model.dtype = 10**5000",
+      "config.model.dtype is a number of thousands of digits: expected a text, "
+      "got int",
+    ),
+    (
+      "config.model.head_bias = '-1e1'",
+      "config.model.head_bias is '-1e1': expected a number, got str; "
+      "give -10.0",
+    ),
+    (
+      "zero = FieldReference(1); config.seed = 8 // zero; zero.set(0)",
+      "config.seed: ZeroDivisionError: integer division or modulo by zero",
+    ),
+    (
+      "config = config.to_dict(); config['model'] = config",
+      "config contains itself",
+    ),
+  ],
+)
+def test_values_that_a_config_may_not_hold(tmp_path, line, message):
+  with pytest.raises(ConfigError) as caught:
+    load_with(tmp_path, line)
+  assert str(caught.value) == message
+
+
+def test_a_function_is_no_value(tmp_path):
+  with pytest.raises(ConfigError) as caught:
+    load_with(tmp_path, "config.seed = lambda: 3")
+  assert re.fullmatch(
+    r"config\.seed is <function .*>: expected a whole number, got function",
+    str(caught.value),
+  )
 
 
 # Differences.

@@ -86,23 +86,38 @@ def test_steps_or_epochs_but_not_both(length):
 
 
 @pytest.mark.parametrize(
-  "name",
-  ["batch_size", "eval_batch_size", "eval_every", "save_every", "log_every"],
+  ("name", "low", "high"),
+  [
+    ("batch_size", 1, 2**24),
+    ("eval_batch_size", 1, 2**24),
+    ("eval_every", 1, 2**31 - 1),
+    ("save_every", 1, 2**31 - 1),
+    ("log_every", 1, 2**31 - 1),
+    ("seed", 0, 2**32 - 1),
+    ("workers", 0, 1024),
+    ("threads", 0, 1024),
+  ],
 )
-def test_counts_are_at_least_one(name):
-  assert getattr(experiment(**{name: 1}), name) == 1
-  for value in (0, -3):
+def test_whole_numbers_have_bounds(name, low, high):
+  for value in (low, high):
+    assert getattr(experiment(**{name: value}), name) == value
+  for value in (low - 1, high + 1):
     with pytest.raises(ValueError) as caught:
       experiment(**{name: value})
-    assert str(caught.value) == f"{name} is {value}: give at least 1"
+    assert str(caught.value) == f"{name} is {value}: give {low} to {high}"
 
 
-@pytest.mark.parametrize("name", ["seed", "workers", "threads"])
-def test_counts_are_at_least_zero(name):
-  assert getattr(experiment(**{name: 0}), name) == 0
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_epochs_are_more_than_none(value):
   with pytest.raises(ValueError) as caught:
-    experiment(**{name: -1})
-  assert str(caught.value) == f"{name} is -1: give at least 0"
+    experiment(total_steps=None, total_epochs=value)
+  assert str(caught.value) == f"total_epochs is {value}: give more than 0"
+
+
+def test_a_run_of_more_steps_than_can_be_counted_is_refused():
+  long = experiment(total_steps=None, total_epochs=1e9, batch_size=1)
+  with pytest.raises(ConfigError, match="are 5000000000 steps: give at most 21"):
+    long.num_steps(5)
 
 
 def test_two_checkpoints_are_kept():

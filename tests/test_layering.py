@@ -13,6 +13,7 @@ PACKAGE = ROOT / "flexivit_jax"
 # From the top to the bottom; a module imports from its own layer or below.
 LAYERS = (
   "cli",
+  "run",
   "pretrained",
   "config",
   "experiment",

@@ -13,6 +13,9 @@ from PIL import Image
 
 from flexivit_jax.data import images
 
+# Of an image that a transform may make: 800 MB of pixels in a square.
+LARGEST_SIDE = 16_384
+
 
 class Transform(Protocol):
   """One step from a decoded image to a training image."""
@@ -28,6 +31,9 @@ class Resize:
   """To `size` (height, width), the aspect ratio not kept."""
 
   size: tuple[int, int]
+
+  def __post_init__(self):
+    _check_size(self.size)
 
   def __call__(self, image, rng):
     del rng
@@ -47,6 +53,11 @@ class ResizeCrop:
   size: tuple[int, int]
 
   def __post_init__(self):
+    _check_size(self.size)
+    if self.short > LARGEST_SIDE:
+      raise ValueError(
+        f"short is {self.short}: give at most {LARGEST_SIDE} pixels"
+      )
     if self.short < max(self.size):
       raise ValueError(
         f"a {self.size[0]}x{self.size[1]} crop does not fit into an image "
@@ -79,11 +90,11 @@ class InceptionCrop:
   ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
   def __post_init__(self):
+    _check_size(self.size)
     low, high = self.area
     if not 0 < low <= high <= 1:
       raise ValueError(f"area {self.area}: give 0 < smallest <= largest <= 1")
-    if not 0 < self.ratio[0] <= self.ratio[1]:
-      raise ValueError(f"ratio {self.ratio}: give 0 < smallest <= largest")
+    _check_range("ratio", self.ratio)
 
   def __call__(self, image, rng):
     h, w = image.shape[:2]
@@ -114,7 +125,7 @@ class Affine:
   """Rotates, scales and shifts about the centre; what enters is black.
 
   Attributes:
-    degrees: largest rotation either way.
+    degrees: largest rotation either way, at most 180.
     scale: smallest and largest magnification.
     shift: largest shift, as a share of each side.
   """
@@ -124,8 +135,11 @@ class Affine:
   shift: float = 0.08
 
   def __post_init__(self):
-    if not 0 < self.scale[0] <= self.scale[1]:
-      raise ValueError(f"scale {self.scale}: give 0 < smallest <= largest")
+    if not 0 <= self.degrees <= 180:
+      raise ValueError(f"degrees is {self.degrees}: give 0 to 180")
+    if not 0 <= self.shift <= 1:
+      raise ValueError(f"shift is {self.shift}: give a share from 0 to 1")
+    _check_range("scale", self.scale)
 
   def __call__(self, image, rng):
     h, w = image.shape[:2]
@@ -142,6 +156,22 @@ class Affine:
       (w, h), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
     )
     return np.asarray(turned)
+
+
+def _check_size(size):
+  if not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
+    raise ValueError(
+      f"size {tuple(size)}: give (height, width), each of 1 to {LARGEST_SIDE} "
+      "pixels"
+    )
+
+
+def _check_range(name, pair):
+  # Beyond a hundredfold no image is left, or every crop is refused.
+  if not 0.01 <= pair[0] <= pair[1] <= 100:
+    raise ValueError(
+      f"{name} {tuple(pair)}: give 0.01 <= smallest <= largest <= 100"
+    )
 
 
 RANDOM = (InceptionCrop, Flip, Affine)

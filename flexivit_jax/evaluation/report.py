@@ -25,12 +25,17 @@ def table(points: Sequence[Point]) -> str:
     )
     for p in points
   ]
-  widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+  return align([head, *rows])
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+  """Cells as text in columns, each as wide as its widest, flush right."""
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return "\n".join(
     "  ".join(
       cell.rjust(width) for cell, width in zip(row, widths, strict=True)
     )
-    for row in (head, *rows)
+    for row in rows
   )
 
 

@@ -8,6 +8,7 @@ import jax
 
 from flexivit_jax.core.means import Mean
 from flexivit_jax.core.tokens import Batch
+from flexivit_jax.training import compilation, sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,36 @@ def size_name(patch_hw: tuple[int, int]) -> str:
   """(8, 8) as "8", (8, 6) as "8x6"."""
   h, w = patch_hw
   return str(h) if h == w else f"{h}x{w}"
+
+
+def compile_measures(
+  measure: Callable[..., dict[str, Mean]],
+  sizes: Iterable[tuple[int, int]],
+  params,
+  batch: Batch,
+  mesh: jax.sharding.Mesh,
+  report: Callable[[str], None],
+) -> dict[tuple[int, int], Callable[..., dict[str, Mean]]]:
+  """What `sweep` needs: (params, batch) to metrics, compiled for each size.
+
+  Args:
+    measure: (params, batch, patch_hw=size) to metrics.
+    params: replicated over the mesh.
+    batch: of one process, of the shapes that will come.
+    report: called with one line after each size.
+  """
+  everywhere = sharding.replicated(mesh)
+  return compilation.compile_sizes(
+    measure,
+    sizes,
+    arguments=(params, sharding.shapes(batch, mesh)),
+    jit_options={
+      "in_shardings": (everywhere, sharding.over_rows(mesh)),
+      "out_shardings": everywhere,
+    },
+    report=report,
+    what="evaluation",
+  )
 
 
 def sweep(

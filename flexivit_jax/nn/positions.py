@@ -17,6 +17,9 @@ from flexivit_jax.core import resize
 # The parameter that most tables live in, as in big_vision's checkpoints.
 TABLE = "pos_embedding"
 
+# Rows or columns of a learned table; a million cells in a square.
+LARGEST_GRID = 1024
+
 
 class Position(Protocol):
   """An additive position embedding."""
@@ -63,9 +66,9 @@ class LearnedGrid:
   antialias: bool = True
 
   def __post_init__(self):
-    if min(self.size) < 1:
+    if not 1 <= min(self.size) <= max(self.size) <= LARGEST_GRID:
       raise ValueError(
-        f"position table of {self.size} rows and cols: give >= 1"
+        f"size is {self.size} rows and cols: give 1 to {LARGEST_GRID} of each"
       )
 
   def tables(self, width):
@@ -101,6 +104,10 @@ class SinCos2D:
   """
 
   temperature: float = 10_000.0
+
+  def __post_init__(self):
+    if not self.temperature >= 1:
+      raise ValueError(f"temperature is {self.temperature}: give at least 1")
 
   def tables(self, width):
     if width % 4 or width < 8:

@@ -12,6 +12,10 @@ from flexivit_jax.core import resize
 from flexivit_jax.core.tokens import Tokens, to_unit_range
 from flexivit_jax.nn import layers, pooling, positions
 
+# Far beyond any model that was trained. XLA aborts, without an exception, where
+# the product of such numbers leaves 63 bits.
+MAX_WIDTH, MAX_DEPTH, MAX_SIDE = 1_000_000, 1000, 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class Size:
@@ -24,12 +28,16 @@ class Size:
 
   def __post_init__(self):
     for name, value in dataclasses.asdict(self).items():
-      if value < 1:
-        raise ValueError(f"{name} is {value}: give at least 1")
+      _check_count(name, value, 1, MAX_DEPTH if name == "depth" else MAX_WIDTH)
     if self.width % self.num_heads:
       raise ValueError(
         f"width {self.width} is not a multiple of num_heads {self.num_heads}"
       )
+
+
+def _check_count(name, value, low, high):
+  if not low <= value <= high:
+    raise ValueError(f"{name} is {value}: give {low} to {high}")
 
 
 # As in big_vision; mu is for tests.
@@ -122,14 +130,32 @@ class ViT(nn.Module):
     super().__post_init__()
     if self.dtype not in ("float32", "bfloat16", "float64"):
       raise ValueError(f"dtype {self.dtype!r}: give float32 or bfloat16")
-    if min(self.kernel_hw) < 1:
-      raise ValueError(f"kernel_hw {self.kernel_hw}: give at least 1 pixel")
+    if self.dtype == "float64" and not jax.config.jax_enable_x64:
+      # JAX would compute in float32.
+      raise ValueError(
+        "dtype 'float64' needs jax_enable_x64: give float32 or bfloat16"
+      )
+    if not 1 <= min(self.kernel_hw) <= max(self.kernel_hw) <= MAX_SIDE:
+      raise ValueError(
+        f"kernel_hw {self.kernel_hw}: give (height, width), each of 1 to "
+        f"{MAX_SIDE} pixels"
+      )
     for name in ("dropout", "drop_path"):
       if not 0 <= getattr(self, name) < 1:
-        raise ValueError(f"{name} is {getattr(self, name)}: give 0 to 1")
-    for name in ("registers", "num_classes"):
-      if (getattr(self, name) or 0) < 0:
-        raise ValueError(f"{name} is {getattr(self, name)}: give at least 0")
+        raise ValueError(
+          f"{name} is {getattr(self, name)}: give at least 0 and less than 1"
+        )
+    _check_count("registers", self.registers, 0, 10_000)
+    _check_count("num_classes", self.num_classes or 0, 0, 10_000_000)
+    _check_count("channels", self.channels, 1, 10_000)
+    if self.layer_scale is not None and not 0 <= self.layer_scale <= 1:
+      raise ValueError(
+        f"layer_scale is {self.layer_scale}: give 0 to 1, or None for none"
+      )
+    if not 0 < self.norm_eps < 1:
+      raise ValueError(
+        f"norm_eps is {self.norm_eps}: give more than 0 and less than 1"
+      )
 
   @nn.compact
   def __call__(self, tokens: Tokens, *, train: bool = False) -> Outputs:

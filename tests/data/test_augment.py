@@ -1,5 +1,6 @@
 """Transforms: identities, geometry, statistics, refusals."""
 
+import functools
 import math
 
 import numpy as np
@@ -116,6 +117,30 @@ def test_resize_crop_must_fit():
   )
 
 
+@pytest.mark.parametrize(
+  "make",
+  [
+    augment.Resize,
+    functools.partial(augment.ResizeCrop, 24),
+    augment.InceptionCrop,
+  ],
+)
+def test_sizes_are_those_of_images(make):
+  for size in ((0, 8), (8, 0), (-1, 8), (8, 10**9)):
+    with pytest.raises(ValueError) as caught:
+      make(size)
+    assert str(caught.value) == (
+      f"size {size}: give (height, width), each of 1 to 16384 pixels"
+    )
+  assert make((1, 1)).size == (1, 1)
+
+
+def test_a_shorter_side_is_that_of_an_image():
+  with pytest.raises(ValueError) as caught:
+    augment.ResizeCrop(16_385, (8, 8))
+  assert str(caught.value) == "short is 16385: give at most 16384 pixels"
+
+
 # Inception crop.
 
 
@@ -197,8 +222,24 @@ def test_an_inception_crop_of_a_strip_takes_all_of_it():
       {"area": (0.5, 1.1)},
       "area (0.5, 1.1): give 0 < smallest <= largest <= 1",
     ),
-    ({"ratio": (0.0, 1.0)}, "ratio (0.0, 1.0): give 0 < smallest <= largest"),
-    ({"ratio": (2.0, 1.0)}, "ratio (2.0, 1.0): give 0 < smallest <= largest"),
+    (
+      {"area": (math.nan, 1.0)},
+      "area (nan, 1.0): give 0 < smallest <= largest <= 1",
+    ),
+    (
+      {"ratio": (0.0, 1.0)},
+      "ratio (0.0, 1.0): give 0.01 <= smallest <= largest <= 100",
+    ),
+    (
+      {"ratio": (2.0, 1.0)},
+      "ratio (2.0, 1.0): give 0.01 <= smallest <= largest <= 100",
+    ),
+    (
+      # No such crop fits any image, so each would be the whole image.
+      {"ratio": (1e9, 1e9)},
+      "ratio (1000000000.0, 1000000000.0): give 0.01 <= smallest <= largest "
+      "<= 100",
+    ),
   ],
 )
 def test_inception_crops_that_cannot_be(fields, message):
@@ -224,6 +265,34 @@ def test_flip_mirrors_half_of_the_images():
 
 
 # Affine.
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"degrees": -1.0}, "degrees is -1.0: give 0 to 180"),
+    ({"degrees": 181.0}, "degrees is 181.0: give 0 to 180"),
+    ({"degrees": math.nan}, "degrees is nan: give 0 to 180"),
+    ({"shift": -0.1}, "shift is -0.1: give a share from 0 to 1"),
+    ({"shift": 1.5}, "shift is 1.5: give a share from 0 to 1"),
+    (
+      {"scale": (0.0, 1.0)},
+      "scale (0.0, 1.0): give 0.01 <= smallest <= largest <= 100",
+    ),
+    (
+      {"scale": (1.1, 0.9)},
+      "scale (1.1, 0.9): give 0.01 <= smallest <= largest <= 100",
+    ),
+    (
+      {"scale": (1.0, 101.0)},
+      "scale (1.0, 101.0): give 0.01 <= smallest <= largest <= 100",
+    ),
+  ],
+)
+def test_affine_maps_that_cannot_be(fields, message):
+  with pytest.raises(ValueError) as caught:
+    augment.Affine(**fields)
+  assert str(caught.value) == message
 
 
 def test_affine_without_change_is_the_identity():

@@ -370,3 +370,82 @@ def test_refusals():
   with pytest.raises(ValueError, match="one size per batch"):
     init(_tiny(), mixed)
   assert init(_tiny(num_classes=0)) is not None
+
+
+PIXELS = "give (height, width), each of 1 to 1024 pixels"
+BELOW_1 = "give at least 0 and less than 1"
+ABOVE_0 = "give more than 0 and less than 1"
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"kernel_hw": (0, 8)}, f"kernel_hw (0, 8): {PIXELS}"),
+    ({"kernel_hw": (8, 1025)}, f"kernel_hw (8, 1025): {PIXELS}"),
+    ({"dtype": "float16"}, "dtype 'float16': give float32 or bfloat16"),
+    (
+      {"dtype": "float64"},
+      "dtype 'float64' needs jax_enable_x64: give float32 or bfloat16",
+    ),
+    ({"dropout": 1.0}, f"dropout is 1.0: {BELOW_1}"),
+    ({"drop_path": -0.1}, f"drop_path is -0.1: {BELOW_1}"),
+    ({"drop_path": np.nan}, f"drop_path is nan: {BELOW_1}"),
+    ({"registers": -1}, "registers is -1: give 0 to 10000"),
+    ({"registers": 10_001}, "registers is 10001: give 0 to 10000"),
+    ({"num_classes": -1}, "num_classes is -1: give 0 to 10000000"),
+    (
+      {"num_classes": 10**9},
+      "num_classes is 1000000000: give 0 to 10000000",
+    ),
+    ({"channels": 0}, "channels is 0: give 1 to 10000"),
+    (
+      {"layer_scale": -0.5},
+      "layer_scale is -0.5: give 0 to 1, or None for none",
+    ),
+    ({"layer_scale": 1.5}, "layer_scale is 1.5: give 0 to 1, or None for none"),
+    ({"norm_eps": 0.0}, f"norm_eps is 0.0: {ABOVE_0}"),
+    ({"norm_eps": 1.0}, f"norm_eps is 1.0: {ABOVE_0}"),
+    ({"norm_eps": np.nan}, f"norm_eps is nan: {ABOVE_0}"),
+  ],
+)
+def test_values_that_no_model_has(changes, message):
+  with pytest.raises(ValueError) as caught:
+    _tiny(**changes)
+  assert str(caught.value) == message
+
+
+def test_float64_is_a_type_where_jax_has_it(float64):
+  assert _tiny(dtype="float64").dtype == "float64"
+
+
+@pytest.mark.parametrize(
+  ("field", "low", "high"),
+  [
+    ("width", 0, 1_000_000),
+    ("depth", 0, 1000),
+    ("mlp_dim", -1, 1_000_000),
+    ("num_heads", 0, 1_000_000),
+  ],
+)
+def test_sizes_that_no_model_has(field, low, high):
+  size = vit.Size(16, 2, 32, 2)
+  for value in (low, high + 1):
+    with pytest.raises(ValueError) as caught:
+      dataclasses.replace(size, **{field: value})
+    assert str(caught.value) == f"{field} is {value}: give 1 to {high}"
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4, -1), (4, 1025)])
+def test_position_tables_that_cannot_be(size):
+  with pytest.raises(ValueError) as caught:
+    positions.LearnedGrid(size)
+  assert str(caught.value) == (
+    f"size is {size} rows and cols: give 1 to 1024 of each"
+  )
+
+
+@pytest.mark.parametrize("temperature", [-1.0, 0.0, 0.5, np.nan])
+def test_wavelengths_that_cannot_be(temperature):
+  with pytest.raises(ValueError) as caught:
+    positions.SinCos2D(temperature)
+  assert str(caught.value) == (f"temperature is {temperature}: give at least 1")

@@ -1,0 +1,303 @@
+"""What a run works with: opened, checked and compiled before its first step."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax
+
+from flexivit_jax import config
+from flexivit_jax.checkpoints import native
+from flexivit_jax.core.tokens import Batch
+from flexivit_jax.data import loader as loader_lib
+from flexivit_jax.evaluation import sweep
+from flexivit_jax.experiment import (
+  ConfigError,
+  Data,
+  Experiment,
+  blaming,
+  check_same_classes,
+)
+from flexivit_jax.nn import cost
+from flexivit_jax.training import (
+  compilation,
+  memory,
+  provenance,
+  sharding,
+  step,
+)
+
+# Config values that may change when a run is resumed.
+RESUMABLE = (
+  *("keep", "log_every", "save_every", "eval_every", "eval_batch_size"),
+  *("threads", "workers", "test"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Opened data, devices and optimiser of an experiment.
+
+  Attributes:
+    experiment: with the data's number of classes.
+    record: of config, data and machine, as JSON.
+  """
+
+  experiment: Experiment
+  total_steps: int
+  mesh: jax.sharding.Mesh
+  loader: loader_lib.TrainLoader
+  validation: loader_lib.EvalLoader | None
+  tx: Any
+  record: dict[str, Any]
+
+  @property
+  def image_hw(self) -> tuple[int, int]:
+    return self.loader.example().inputs.shape[1:3]
+
+  def is_due(self, every: int, done: int) -> bool:
+    return done % every == 0 or done == self.total_steps
+
+  def measure(self, params, batch, **kwargs):
+    return self.experiment.task.measure(
+      self.experiment.model, params, batch, **kwargs
+    )
+
+  def zero_metrics(self):
+    zero = step.zero_metrics(self.experiment.task.metrics)
+    return jax.device_put(zero, sharding.replicated(self.mesh))
+
+  def init_state(self) -> step.TrainState:
+    """The state before the first step, on the devices."""
+    init = functools.partial(_init_state, self.experiment, self.tx)
+    everywhere = sharding.replicated(self.mesh)
+    return jax.jit(init, out_shardings=everywhere)(self.loader.example())
+
+  @functools.cached_property
+  def state_shapes(self) -> step.TrainState:
+    """The same as shapes and types."""
+    init = functools.partial(_init_state, self.experiment, self.tx)
+    return jax.eval_shape(init, self.loader.example())
+
+  def compile_steps(self, state, metrics, report, sizes=None):
+    """The train step for each patch size: {size: (state, metrics, batch)}."""
+
+    def train_step(state, metrics, batch, *, patch_hw):
+      measure = functools.partial(self.measure, patch_hw=patch_hw)
+      return step.train_step(state, metrics, batch, measure=measure, tx=self.tx)
+
+    everywhere = sharding.replicated(self.mesh)
+    rows = sharding.over_rows(self.mesh)
+    sizes = sizes or self.experiment.patch_size.sizes
+    batch = sharding.shapes(self.loader.example(), self.mesh)
+    with self.explaining_memory(sizes):
+      return compilation.compile_sizes(
+        train_step,
+        sizes,
+        arguments=(state, metrics, batch),
+        jit_options={
+          "in_shardings": (everywhere, everywhere, rows),
+          "out_shardings": (everywhere, everywhere),
+          "donate_argnums": 0,
+        },
+        report=report,
+        what="train step",
+      )
+
+  def compile_measures(self, params, report, sizes=None):
+    """The evaluation for each patch size; none without validation data."""
+    if self.validation is None:
+      return {}
+    with self.explaining_evaluation():
+      return sweep.compile_measures(
+        self.measure,
+        sizes or self.experiment.patch_size.sizes,
+        params,
+        self.validation.example(),
+        self.mesh,
+        report,
+      )
+
+  def memory(self, patch_hw: tuple[int, int]) -> memory.Memory:
+    """Estimate for a training step."""
+    state = self.state_shapes
+    return memory.estimate(
+      self.measure,
+      state.params,
+      state.opt_state,
+      sharding.shapes(self.loader.example(), self.mesh),
+      patch_hw=patch_hw,
+      num_devices=self.mesh.size,
+    )
+
+  @contextlib.contextmanager
+  def explaining_memory(self, sizes: Collection[tuple[int, int]]):
+    """Turns an exhausted memory into an error that says what needs less.
+
+    Args:
+      sizes: patch sizes that may have exhausted it, when it happens.
+
+    Raises:
+      memory.OutOfMemoryError: inside, memory ran out.
+    """
+    try:
+      yield
+    except (jax.errors.JaxRuntimeError, ValueError) as e:
+      if not memory.is_out_of_memory(e):
+        raise
+      model, policy = self.experiment.model, self.experiment.patch_size
+      costliest = min(sizes, key=math.prod)
+      text = memory.describe_out_of_memory(
+        "the train step",
+        self.memory(costliest),
+        batch_size=self.experiment.batch_size,
+        patch_hw=costliest,
+        largest_patch=max(policy.sizes, key=math.prod),
+        tokens=cost.tokens(self.image_hw, costliest),
+        remat=model.remat,
+        scan=model.scan,
+        dtype=model.dtype,
+        num_devices=self.mesh.size,
+        platform=self.mesh.devices.flat[0].platform,
+      )
+      raise memory.OutOfMemoryError(text) from e
+
+  def explaining_evaluation(self):
+    return memory.explaining_evaluation(
+      self.experiment.eval_batch_size, "config.eval_batch_size"
+    )
+
+
+def prepare(experiment: Experiment) -> Run:
+  """Opens and checks everything, before anything expensive starts.
+
+  Writes nothing.
+
+  Raises:
+    ConfigError: naming what cannot work, and what would.
+  """
+  mesh = sharding.make_mesh()
+  with blaming("config.batch_size"):
+    sharding.check_batch_size(experiment.batch_size, mesh)
+  with blaming("config.train"):
+    source = experiment.train.source.open()
+    experiment = experiment.for_classes(source.classes)
+    loader = loader_lib.TrainLoader(
+      source,
+      experiment.train.transforms,
+      batch_size=experiment.batch_size,
+      seed=experiment.seed,
+      workers=experiment.workers,
+      threads=experiment.threads,
+      shard=_shard(),
+      on_bad_image=experiment.on_bad_image,
+    )
+  _check_patch_sizes(experiment, loader)
+  opened, validation = {"train": source}, None
+  if experiment.validation is not None:
+    with blaming("config.validation"):
+      opened["validation"] = experiment.validation.source.open()
+      check_same_classes(source, opened["validation"])
+      rows = sharding.round_up(experiment.eval_batch_size, mesh)
+      validation = eval_loader(
+        experiment.validation, opened["validation"], rows, experiment
+      )
+    _check_patch_sizes(experiment, validation)
+  if experiment.test is not None:
+    with blaming("config.test"):
+      check_same_classes(source, experiment.test.source.open())
+  total_steps = experiment.num_steps(len(source))
+  with blaming("config.optimizer"):
+    tx = experiment.optimizer.build(total_steps)
+  run = Run(
+    experiment=experiment,
+    total_steps=total_steps,
+    mesh=mesh,
+    loader=loader,
+    validation=validation,
+    tx=tx,
+    record={
+      "config": config.to_json(experiment),
+      "data": {
+        name: {"fingerprint": source.fingerprint, "images": len(source)}
+        for name, source in opened.items()
+      },
+      "classes": list(source.classes),
+      "provenance": provenance.describe(),
+    },
+  )
+  with blaming("config.model"):
+    run.state_shapes
+  return run
+
+
+def eval_loader(
+  data: Data, source, batch_size: int, experiment: Experiment | None
+) -> loader_lib.EvalLoader:
+  """Evaluation batches, bad images handled as in training."""
+  policy = {"on_bad_image": experiment.on_bad_image} if experiment else {}
+  return loader_lib.EvalLoader(
+    source, data.transforms, batch_size, shard=_shard(), **policy
+  )
+
+
+def write_record(run: Run, workdir: pathlib.Path) -> None:
+  """Writes config.json; where checkpoints exist, refuses another run's.
+
+  Raises:
+    ConfigError: config or data differ from what the run started with.
+  """
+  path = workdir / "config.json"
+  if path.exists() and native.steps(workdir):
+    _check_same_run(json.loads(path.read_text()), run.record, workdir)
+    return
+  temporary = path.with_suffix(".tmp")
+  temporary.write_text(json.dumps(run.record, indent=2) + "\n")
+  temporary.replace(path)
+
+
+def _check_same_run(old: Mapping, new: Mapping, workdir) -> None:
+  changed = [
+    line
+    for part in ("config", "data")
+    for line in config.differences(old[part], new[part])
+    if line.split(":")[0].split(".")[0] not in RESUMABLE
+  ]
+  if changed:
+    raise ConfigError(
+      f"{workdir} holds a run that started otherwise ({'; '.join(changed)}): "
+      "give the old values to resume it, or another --workdir"
+    )
+
+
+def start(
+  run: Run, checkpoints: native.Checkpoints, report: Callable[[str], None]
+):
+  """The state and running metrics to go on from, on the devices."""
+  state, metrics = run.init_state(), run.zero_metrics()
+  restored = checkpoints.restore({"state": state, "running": metrics}, report)
+  if restored is None:
+    return state, metrics
+  with blaming(f"the checkpoint of step {restored.step}"):
+    run.loader.set_state(restored.progress["loader"])
+  report(f"resuming after step {restored.step} of {run.total_steps}")
+  return restored.arrays["state"], restored.arrays["running"]
+
+
+def _shard() -> tuple[int, int]:
+  return jax.process_index(), jax.process_count()
+
+
+def _check_patch_sizes(experiment, loader) -> None:
+  experiment.check_patch_sizes(loader.example().inputs.shape[1:3])
+
+
+def _init_state(experiment: Experiment, tx, example: Batch) -> step.TrainState:
+  key, size = jax.random.key(experiment.seed), experiment.patch_size.sizes[0]
+  params = experiment.task.init(experiment.model, key, example.inputs, size)
+  return step.init_state(params, tx, experiment.seed)

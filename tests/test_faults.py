@@ -1,0 +1,569 @@
+"""train.py when things go wrong: real signals, kills, disks and damage.
+
+Every run that goes on afterwards must end as if nothing had happened.
+"""
+
+import json
+import pathlib
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+
+import train
+from flexivit_jax.checkpoints import native
+from flexivit_jax.training import interruption
+from flexivit_jax.training.log import read_rows
+
+TOTAL = 300
+LONG = (
+  f"total_steps={TOTAL}",
+  "eval_every=60",
+  "save_every=20",
+  "log_every=15",
+  "model.dropout=0.1",
+)
+
+
+def final(workdir):
+  """Every number of the last checkpoint, and the rows without speeds."""
+  with ocp.StandardCheckpointer() as checkpointer:
+    arrays = checkpointer.restore(
+      workdir / "checkpoints" / str(TOTAL) / "arrays"
+    )
+  flat = {
+    jax.tree_util.keystr(path): np.asarray(x)
+    for path, x in jax.tree_util.tree_leaves_with_path(arrays)
+  }
+  rows = [
+    {k: v for k, v in row.items() if not k.startswith("speed/")}
+    for row in read_rows(workdir / "metrics.jsonl")
+  ]
+  return flat, rows
+
+
+@pytest.fixture(scope="module")
+def long_run(command, small_config, tmp_path_factory):
+  """Starts the long run in a directory; or gives the arguments for it."""
+
+  def start(workdir, *overrides, **kwargs):
+    arguments = (*small_config(*LONG, *overrides), f"--workdir={workdir}")
+    return command("train.py", *arguments, **kwargs)
+
+  return start
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(long_run, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+  done = long_run(workdir)
+  assert done.returncode == 0, done.stderr
+  return final(workdir)
+
+
+def assert_ends_alike(workdir, expected):
+  flat, rows = final(workdir)
+  expected_flat, expected_rows = expected
+  assert rows == expected_rows
+  assert flat.keys() == expected_flat.keys()
+  for name, x in flat.items():
+    np.testing.assert_array_equal(x, expected_flat[name], err_msg=name)
+
+
+def wait_for(process, happened, seconds=300):
+  """Until something happened, or the process ended; whether it happened."""
+  deadline = time.monotonic() + seconds
+  while not happened():
+    if process.poll() is not None:
+      return happened()
+    assert time.monotonic() < deadline, process.args
+    time.sleep(0.002)
+  return True
+
+
+def last_row(workdir):
+  rows = read_rows(workdir / "metrics.jsonl")
+  return rows[-1]["step"] if rows else 0
+
+
+def children(pid):
+  """Its processes, whichever of its threads started them; Linux only."""
+  tasks = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
+  return [int(child) for path in tasks for child in path.read_text().split()]
+
+
+def kill(process):
+  """kill -9, and its workers must follow."""
+  started = children(process.pid)
+  process.kill()
+  process.communicate(timeout=30)  # workers hold the pipes until they end
+  deadline = time.monotonic() + 30
+  for child in started:
+    while pathlib.Path(f"/proc/{child}").exists():
+      assert time.monotonic() < deadline, f"worker {child} outlived its parent"
+      time.sleep(0.01)
+
+
+def is_saving(workdir):
+  return any((workdir / "checkpoints").glob("*.unfinished"))
+
+
+def test_other_steps_would_be_noticed(uninterrupted):
+  """The comparisons of this file can fail: the states of two steps differ."""
+  flat, rows = uninterrupted
+  assert rows[0] != rows[-1]
+  assert any("opt_state" in name for name in flat)
+  assert any("kernel" in name and x.any() for name, x in flat.items())
+
+
+# kill -9.
+
+
+def test_killed_in_a_save_and_resumed_equals_uninterrupted(
+  uninterrupted, long_run, tmp_path
+):
+  process = long_run(tmp_path, "workers=2", wait=False)
+  assert wait_for(
+    process, lambda: native.steps(tmp_path) and is_saving(tmp_path)
+  )
+  assert len(children(process.pid)) >= 2 or sys.platform != "linux"
+  finished = native.steps(tmp_path)
+  kill(process)
+  assert set(finished) <= set(native.steps(tmp_path))
+  assert TOTAL not in finished
+  done = long_run(tmp_path, "workers=2")
+  assert done.returncode == 0, done.stderr
+  assert re.search(r"resuming after step \d+ of 300", done.stdout)
+  assert not is_saving(tmp_path)
+  assert_ends_alike(tmp_path, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_five_times_equals_uninterrupted(
+  workers, uninterrupted, long_run, tmp_path
+):
+  seed = time.time_ns() % 2**32
+  print(f"seed {seed}")  # pytest shows it where this fails
+  rng = np.random.default_rng(seed)
+  in_save = int(rng.integers(5))
+  for attempt in range(5):
+    process = long_run(tmp_path, f"workers={workers}", wait=False)
+    finished = native.steps(tmp_path)
+    at = last_row(tmp_path) + int(rng.integers(1, 60))
+    if attempt == in_save:
+      happened = wait_for(process, lambda: is_saving(tmp_path))
+      print(f"kill {attempt} in a save, {native.steps(tmp_path)} there")
+    else:
+      happened = wait_for(
+        process, lambda at=at: last_row(tmp_path) >= min(at, TOTAL - 15)
+      )
+      time.sleep(float(rng.uniform(0, 0.05)))
+      print(f"kill {attempt} after row {last_row(tmp_path)}")
+    assert happened, process.communicate()
+    kill(process)
+    assert set(finished[-1:]) <= set(native.steps(tmp_path)) | {0}
+  done = long_run(tmp_path, f"workers={workers}")
+  assert done.returncode == 0, done.stderr
+  assert_ends_alike(tmp_path, uninterrupted)
+
+
+# Signals.
+
+
+@pytest.mark.parametrize(
+  ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_a_signal_saves_at_the_next_step(
+  number, status, uninterrupted, long_run, tmp_path
+):
+  process = long_run(tmp_path, wait=False)
+  assert wait_for(process, lambda: last_row(tmp_path) >= 30)
+  process.send_signal(number)
+  out, err = process.communicate(timeout=60)
+  assert process.returncode == status, err
+  assert err == ""
+  name = signal.Signals(number).name
+  saved = int(re.search(rf"{name}: saved after step (\d+) of 300;", out)[1])
+  assert native.steps(tmp_path)[-1] == saved
+  assert saved >= last_row(tmp_path)  # nothing that was logged is lost
+  done = long_run(tmp_path)
+  assert done.returncode == 0, done.stderr
+  assert f"resuming after step {saved} of 300" in done.stdout
+  assert_ends_alike(tmp_path, uninterrupted)
+
+
+def test_a_signal_during_an_evaluation_leaves_it_to_the_resumed_run(
+  small_experiment, long_run, tmp_path, monkeypatch
+):
+  # In this process, to be sure when the signal comes.
+  real = interruption.Interruption.check
+  calls = []
+
+  def check(self):
+    calls.append(self)
+    if len(calls) == 2:  # in the second batch of the first evaluation
+      signal.raise_signal(signal.SIGTERM)
+    real(self)
+
+  monkeypatch.setattr(interruption.Interruption, "check", check)
+  overrides = (*LONG, "eval_batch_size=96")  # three batches
+  assert train.train(small_experiment(*overrides), tmp_path) == 143
+  assert native.steps(tmp_path)[-1] == 60
+  rows = read_rows(tmp_path / "metrics.jsonl")
+  assert [r for r in rows if "validation/top1" in r] == []
+  monkeypatch.undo()
+  done = long_run(tmp_path)
+  assert done.returncode == 0, done.stderr
+  rows = read_rows(tmp_path / "metrics.jsonl")
+  evaluated = [r["step"] for r in rows if "validation/top1" in r]
+  assert evaluated == list(range(60, TOTAL + 1, 60))
+
+
+# Damage.
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_resumed(
+  uninterrupted, long_run, tmp_path
+):
+  process = long_run(tmp_path, wait=False)
+  assert wait_for(process, lambda: last_row(tmp_path) >= 60)
+  process.terminate()
+  process.communicate(timeout=60)
+  *_, before, latest = native.steps(tmp_path)
+  directory = tmp_path / "checkpoints" / str(latest)
+  files = [p for p in directory.rglob("d/*") if p.is_file()]
+  largest = max(files, key=lambda p: p.stat().st_size)
+  content = bytearray(largest.read_bytes())
+  content[len(content) // 2] ^= 4
+  largest.write_bytes(content)
+  done = long_run(tmp_path)
+  assert done.returncode == 0, done.stderr
+  first, second, third = done.stdout.splitlines()[:3]
+  assert first.startswith(
+    f"the checkpoint of step {latest} is damaged: {largest} has changed: "
+    "SHA-256 "
+  )
+  assert second == f"it was put aside as {directory}.damaged"
+  assert third == f"resuming after step {before} of 300"
+  assert_ends_alike(tmp_path, uninterrupted)
+
+
+def test_a_state_of_other_batches_is_refused(
+  small_run, command, small_run_config, tmp_path
+):
+  workdir = tmp_path / "copy"
+  shutil.copytree(small_run[0], workdir)
+  for step in native.steps(workdir):
+    directory = workdir / "checkpoints" / str(step)
+    path = directory / "progress.json"
+    saved = json.loads(path.read_text())
+    saved["loader"]["drawn_from"]["seed"] = 7
+    path.write_text(json.dumps(saved))
+    native.manifest.write(directory)
+  done = command("train.py", *small_run_config, f"--workdir={workdir}")
+  assert done.returncode == 2
+  assert done.stderr == (
+    "error: the checkpoint of step 30: its batches were drawn otherwise "
+    "(seed: 7 -> 0): give the old values to resume, or start in another "
+    "--workdir\n"
+  )
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "a file, no directory"])
+def test_a_damaged_compilation_cache_changes_nothing(
+  harm, small_run, command, small_run_config, tmp_path
+):
+  cache = tmp_path / "cache"
+  if harm == "a file, no directory":
+    cache.write_text("in the way")
+  else:
+    kwargs = dict(JAX_COMPILATION_CACHE_DIR=str(cache))
+    arguments = (*small_run_config, f"--workdir={tmp_path / 'first'}")
+    assert command("train.py", *arguments, **kwargs).returncode == 0
+    entries = [p for p in cache.iterdir() if not p.name.endswith("-atime")]
+    assert entries
+    for path in entries:
+      content = bytearray(path.read_bytes())
+      content[len(content) // 2] ^= 4
+      if harm == "truncate":
+        del content[len(content) // 2 :]
+      path.write_bytes(content)
+  done = command(
+    "train.py",
+    *small_run_config,
+    f"--workdir={tmp_path / 'second'}",
+    JAX_COMPILATION_CACHE_DIR=str(cache),
+  )
+  assert done.returncode == 0, done.stderr
+  values = [
+    [
+      {k: v for k, v in row.items() if not k.startswith("speed/")}
+      for row in read_rows(path / "metrics.jsonl")
+    ]
+    for path in (small_run[0], tmp_path / "second")
+  ]
+  assert values[0] == values[1]
+
+
+# Workers, disks, memory, numbers.
+
+
+def test_a_lost_worker_ends_the_run_and_nothing_is_lost(
+  uninterrupted, long_run, tmp_path
+):
+  process = long_run(tmp_path, "workers=2", wait=False)
+  assert wait_for(process, lambda: last_row(tmp_path) >= 15)
+  workers = [
+    pid
+    for pid in children(process.pid)
+    if b"spawn_main" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+  ]
+  subprocess.run(["kill", "-9", str(workers[0])], check=True)  # noqa: S603, S607
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == 1, err
+  # What may follow is Python's tracker, which frees the worker's memory.
+  line, *_ = err.strip().splitlines()
+  assert "Traceback" not in err
+  assert line.startswith("error: a data worker was lost: Worker process ")
+  assert "exit code -9" in line
+  assert last_row(tmp_path) <= native.steps(tmp_path)[-1] < TOTAL
+  done = long_run(tmp_path)  # on no workers: the batches are the same
+  assert done.returncode == 0, done.stderr
+  assert_ends_alike(tmp_path, uninterrupted)
+
+
+def test_a_full_disk_ends_the_run_and_the_last_step_is_good(
+  uninterrupted, long_run, tmp_path
+):
+  disk = tmp_path / "disk"
+  disk.mkdir()
+  mount, umount = shutil.which("mount"), shutil.which("umount")
+  size = ("-t", "tmpfs", "-o", "size=8m", "none", str(disk))
+  if mount is None or subprocess.run([mount, *size]).returncode:  # noqa: S603
+    pytest.skip("mounting a small disk is not permitted here")
+  try:
+    process = long_run(disk / "run", wait=False)
+    assert wait_for(process, lambda: native.steps(disk / "run"))
+    try:
+      with (disk / "filler").open("wb") as file:
+        while True:
+          file.write(bytes(1 << 12))
+          file.flush()
+    except OSError:
+      pass
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, out
+    assert len(err.splitlines()) <= 3
+    assert str(disk / "run") in err
+    assert re.search(r"has [\d.]+ (bytes|KiB|MiB) free", err), err
+    (disk / "filler").unlink()
+    done = long_run(disk / "run")
+    assert done.returncode == 0, done.stderr
+    assert "damaged" not in done.stdout
+    assert_ends_alike(disk / "run", uninterrupted)
+  finally:
+    subprocess.run([umount, "-l", str(disk)], check=True)  # noqa: S603
+
+
+def test_a_disk_without_room_for_two_checkpoints_is_refused(long_run, tmp_path):
+  disk = tmp_path / "disk"
+  disk.mkdir()
+  mount, umount = shutil.which("mount"), shutil.which("umount")
+  size = ("-t", "tmpfs", "-o", "size=256k", "none", str(disk))
+  if mount is None or subprocess.run([mount, *size]).returncode:  # noqa: S603
+    pytest.skip("mounting a small disk is not permitted here")
+  try:
+    done = long_run(disk / "run")
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert re.fullmatch(
+      rf"error: {disk}/run has 2\d\d\.\d KiB free, and room for two "
+      r"checkpoints takes [\d.]+ (KiB|MiB): free some space, then the same "
+      "command goes on",
+      line,
+    )
+    assert "compiled" not in done.stdout
+  finally:
+    subprocess.run([umount, "-l", str(disk)], check=True)  # noqa: S603
+
+
+# Two steps of this, and attention computes inf - inf.
+DIVERGING = (
+  "optimizer.learning_rate=1e12",
+  "optimizer.weight_decay=0.0",
+  "optimizer.clip_norm=None",
+)
+
+
+def test_numbers_that_are_not_finite_end_the_run(long_run, tmp_path):
+  done = long_run(
+    tmp_path,
+    *DIVERGING,
+    "optimizer.schedule=constant",
+    "save_every=1",
+    "log_every=5",
+  )
+  assert done.returncode == 1
+  first, second, third = done.stderr.strip().splitlines()
+  found = re.fullmatch(
+    r"error: step (\d+) was not finite \(seen after step (\d+)\): loss (\S+), "
+    r"gradient norm (\S+), update norm (\S+), patch size (6x6|12x12), learning "
+    r"rate 1e\+12",
+    first,
+  )
+  assert found, first
+  step = int(found[1])
+  assert {"nan", "inf"} & set(found.groups()[2:5])
+  assert 1 < step <= 5
+  assert native.steps(tmp_path)[-1] == step - 1
+  assert second == (
+    f"its images are in {tmp_path}/nonfinite.json; the checkpoint of step "
+    f"{step - 1} is from before it"
+  )
+  assert third.startswith("the same command would come here again: give a low")
+  saved = json.loads((tmp_path / "nonfinite.json").read_text())
+  assert saved["step"] == step
+  assert saved["patch_size"] == found[6]
+  assert len(saved["images"]) == 16
+  assert all(re.fullmatch(r"image \d+", name) for name in saved["images"])
+
+
+def test_not_finite_is_seen_at_the_next_log_step(long_run, tmp_path):
+  done = long_run(
+    tmp_path,
+    *DIVERGING,
+    "optimizer.schedule=constant",
+    "save_every=100",
+    "eval_every=100",
+    "log_every=7",
+  )
+  assert done.returncode == 1
+  assert re.search(r"step \d was not finite \(seen after step 7\)", done.stderr)
+  assert "; no checkpoint is from before it" in done.stderr
+  assert native.steps(tmp_path) == []
+  assert read_rows(tmp_path / "metrics.jsonl") == []
+
+
+def test_out_of_memory_says_what_to_change(command, small_config, tmp_path):
+  def limit():
+    # A small run reserves 2 GiB, this one asks for 17 more at its first step.
+    resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+
+  done = command(
+    "train.py",
+    "--config=configs/flexivit_digits.py",
+    "--config.total_steps=200",
+    "--config.batch_size=1000",
+    "--config.patch_size.choices=(1,)",
+    f"--workdir={tmp_path}",
+    preexec_fn=limit,
+  )
+  assert done.returncode == 1, done.stderr[-2000:]
+  first, second, third, fourth = done.stderr.strip().splitlines()
+  assert first == (
+    "error: out of memory in the train step: 1x1 patches, 576 tokens per "
+    "image, 1000 images on 1 device"
+  )
+  need = re.fullmatch(
+    r"estimated need of each device: ([\d.]+) GiB: parameters 1.5 MiB, "
+    r"optimizer 3.1 MiB, gradients 1.5 MiB, activations [\d.]+ GiB",
+    second,
+  )
+  assert 17 < float(need[1]) < 25  # XLA asked for 17.4e9 bytes in one piece
+  assert third.startswith("to need less, in this order: --config.batch_size=500")
+  assert fourth.startswith("then: patches larger than 1x1 in config.patch_size")
+
+
+# Bad images.
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Forty images of two classes, one of them torn."""
+  rng = np.random.default_rng(0)
+  for split, count in (("train", 16), ("test", 4)):
+    for name in ("left", "right"):
+      (tmp_path / split / name).mkdir(parents=True)
+      for i in range(count):
+        pixels = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        path = tmp_path / split / name / f"{i:02}.png"
+        Image.fromarray(pixels).save(path)
+  torn = tmp_path / "train" / "left" / "07.png"
+  torn.write_bytes(torn.read_bytes()[:300])
+  return tmp_path, torn
+
+
+def _on(folder, *overrides):
+  return (
+    "train.source.name=image_folder",
+    f"train.source.path={folder}",
+    "train.transforms=()",
+    "validation=None",
+    "test=None",
+    "total_steps=12",
+    "log_every=4",
+    "save_every=4",
+    "batch_size=8",
+    *overrides,
+  )
+
+
+def test_a_bad_image_ends_the_run_with_its_path(
+  folder, command, small_config, tmp_path
+):
+  root, torn = folder
+  workdir = tmp_path / "run"
+  arguments = (*small_config(*_on(root)), f"--workdir={workdir}")
+  done = command("train.py", *arguments)
+  assert done.returncode == 1, (done.stdout, done.stderr)
+  (line,) = done.stderr.strip().splitlines()
+  assert line.startswith(f"error: {torn}: cannot decode this image: ")
+  # Mended, the same command goes on with the batch that failed.
+  shutil.copy(torn.with_name("08.png"), torn)
+  done = command("train.py", *arguments)
+  assert done.returncode in (0, 2), done.stderr
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_image_can_be_skipped(
+  workers, folder, command, small_config, tmp_path
+):
+  root, torn = folder
+  overrides = _on(root, "on_bad_image=skip", f"workers={workers}")
+  workdir = tmp_path / "run"
+  done = command("train.py", *small_config(*overrides), f"--workdir={workdir}")
+  assert done.returncode == 0, done.stderr
+  named = [x for x in done.stdout.splitlines() if x.startswith("skipped: ")]
+  (line,) = named
+  assert line.startswith(f"skipped: {torn}: cannot decode this image: ")
+  assert read_rows(workdir / "metrics.jsonl")[-1]["bad_images"] == 1
+
+
+def test_too_many_bad_images_end_the_run(
+  folder, command, small_config, tmp_path
+):
+  root, torn = folder
+  other = torn.with_name("08.png")
+  other.write_bytes(b"")
+  overrides = _on(root, "on_bad_image=skip")
+  done = command(
+    "train.py", *small_config(*overrides), f"--workdir={tmp_path / 'run'}"
+  )
+  assert done.returncode == 1, done.stderr
+  first, *named = done.stderr.strip().splitlines()
+  assert first == (
+    "error: 2 of 32 images are bad, on_bad_image allows 1 (max_share 0.001): "
+    "mend them or raise it"
+  )
+  paths = sorted(line.split(":")[0].strip() for line in named)
+  assert paths == sorted(map(str, (torn, other)))
