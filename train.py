@@ -113,7 +113,9 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
           batch = sharding.to_devices(next(run.loader), run.mesh)
       except Fault:
         save(i)  # what was learnt so far is good
-        raise
+        if interruption.signal is None:
+          raise
+        break  # the signal reached the workers too
       recent.append(patch_hw)
       state, metrics = steps[patch_hw](state, metrics, batch)
       watch.flush()  # earlier numbers, read while this step is under way
@@ -133,9 +135,9 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
         save(done)
       if stop:
         break
+    watch.close()
+    checkpoints.wait()
 
-  watch.close()
-  checkpoints.wait()
   if done < run.total_steps or watch.owes_evaluation(done):
     report(
       f"{interruption.signal.name}: saved after step {done} of "

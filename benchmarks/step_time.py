@@ -3,24 +3,25 @@
   python -m benchmarks.step_time
 
 For each patch size: the loader alone, the compiled step alone on a batch that
-is already there, and both as train.py runs them, one step in flight. Waiting
-is what the loop takes beyond computing. Writes
-benchmarks/results/step_time.json.
+is already there, and both as train.py runs them. Waiting is the time that the
+loop spends on a batch while no step is under way. On a CPU loading also takes
+cores from computing: that shows in what the loop takes beyond computing alone.
+Writes benchmarks/results/step_time.json.
 """
 
 import argparse
+import collections
 import functools
 import json
 import pathlib
 import statistics
-import tempfile
 import time
 
 import jax
 
-import train
 from benchmarks import machine, markdown
 from flexivit_jax import config
+from flexivit_jax.run import prepare
 from flexivit_jax.training import sharding
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "step_time.json"
@@ -32,11 +33,9 @@ def main():
   parser.add_argument("--steps", type=int, default=100)
   parser.add_argument("--rounds", type=int, default=5)
   args = parser.parse_args()
-  with tempfile.TemporaryDirectory() as directory:
-    run = train.prepare(config.load(args.config), pathlib.Path(directory))
-    rows = measure(run, args.steps, args.rounds)
-    run.checkpoints.close()
-    run.loader.close()
+  run = prepare(config.load(args.config))
+  rows = measure(run, args.steps, args.rounds)
+  run.loader.close()
   results = {"machine": machine.describe(), "config": args.config, "rows": rows}
   RESULTS.write_text(json.dumps(results, indent=2) + "\n")
   print(table(rows))
@@ -44,13 +43,12 @@ def main():
 
 def measure(run, steps, rounds):
   """Median milliseconds per step of each part, for each patch size."""
-  zero = train.zero_metrics(run)
-  state, metrics = train.start(run, zero)
-  compiled, _ = train.compile_sizes(run, state, metrics, print)
+  zero, state = run.zero_metrics(), run.init_state()
+  compiled = run.compile_steps(state, zero, print)
   batch = sharding.to_devices(next(run.loader), run.mesh)
   rows = []
   for size, step in compiled.items():
-    seconds = {"data": [], "computing": [], "loop": []}
+    seconds = {"data": [], "computing": [], "loop": [], "waiting": []}
     for _ in range(rounds):
       start = time.perf_counter()
       for _ in range(steps):
@@ -58,27 +56,34 @@ def measure(run, steps, rounds):
       seconds["data"].append(time.perf_counter() - start)
 
       loop = functools.partial(run_steps, step, steps)
-      state, elapsed = loop(state, zero, lambda: batch)
+      state, elapsed, _ = loop(state, zero, lambda: batch)
       seconds["computing"].append(elapsed)
-      state, elapsed = loop(
+      state, elapsed, waiting = loop(
         state, zero, lambda: sharding.to_devices(next(run.loader), run.mesh)
       )
       seconds["loop"].append(elapsed)
+      seconds["waiting"].append(waiting)
     ms = {k: 1e3 * statistics.median(v) / steps for k, v in seconds.items()}
     rows.append({"patch_hw": size, **ms})
-  return rows
+  mean = {k: statistics.fmean(row[k] for row in rows) for k in seconds}
+  return [*rows, {"patch_hw": None, **mean}]
 
 
 def run_steps(step, steps, state, metrics, next_batch):
-  """Steps with one in flight, as in train.py; returns state and seconds."""
+  """Steps as in train.py; returns state, seconds, and seconds of waiting."""
   start = time.perf_counter()
-  previous = metrics
+  in_flight, waiting = collections.deque(), 0.0
   for _ in range(steps):
-    state, new = step(state, metrics, next_batch())
-    jax.block_until_ready(previous)
-    previous = new
-  jax.block_until_ready(previous)
-  return state, time.perf_counter() - start
+    asked = time.perf_counter()
+    batch = next_batch()
+    if not in_flight or in_flight[-1]["loss"].count.is_ready():
+      waiting += time.perf_counter() - asked
+    state, new = step(state, metrics, batch)
+    in_flight.append(new)
+    if len(in_flight) > 2:
+      jax.block_until_ready(in_flight.popleft())
+  jax.block_until_ready(new)
+  return state, time.perf_counter() - start, waiting
 
 
 def table(rows) -> str:
@@ -87,12 +92,14 @@ def table(rows) -> str:
     "data alone, ms",
     "computing alone, ms",
     "loop, ms",
-    "waiting",
+    "waiting for data",
+    "loop beyond computing",
   )
   lines = [
     (
-      f"{r['patch_hw'][0]} px",
+      f"{r['patch_hw'][0]} px" if r["patch_hw"] else "all",
       *(f"{r[k]:.1f}" for k in ("data", "computing", "loop")),
+      f"{100 * r['waiting'] / r['loop']:.1f} %",
       f"{100 * (r['loop'] - r['computing']) / r['loop']:.0f} %",
     )
     for r in rows

@@ -35,7 +35,8 @@ from flexivit_jax.training import (
 # Config values that may change when a run is resumed.
 RESUMABLE = (
   *("keep", "log_every", "save_every", "eval_every", "eval_batch_size"),
-  *("threads", "workers", "test"),
+  # Bad images change no batch before the first of them.
+  *("threads", "workers", "test", "on_bad_image"),
 )
 
 
@@ -232,7 +233,7 @@ def prepare(experiment: Experiment) -> Run:
     },
   )
   with blaming("config.model"):
-    run.state_shapes
+    run.state_shapes  # noqa: B018 (initialises the model without computing)
   return run
 
 
@@ -280,7 +281,9 @@ def start(
 ):
   """The state and running metrics to go on from, on the devices."""
   state, metrics = run.init_state(), run.zero_metrics()
-  restored = checkpoints.restore({"state": state, "running": metrics}, report)
+  like = {"state": state, "running": metrics}
+  with blaming("cannot resume"):
+    restored = checkpoints.restore(like, report)
   if restored is None:
     return state, metrics
   with blaming(f"the checkpoint of step {restored.step}"):

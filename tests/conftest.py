@@ -33,7 +33,14 @@ def command(tmp_path_factory):
   cache = tmp_path_factory.mktemp("xla")
   environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
 
-  def run(script, *arguments, wait=True, preexec_fn=None, **extra):
+  def run(
+    script,
+    *arguments,
+    wait=True,
+    preexec_fn=None,
+    start_new_session=False,
+    **extra,
+  ):
     process = subprocess.Popen(  # noqa: S603
       [sys.executable, script, *map(str, arguments)],
       cwd=ROOT,
@@ -41,7 +48,8 @@ def command(tmp_path_factory):
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
-      preexec_fn=preexec_fn,  # noqa: PLW1509
+      preexec_fn=preexec_fn,
+      start_new_session=start_new_session,
     )
     if not wait:
       return process

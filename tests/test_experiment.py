@@ -116,7 +116,7 @@ def test_epochs_are_more_than_none(value):
 
 def test_a_run_of_more_steps_than_can_be_counted_is_refused():
   long = experiment(total_steps=None, total_epochs=1e9, batch_size=1)
-  with pytest.raises(ConfigError, match="are 5000000000 steps: give at most 21"):
+  with pytest.raises(ConfigError, match="are 5000000000 steps: give at"):
     long.num_steps(5)
 
 

@@ -4,6 +4,7 @@ Every run that goes on afterwards must end as if nothing had happened.
 """
 
 import json
+import os
 import pathlib
 import re
 import resource
@@ -199,6 +200,22 @@ def test_a_signal_saves_at_the_next_step(
   done = long_run(tmp_path)
   assert done.returncode == 0, done.stderr
   assert f"resuming after step {saved} of 300" in done.stdout
+  assert_ends_alike(tmp_path, uninterrupted)
+
+
+def test_a_signal_to_the_whole_group_ends_the_run_alike(
+  uninterrupted, long_run, tmp_path
+):
+  """A terminal's Ctrl-C reaches the workers too."""
+  process = long_run(tmp_path, "workers=2", wait=False, start_new_session=True)
+  assert wait_for(process, lambda: last_row(tmp_path) >= 15)
+  os.killpg(process.pid, signal.SIGINT)
+  out, err = process.communicate(timeout=60)
+  assert process.returncode == 130, err
+  assert "SIGINT: saved after step " in out
+  assert "error:" not in err
+  done = long_run(tmp_path, "workers=2")
+  assert done.returncode == 0, done.stderr
   assert_ends_alike(tmp_path, uninterrupted)
 
 
@@ -480,7 +497,9 @@ def test_out_of_memory_says_what_to_change(command, small_config, tmp_path):
     second,
   )
   assert 17 < float(need[1]) < 25  # XLA asked for 17.4e9 bytes in one piece
-  assert third.startswith("to need less, in this order: --config.batch_size=500")
+  assert third.startswith(
+    "to need less, in this order: --config.batch_size=500"
+  )
   assert fourth.startswith("then: patches larger than 1x1 in config.patch_size")
 
 
@@ -526,12 +545,15 @@ def test_a_bad_image_ends_the_run_with_its_path(
   arguments = (*small_config(*_on(root)), f"--workdir={workdir}")
   done = command("train.py", *arguments)
   assert done.returncode == 1, (done.stdout, done.stderr)
-  (line,) = done.stderr.strip().splitlines()
+  line, way_out = done.stderr.strip().splitlines()
   assert line.startswith(f"error: {torn}: cannot decode this image: ")
-  # Mended, the same command goes on with the batch that failed.
-  shutil.copy(torn.with_name("08.png"), torn)
-  done = command("train.py", *arguments)
-  assert done.returncode in (0, 2), done.stderr
+  assert way_out == ("mend it, or go on without it: --config.on_bad_image=skip")
+  # The batches before it are kept, and the run can go on without it.
+  (saved,) = native.steps(workdir)
+  done = command("train.py", *arguments, "--config.on_bad_image=skip")
+  assert done.returncode == 0, done.stderr
+  assert f"resuming after step {saved} of 12" in done.stdout
+  assert f"skipped: {torn}: cannot decode" in done.stdout
 
 
 @pytest.mark.parametrize("workers", [0, 2])

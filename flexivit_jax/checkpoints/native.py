@@ -7,6 +7,7 @@ that a directory with a number for a name is always whole.
 """
 
 import concurrent.futures
+import contextlib
 import errno
 import fcntl
 import functools
@@ -24,7 +25,7 @@ import orbax.checkpoint as ocp
 
 from flexivit_jax.checkpoints import manifest, match
 from flexivit_jax.core.faults import Fault
-from flexivit_jax.core.units import format_bytes
+from flexivit_jax.core.text import format_bytes
 
 DIRECTORY = "checkpoints"
 ARRAYS = "arrays"
@@ -60,10 +61,10 @@ class Checkpoints:
     self._directory.mkdir(parents=True, exist_ok=True)
     self._lock = _lock(self._directory / "lock")
     self._keep = keep
-    self._excepthook, sys.excepthook = sys.excepthook, _leave_out_closed_loops
     self._writer = ocp.StandardCheckpointer()
     self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     self._finishing: concurrent.futures.Future | None = None
+    self._failed = False
     for suffix in ("unfinished", "removed"):
       for left_over in self._directory.glob(f"*.{suffix}"):
         shutil.rmtree(left_over)
@@ -124,6 +125,7 @@ class Checkpoints:
     shutil.rmtree(removed)
 
   def _failure(self, step, error) -> CheckpointError:
+    self._failed = True
     path = self._directory / f"{step}.unfinished"
     shutil.rmtree(path, ignore_errors=True)  # gives its space back
     free = shutil.disk_usage(self._directory).free
@@ -196,9 +198,10 @@ class Checkpoints:
       self.wait()
     finally:
       self._thread.shutdown()
-      self._writer.close()
+      # After a failure, the writer would raise the same again as it is closed.
+      with contextlib.suppress(*[Exception] * self._failed):
+        self._writer.close()
       self._lock.close()
-      sys.excepthook = self._excepthook
 
 
 def steps(workdir) -> list[int]:
@@ -246,8 +249,20 @@ def _restore(path, like):
     # Before a byte is read: Orbax would cast silently, and says no more than
     # one difference.
     flat = functools.partial(ocp.tree.to_flat_dict, sep="/")
-    match.check_shapes(flat(stored), flat(like), path)
+    stored, wanted = flat(stored), flat(like)
+    match.check_shapes(_params(stored), _params(wanted), path)
+    match.check_shapes(stored, wanted, path)
     return checkpointer.restore(path, like)
+
+
+def _params(flat):
+  """Under the model's own names, which the error's hints are about."""
+  prefix = "state/params/"
+  return {
+    name.removeprefix(prefix): x
+    for name, x in flat.items()
+    if name.startswith(prefix)
+  }
 
 
 def check_space(directory: pathlib.Path, wanted: int, what: str) -> None:
@@ -292,15 +307,22 @@ def _lock(path):
   return file
 
 
-def _leave_out_closed_loops(kind, error, traceback):
-  # After a failed write, TensorStore prints one traceback for each array that
-  # was still under way: its event loop is gone. The failure itself is raised.
-  if str(error) != "Event loop is closed":
-    sys.__excepthook__(kind, error, traceback)
-
-
 def _silence():
   # Orbax logs every save, and errors that it raises as well; asyncio, those of
   # the arrays that were still under way.
   for name in ("absl", "asyncio"):
     logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+  # After a failed write, TensorStore prints a traceback for each array that was
+  # still under way, soon or later: its event loop is gone.
+  before = sys.unraisablehook
+  if not isinstance(before, _LeavingOutClosedLoops):
+    sys.unraisablehook = _LeavingOutClosedLoops(before)
+
+
+class _LeavingOutClosedLoops:
+  def __init__(self, before):
+    self._before = before
+
+  def __call__(self, unraisable):
+    if str(unraisable.exc_value) != "Event loop is closed":
+      self._before(unraisable)

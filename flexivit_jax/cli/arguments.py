@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from flexivit_jax.core.faults import Fault
+from flexivit_jax.data.images import BadImageError
 from flexivit_jax.experiment import ConfigError, Experiment
 
 
@@ -142,6 +143,9 @@ def run(main: Callable[[], None]) -> None:
     sys.stdout.flush()  # a reader that left is noticed here, not at exit
   except ConfigError as e:
     _end(f"error: {e}", 2)
+  except BadImageError as e:
+    way_out = "mend it, or go on without it: --config.on_bad_image=skip"
+    _end(f"error: {e}\n{way_out}", 1)
   except Fault as e:
     _end(f"error: {e}", 1)
   except BrokenPipeError:

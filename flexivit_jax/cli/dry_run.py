@@ -6,8 +6,7 @@ import jax
 
 from flexivit_jax import config
 from flexivit_jax.core.faults import Fault
-from flexivit_jax.core.units import format_bytes
-from flexivit_jax.evaluation.report import align
+from flexivit_jax.core.text import align, format_bytes
 from flexivit_jax.evaluation.sweep import size_name
 from flexivit_jax.experiment import Experiment
 from flexivit_jax.nn import cost

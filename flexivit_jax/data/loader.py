@@ -150,14 +150,14 @@ class TrainLoader(Iterator[Batch]):
 
   def _drawn_from(self) -> dict:
     # All that a batch depends on beside its number. Workers, threads and
-    # processes are not among it.
+    # processes are not among it; skipping bad images matters from the first
+    # bad one on, where a run that did not skip them ended.
     batches = self._batches
     return {
       "seed": batches.seed,
       "batch_size": batches.batch_size,
       "data": batches.example.source.fingerprint,
       "transforms": repr(batches.example.transforms),
-      "skip": batches.skip,
     }
 
   def close(self) -> None:

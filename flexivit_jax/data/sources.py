@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from sklearn import datasets, model_selection
 
 from flexivit_jax.data import images, splits
 
@@ -95,6 +94,9 @@ class Digits:
       raise ValueError(f"side {self.side}: give 1 to 1024 pixels")
 
   def open(self) -> InMemory:
+    # Here, as it takes most of a second that other sources need not wait.
+    from sklearn import datasets, model_selection
+
     raw = datasets.load_digits()
     train, test = model_selection.train_test_split(
       np.arange(len(raw.target)),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
+from flexivit_jax.core.text import align
 from flexivit_jax.evaluation.sweep import Point
 
 # Colour-blind-safe (Okabe and Ito, 2008).
@@ -26,17 +27,6 @@ def table(points: Sequence[Point]) -> str:
     for p in points
   ]
   return align([head, *rows])
-
-
-def align(rows: Sequence[Sequence[str]]) -> str:
-  """Cells as text in columns, each as wide as its widest, flush right."""
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  return "\n".join(
-    "  ".join(
-      cell.rjust(width) for cell, width in zip(row, widths, strict=True)
-    )
-    for row in rows
-  )
 
 
 def draw_curve(points: Sequence[Point], title: str, path: pathlib.Path) -> None:

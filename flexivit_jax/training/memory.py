@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from flexivit_jax.core.faults import Fault
-from flexivit_jax.core.units import format_bytes
+from flexivit_jax.core.text import format_bytes
 
 # Results that are another look at their operand, not a new array.
 _VIEWS = ("reshape", "squeeze", "expand_dims", "stop_gradient")

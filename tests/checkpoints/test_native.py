@@ -229,7 +229,7 @@ def test_other_arrays_are_refused_before_they_are_read(tmp_path):
   like = _arrays(0.0)
   like["state"]["params"]["head"]["kernel"] = jnp.zeros((3, 5))
   checkpoints = native.Checkpoints(tmp_path)
-  with pytest.raises(ValueError, match=r"state/params/head/kernel .*\(3, 2\)"):
+  with pytest.raises(ValueError, match=r"head/kernel +\(3, 2\) +\(3, 5\)"):
     checkpoints.restore(like, print)
   checkpoints.close()
 

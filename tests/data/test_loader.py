@@ -218,7 +218,6 @@ def test_names_of_a_step_are_those_of_its_batch():
   [
     ({"seed": 1}, "seed: 0 -> 1"),
     ({"batch_size": 8}, "batch_size: 4 -> 8"),
-    ({"on_bad_image": bad_images.Skip()}, "skip: False -> True"),
   ],
 )
 def test_a_state_of_other_batches_is_refused(changes, text):
@@ -242,7 +241,8 @@ def test_a_state_of_other_data_or_transforms_is_refused():
 
 
 def test_workers_threads_and_processes_are_no_other_batches():
-  for changes in ({"workers": 2}, {"threads": 3}, {"shard": (1, 2)}):
+  skip = {"on_bad_image": bad_images.Skip()}
+  for changes in ({"workers": 2}, {"threads": 3}, {"shard": (1, 2)}, skip):
     make(**changes).set_state(at(3))
 
 

@@ -1,0 +1,59 @@
+"""Signals are remembered once, and obeyed the second time."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from flexivit_jax.training.interruption import Interrupted, Interruption
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_remembered(number):
+  before = signal.getsignal(number)
+  with Interruption() as interruption:
+    interruption.check()
+    assert interruption.signal is None
+    signal.raise_signal(number)
+    assert interruption.signal == number
+    with pytest.raises(Interrupted):
+      interruption.check()
+  assert signal.getsignal(number) is before
+  assert interruption.signal == number  # known afterwards too
+
+
+BUSY = """
+import ctypes, sys
+from flexivit_jax.training.interruption import Interruption
+with Interruption() as interruption:
+  print("ready", flush=True)
+  while interruption.signal is None:
+    pass
+  print("remembered", flush=True)
+  # Deep in a library, as a compiled step is: no Python handler runs here.
+  ctypes.PyDLL(None).sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+  ("first", "second"),
+  [
+    (signal.SIGTERM, signal.SIGTERM),
+    (signal.SIGINT, signal.SIGINT),
+    (signal.SIGINT, signal.SIGTERM),
+  ],
+)
+def test_a_second_signal_ends_even_a_stuck_process(first, second):
+  process = subprocess.Popen(  # noqa: S603
+    [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True
+  )
+  assert process.stdout.readline() == "ready\n"
+  process.send_signal(first)
+  assert process.stdout.readline() == "remembered\n"
+  time.sleep(0.2)
+  assert process.poll() is None
+  process.send_signal(second)
+  assert process.wait(timeout=10) == -second
+  process.stdout.close()
