@@ -17,7 +17,7 @@ import pathlib
 import jax
 
 from flexivit_jax import pretrained
-from flexivit_jax.cli import arguments
+from flexivit_jax.cli import arguments, errors
 from flexivit_jax.core.patch_size import as_hw
 from flexivit_jax.data import augment, sources
 from flexivit_jax.evaluation import report, sweep
@@ -193,4 +193,4 @@ def write(output: pathlib.Path, vit, data, points) -> None:
 
 
 if __name__ == "__main__":
-  arguments.run(main)
+  errors.run(main)

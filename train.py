@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flexivit_jax import config as config_lib
 from flexivit_jax import run as run_lib
 from flexivit_jax.checkpoints import native
-from flexivit_jax.cli import arguments, dry_run
+from flexivit_jax.cli import arguments, dry_run, errors
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.evaluation import sweep
 from flexivit_jax.experiment import ConfigError, Experiment
@@ -295,4 +295,4 @@ class Watch:
 
 
 if __name__ == "__main__":
-  arguments.run(main)
+  errors.run(main)

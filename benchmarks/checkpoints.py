@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from benchmarks import machine, markdown
 from flexivit_jax.checkpoints import manifest, native
 from flexivit_jax.core.tokens import patchify
-from flexivit_jax.nn import vit
+from flexivit_jax.nn import pooling, positions, vit
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "checkpoints.json"
 STEPS, STEP_S = 100, 0.2  # the bar: a save blocks at most 2 % of these
@@ -52,7 +52,13 @@ def main():
 
 
 def init_params():
-  model = vit.ViT(size=vit.SIZES["B"], num_classes=1000)
+  model = vit.ViT(
+    size=vit.SIZES["B"],
+    position=positions.LearnedGrid((14, 14)),
+    pool=pooling.Gap(),
+    kernel_hw=(16, 16),
+    num_classes=1000,
+  )
   image = jnp.zeros((1, 32, 32, 3), jnp.uint8)
   init = jax.jit(
     lambda: model.init(jax.random.key(0), patchify(image, (16, 16)))

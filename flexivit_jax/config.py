@@ -1,31 +1,27 @@
-"""From config files and the command line to frozen objects, and back to JSON.
+"""From plain values and the command line to frozen objects, and back to JSON.
 
-A config file returns an `ml_collections.ConfigDict` of plain values; a choice
-is `dict(name="learned_grid", size=(7, 7))`, or just its name. Config objects
-stop here: the schema is the fields and type hints of the objects themselves.
+A choice is `dict(name="learned_grid", size=(7, 7))`, or just its name. Plain
+values stop here: the schema is the fields and type hints of the objects
+themselves.
 """
 
 import ast
 import contextlib
 import dataclasses
-import difflib
-import importlib.util
-import inspect
 import math
-import pathlib
 import re
-import traceback
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
-import ml_collections
 import numpy as np
-from ml_collections import config_dict
 
+from flexivit_jax import config_file
+from flexivit_jax.config_file import to_plain
 from flexivit_jax.core import patch_size
+from flexivit_jax.core.text import cut, listed, nearest, quoted, show
 from flexivit_jax.data import augment, bad_images, sources, tfds
 from flexivit_jax.experiment import ConfigError, Experiment, blaming
 from flexivit_jax.nn import pooling, positions, vit
@@ -88,7 +84,7 @@ def load(path_and_argument: str, overrides: Sequence[str] = ()) -> Experiment:
   Raises:
     ConfigError: naming the key, the value and what would be valid.
   """
-  raw = to_plain(_read(path_and_argument))
+  raw = config_file.read(path_and_argument)
   broken = None
   if overrides:
     try:
@@ -102,137 +98,6 @@ def load(path_and_argument: str, overrides: Sequence[str] = ()) -> Experiment:
   except ConfigError as e:
     raise broken or e from None
   return from_plain(raw)
-
-
-def _read(path_and_argument):
-  path, colon, argument = path_and_argument.partition(":")
-  file = pathlib.Path(path)
-  try:
-    is_file = file.is_file()
-  except OSError as e:
-    raise ConfigError(f"no config file {_cut(path, 100)}: {e.strerror}") from e
-  if not is_file:
-    what = (
-      f"{path} is a directory" if file.is_dir() else f"no config file {path}"
-    )
-    raise ConfigError(f"{what if path else 'no config file'}{_others(file)}")
-  if file.suffix != ".py":
-    raise ConfigError(f"{path} is no Python file{_others(file)}")
-  spec = importlib.util.spec_from_file_location(file.stem, file)
-  module = importlib.util.module_from_spec(spec)
-  _run(path, spec, lambda: spec.loader.exec_module(module))
-  get_config = getattr(module, "get_config", None)
-  if not callable(get_config):
-    had = "" if get_config is None else f", but a {type(get_config).__name__}"
-    raise ConfigError(
-      f"{path} has no function get_config{had}: define get_config() that "
-      "returns a ConfigDict"
-    )
-  given = [argument] if colon else []
-  _check_argument(path, spec, get_config, given)
-  config = _run(path, spec, lambda: get_config(*given))
-  if not isinstance(config, (ml_collections.ConfigDict, Mapping)):
-    raise ConfigError(
-      f"{path}: get_config returns {_show(config)}: expected a ConfigDict"
-    )
-  return config
-
-
-def _others(file):
-  """The config files that may have been meant, the nearest one first."""
-  folder = file if file.is_dir() else file.parent
-  configs = pathlib.Path("configs")
-  # Beside the commands lie other scripts, and the configs in a folder.
-  if configs.is_dir() and (folder == pathlib.Path() or not _scripts(folder)):
-    folder = configs
-  there = {f.stem: f for f in _scripts(folder)}
-  nearest = _nearest(file.stem, there)
-  hint = f" (did you mean {there[nearest]}?)" if nearest else ""
-  names = _list([f.name for f in there.values()] or ["none"])
-  return f"{hint}; in {folder}: {names}"
-
-
-def _scripts(folder):
-  return sorted(f for f in folder.glob("*.py") if f.stem != "__init__")
-
-
-def _run(path, spec, function):
-  """What the function returns; a ConfigError names the line that fails."""
-  try:
-    return function()
-  # Whatever the user's own code raises.
-  except Exception as e:
-    own = isinstance(e, SyntaxError) and e.filename == spec.origin
-    text = " ".join(str(e.msg if own else e).split())
-    lines = [
-      frame.lineno
-      for frame in traceback.extract_tb(e.__traceback__)
-      if frame.filename == spec.origin
-    ]
-    line = e.lineno if own else (lines or [None])[-1]
-    place = path if line is None else f"{path}, line {line}"
-    what = type(e).__name__ + (f": {_cut(text, 300)}" if text else "")
-    raise ConfigError(f"{place}: {what}") from e
-
-
-def _check_argument(path, spec, get_config, given):
-  signature = _run(path, spec, lambda: inspect.signature(get_config))
-  try:
-    signature.bind(*given)
-  except TypeError:
-    parameters = signature.parameters.values()
-    takes = [p for p in parameters if p.kind <= p.POSITIONAL_OR_KEYWORD]
-    needs = [p.name for p in parameters if p.default is p.empty]
-    if given and not takes:
-      raise ConfigError(
-        f"{path} takes no argument, but was given {_show(given[0])}"
-      ) from None
-    if not given and takes and len(needs) == 1:
-      raise ConfigError(
-        f"{path} needs its {needs[0]}: --config {path}:VALUE"
-      ) from None
-    raise ConfigError(
-      f"{path}: get_config{_cut(str(signature), 200)} cannot be called with "
-      f"{len(given)} arguments: --config FILE:VALUE gives one, FILE none"
-    ) from None
-
-
-def to_plain(value, path="config"):
-  """ConfigDicts as dicts, sequences as tuples, numpy's scalars as Python's.
-
-  Unset placeholders are None; required ones are left out.
-  """
-  try:
-    return _to_plain(value, path)
-  except RecursionError:
-    raise ConfigError(f"{path} contains itself") from None
-
-
-def _to_plain(value, path):
-  if isinstance(value, config_dict.FieldReference):
-    value = _resolve(value.get, path)
-  if isinstance(value, (np.ndarray, np.generic)):
-    value = value.tolist()
-  if isinstance(value, (Mapping, ml_collections.ConfigDict)):
-    plain = {}
-    for key in value:
-      with contextlib.suppress(config_dict.RequiredValueError):
-        item = _resolve(lambda key=key: value[key], f"{path}.{key}")
-        plain[key] = _to_plain(item, f"{path}.{key}")
-    return plain
-  if isinstance(value, (list, tuple)):
-    return tuple(_to_plain(v, f"{path}[{i}]") for i, v in enumerate(value))
-  return value
-
-
-def _resolve(get, path):
-  try:
-    return get()
-  except config_dict.RequiredValueError:
-    raise
-  # A reference runs what the config file computes with it.
-  except Exception as e:
-    raise ConfigError(f"{path}: {type(e).__name__}: {_cut(str(e), 300)}") from e
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
@@ -254,12 +119,12 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
       where = ".".join(("config", *parents[: i + 1]))
       if parent in place:
         raise ConfigError(
-          f"--config.{_cut(key, 100)}: {where} is {_show(child)} and has no "
+          f"--config.{cut(key, 100)}: {where} is {show(child)} and has no "
           f"fields: give --config.{'.'.join(parents[: i + 1])}=VALUE"
         )
       raise ConfigError(
-        f"--config.{_cut(key, 100)}: there is no {_cut(where, 100)}"
-        f"{_hint(parent, place)}; valid: {_list(place)}"
+        f"--config.{cut(key, 100)}: there is no {cut(where, 100)}"
+        f"{_hint(parent, place)}; valid: {listed(place)}"
       )
     place = child
   try:
@@ -281,16 +146,16 @@ def from_plain(raw: Mapping[str, Any]) -> Experiment:
   try:
     return _record(Experiment, raw, "config")
   except _WrongType as e:
-    raise ConfigError(_cut(f"{e}{_remedy(e.hint, e.value)}", 600)) from None
+    raise ConfigError(cut(f"{e}{_remedy(e.hint, e.value)}", 600)) from None
   except ConfigError as e:
-    raise ConfigError(_cut(str(e), 600)) from e.__cause__
+    raise ConfigError(cut(str(e), 600)) from e.__cause__
 
 
 class _WrongType(ConfigError):
   """A value that is not what a type hint asks for."""
 
   def __init__(self, path, hint, value, *, got=False):
-    text = f"{path} is {_show(value)}: expected {_describe(hint)}"
+    text = f"{path} is {show(value)}: expected {_describe(hint)}"
     super().__init__(text + (f", got {type(value).__name__}" if got else ""))
     self.hint, self.value = hint, value
 
@@ -320,7 +185,7 @@ LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 def _number(hint, value, path):
   if isinstance(value, int) and abs(value) > LARGEST_INT:
-    raise ConfigError(f"{path} is {_show(value)}: give at most {LARGEST_INT}")
+    raise ConfigError(f"{path} is {show(value)}: give at most {LARGEST_INT}")
   if hint is int:
     return value
   if not math.isfinite(value):
@@ -336,14 +201,14 @@ def _number(hint, value, path):
 def _choice(hint, value, path):
   table = CHOICES[hint]
   fields = {"name": value} if isinstance(value, str) else value
-  names = ", ".join(map(repr, table))
+  names = quoted(table)
   if not isinstance(fields, Mapping) or "name" not in fields:
-    raise ConfigError(f"{path} is {_show(value)}: give a name, one of {names}")
+    raise ConfigError(f"{path} is {show(value)}: give a name, one of {names}")
   fields = dict(fields)
   name = fields.pop("name")
   if not isinstance(name, str) or name not in table:
     close = _hint(name, table)
-    raise ConfigError(f"{path} has no {_show(name)}{close}; valid: {names}")
+    raise ConfigError(f"{path} has no {show(name)}{close}; valid: {names}")
   chosen = table[name]
   if isinstance(chosen, type):
     return _record(chosen, fields, path)
@@ -355,15 +220,15 @@ def _record(cls, value, path):
   fields = {f.name: f for f in _fields(cls)}
   if not isinstance(value, Mapping):
     raise ConfigError(
-      f"{path} is {_show(value)}: expected its fields, {_list(fields)}"
+      f"{path} is {show(value)}: expected its fields, {listed(fields)}"
     )
   for key in value:
     if key not in fields:
       below = [k for k in flatten(value) if str(k).endswith(f".{key}")]
       hint = f" (did you mean {below[0]!r}?)" if below else _hint(key, fields)
       raise ConfigError(
-        f"{path}.{_cut(str(key), 100)}: no such key{hint}; "
-        f"valid: {_list(fields or ['none'])}"
+        f"{path}.{cut(str(key), 100)}: no such key{hint}; "
+        f"valid: {listed(fields or ['none'])}"
       )
   hints = typing.get_type_hints(cls)
   built = {
@@ -426,7 +291,7 @@ def _remedy(hint, value):
   for candidate in _candidates(value):
     with contextlib.suppress(ConfigError):
       _build(hint, candidate, "")
-      text = _show(candidate)
+      text = show(candidate)
       # One pair of quotes is the shell's.
       text = f'"{text}"' if isinstance(candidate, str) else text
       return f"; give {text}"
@@ -513,15 +378,8 @@ def _fields(cls):
 
 
 def _hint(word, valid):
-  nearest = _nearest(word, valid)
-  return f" (did you mean {nearest!r}?)" if nearest else ""
-
-
-def _nearest(word, valid):
-  """The valid word that was meant, or None; case does not matter."""
-  written = {str(v).lower(): str(v) for v in valid}
-  close = difflib.get_close_matches(str(word).lower(), written, n=1)
-  return written[close[0]] if close else None
+  meant = nearest(word, valid)
+  return f" (did you mean {meant!r}?)" if meant else ""
 
 
 def _describe(hint):
@@ -534,23 +392,3 @@ def _describe(hint):
     fixed = Ellipsis not in arguments
     return f"{len(arguments)} values in a tuple" if fixed else "a tuple"
   return names.get(hint) or getattr(hint, "__name__", str(hint))
-
-
-def _show(value):
-  try:
-    return _cut(" ".join(repr(value).split("\n")), 80)
-  except ValueError:  # Python refuses to print an int of so many digits
-    return "a number of thousands of digits"
-
-
-def _list(names):
-  """Names, as many as one or two lines hold."""
-  shown, names = [], list(map(str, names))
-  while names and sum(map(len, shown)) < 300:
-    shown.append(_cut(names.pop(0), 100))
-  more = f" and {len(names)} more" if names else ""
-  return ", ".join(shown) + more
-
-
-def _cut(text, length):
-  return text if len(text) <= length else text[: length - 3] + "..."

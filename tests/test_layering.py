@@ -16,6 +16,7 @@ LAYERS = (
   "run",
   "pretrained",
   "config",
+  "config_file",
   "experiment",
   "evaluation",
   "tasks",

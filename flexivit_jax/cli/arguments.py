@@ -1,19 +1,12 @@
-"""What the commands share: `--config`, overrides, and errors in a few lines."""
+"""Arguments of the commands: `--config`, overrides, and what was meant."""
 
 import argparse
 import dataclasses
-import difflib
-import errno
-import os
-import pathlib
 import re
-import select
-import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from flexivit_jax.core.faults import Fault
-from flexivit_jax.data.images import BadImageError
+from flexivit_jax.core.text import cut, nearest
 from flexivit_jax.experiment import ConfigError, Experiment
 
 
@@ -96,7 +89,7 @@ def _meant(word, parser):
       return None
     head, dot, tail = bare.partition(".")
     # Only what has dashes may be misspelt: configs/x.py is a file.
-    near = difflib.get_close_matches(head.lower(), ["config"])
+    near = nearest(head, ["config"])
     if dot and (head.lower() == "config" or (with_dash and near)):
       return f"--config.{tail}{equals}{value}"
     fields = {f.name for f in dataclasses.fields(Experiment)}
@@ -106,13 +99,12 @@ def _meant(word, parser):
       return f"--config {word}"
   if not with_dash:
     return None
-  close = difflib.get_close_matches(f"--{bare.lower()}", parser.names, n=1)
-  return close[0] if close else None
+  return nearest(f"--{bare}", parser.names)
 
 
 def _unknown(word, meant):
   if len(word) > 100:
-    word, meant = f"{word[:97]}...", None
+    word, meant = cut(word, 100), None
   if meant is None:
     return f"unknown argument {word!r} (try --help)"
   if meant == f"--{word}":
@@ -131,86 +123,3 @@ def _split_override(overrides, word):
   if sum(map(before.count, "([{")) > sum(map(before.count, ")]}")):
     return f"--config.{before} {word}: put it in quotes, '--config.{before}...'"
   return None
-
-
-def run(main: Callable[[], None]) -> None:
-  """Runs a command; what is no bug of ours ends it in a few lines.
-
-  Status 2: what the user wrote. 1: a fault of files or machines. 130: Ctrl-C.
-  """
-  try:
-    main()
-    sys.stdout.flush()  # a reader that left is noticed here, not at exit
-  except ConfigError as e:
-    _end(f"error: {e}", 2)
-  except BadImageError as e:
-    way_out = "mend it, or go on without it: --config.on_bad_image=skip"
-    _end(f"error: {e}\n{way_out}", 1)
-  except Fault as e:
-    _end(f"error: {e}", 1)
-  except BrokenPipeError:
-    if not any(map(_lost_its_reader, (sys.stdout, sys.stderr))):
-      raise  # another pipe, a worker's say
-    _drop_output()
-    sys.exit(141)  # 128 + SIGPIPE
-  except OSError as e:
-    text = _describe(e)
-    if text is None:
-      raise
-    _end(f"error: {text}", 1)
-  except KeyboardInterrupt:
-    _end("interrupted; the same command goes on", 130)
-
-
-def _end(text, status):
-  print(text, file=sys.stderr)
-  _drop_output()
-  sys.exit(status)
-
-
-def _drop_output():
-  """Drops what cannot be printed: Python would complain of it at exit."""
-  for stream in (sys.stdout, sys.stderr):
-    try:
-      stream.flush()
-    except OSError:
-      os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _lost_its_reader(stream):
-  try:
-    poll = select.poll()
-    poll.register(stream.fileno(), select.POLLOUT)
-  except (OSError, ValueError):  # no file at all, or closed
-    return False
-  broken = select.POLLERR | select.POLLHUP
-  return any(events & broken for _, events in poll.poll(0))
-
-
-def _describe(error):
-  """An error of the operating system in a line; None without a path."""
-  full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-  name = error.filename
-  if not isinstance(name, (str, bytes, os.PathLike)):
-    if not full:
-      return None
-    place, free = "", ""
-  else:
-    path = pathlib.Path(os.fsdecode(name))
-    place, free = f"{path}: ", _free(path)
-  if not full:
-    return f"{place}{error.strerror}"
-  return (
-    f"{place}{error.strerror}{free}: free some space, then the same command "
-    "goes on"
-  )
-
-
-def _free(path):
-  """ " (0.02 of 50.00 GB free)" on the path's file system."""
-  existing = next(p for p in (path, *path.parents) if os.path.exists(p))
-  try:
-    usage = shutil.disk_usage(existing)
-  except OSError:
-    return ""
-  return f" ({usage.free / 1e9:.2f} of {usage.total / 1e9:.2f} GB free)"

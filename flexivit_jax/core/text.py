@@ -1,6 +1,8 @@
-"""Quantities and tables as text."""
+"""Quantities, values, names and tables as text."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 def format_bytes(count: int) -> str:
@@ -20,3 +22,37 @@ def align(rows: Sequence[Sequence[str]]) -> str:
     )
     for row in rows
   )
+
+
+def cut(text: str, length: int) -> str:
+  """At most so many characters, with "..." where some are left out."""
+  return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def show(value: Any) -> str:
+  """Any value in one line of at most 80 characters."""
+  try:
+    return cut(" ".join(repr(value).split("\n")), 80)
+  except ValueError:  # Python refuses to print an int of so many digits
+    return "a number of thousands of digits"
+
+
+def listed(names: Iterable[Any]) -> str:
+  """Names, as many as one or two lines hold."""
+  shown, names = [], list(map(str, names))
+  while names and sum(map(len, shown)) < 300:
+    shown.append(cut(names.pop(0), 100))
+  more = f" and {len(names)} more" if names else ""
+  return ", ".join(shown) + more
+
+
+def quoted(names: Iterable[Any]) -> str:
+  """All names, each as Python writes it."""
+  return ", ".join(map(repr, names))
+
+
+def nearest(word: Any, valid: Iterable[Any]) -> str | None:
+  """The valid word that was meant, or None; case does not matter."""
+  written = {str(v).lower(): str(v) for v in valid}
+  close = difflib.get_close_matches(str(word).lower(), written, n=1)
+  return written[close[0]] if close else None

@@ -165,3 +165,61 @@ def test_metrics_add_up():
   assert (metrics["loss"].total, metrics["loss"].count) == (15, 6)
   # The gradient is that of the batch's own mean, not of the running one.
   assert state.params.tolist() == [0, -1]
+
+
+# Numbers that cease to be finite.
+
+
+def _walk(batches, learning_rate=1.0, offset=0.0):
+  """States of SGD from ones, on the loss sum(params * batch) + offset."""
+
+  def measure(params, batch, dropout_key):
+    del dropout_key
+    return {"loss": Mean((params * batch).sum() + offset, jnp.ones(()))}
+
+  tx = optax.sgd(learning_rate)
+  state = step_lib.init_state(jnp.ones(2), tx, seed=0)
+  states = []
+  for batch in batches:
+    state, _ = step_lib.train_step(
+      state, {}, jnp.asarray(batch), measure=measure, tx=tx
+    )
+    states.append(state)
+  return states
+
+
+def test_the_flag_turns_at_the_first_bad_step_and_stays():
+  states = _walk([[1, 2], [1, 2], [np.nan, 0], [1, 2], [np.inf, 0]])
+  finite = [s.finite for s in states]
+  assert [bool(f.flag) for f in finite] == [True, True, False, False, False]
+  # What is kept is of the step that turned it, not of the later ones.
+  assert [int(f.step) for f in finite] == [0, 1, 2, 2, 2]
+  assert np.isnan(finite[-1].loss)
+  assert np.isnan(finite[-1].gradient_norm)
+
+
+def test_every_kind_of_number_turns_the_flag():
+  # A loss without a bound, whose gradient is finite.
+  (loss,) = _walk([[1.0, 1.0]], learning_rate=0.0, offset=np.inf)
+  assert np.isinf(loss.finite.loss)
+  assert np.isfinite(loss.finite.gradient_norm)
+  assert not loss.finite.flag
+  # A gradient of 1e25 is finite, its norm is not.
+  (gradient,) = _walk([[1e25, -1e25]], learning_rate=0.0)
+  assert np.isfinite(gradient.finite.loss)
+  assert np.isinf(gradient.finite.gradient_norm)
+  assert not gradient.finite.flag
+  # An update of 1e30 from a gradient of 1: parameters that no longer mean
+  # anything must not be saved, though the next loss would be the first to tell.
+  (update,) = _walk([[1.0, 1.0]], learning_rate=1e30)
+  assert np.isfinite(update.finite.loss)
+  assert np.isfinite(update.finite.gradient_norm)
+  assert np.isinf(update.finite.update_norm)
+  assert not update.finite.flag
+
+
+def test_the_flag_keeps_its_shapes_and_types():
+  states = _walk([[1, 2], [1, 2]])
+  start = step_lib.init_state(jnp.ones(2), optax.sgd(1.0), seed=0)
+  for state in states:
+    chex.assert_trees_all_equal_shapes_and_dtypes(state.finite, start.finite)
