@@ -37,7 +37,6 @@ def command(tmp_path_factory):
     script,
     *arguments,
     wait=True,
-    preexec_fn=None,
     start_new_session=False,
     **extra,
   ):
@@ -48,7 +47,6 @@ def command(tmp_path_factory):
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
-      preexec_fn=preexec_fn,
       start_new_session=start_new_session,
     )
     if not wait:

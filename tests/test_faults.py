@@ -181,20 +181,14 @@ def test_killed_five_times_equals_uninterrupted(
 # Signals.
 
 
-@pytest.mark.parametrize(
-  ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
-)
-def test_a_signal_saves_at_the_next_step(
-  number, status, uninterrupted, long_run, tmp_path
-):
+def test_a_signal_saves_at_the_next_step(uninterrupted, long_run, tmp_path):
   process = long_run(tmp_path, wait=False)
   assert wait_for(process, lambda: last_row(tmp_path) >= 30)
-  process.send_signal(number)
+  process.terminate()
   out, err = process.communicate(timeout=60)
-  assert process.returncode == status, err
+  assert process.returncode == 143, err
   assert err == ""
-  name = signal.Signals(number).name
-  saved = int(re.search(rf"{name}: saved after step (\d+) of 300;", out)[1])
+  saved = int(re.search(r"SIGTERM: saved after step (\d+) of 300;", out)[1])
   assert native.steps(tmp_path)[-1] == saved
   assert saved >= last_row(tmp_path)  # nothing that was logged is lost
   done = long_run(tmp_path)
@@ -296,23 +290,23 @@ def test_a_state_of_other_batches_is_refused(
   )
 
 
-@pytest.mark.parametrize("harm", ["flip", "truncate", "a file, no directory"])
+@pytest.mark.parametrize("harm", ["damaged entries", "a file in its place"])
 def test_a_damaged_compilation_cache_changes_nothing(
   harm, small_run, command, small_run_config, tmp_path
 ):
   cache = tmp_path / "cache"
-  if harm == "a file, no directory":
+  if harm == "a file in its place":
     cache.write_text("in the way")
   else:
     kwargs = dict(JAX_COMPILATION_CACHE_DIR=str(cache))
     arguments = (*small_run_config, f"--workdir={tmp_path / 'first'}")
     assert command("train.py", *arguments, **kwargs).returncode == 0
     entries = [p for p in cache.iterdir() if not p.name.endswith("-atime")]
-    assert entries
-    for path in entries:
+    assert len(entries) >= 2
+    for i, path in enumerate(sorted(entries)):
       content = bytearray(path.read_bytes())
       content[len(content) // 2] ^= 4
-      if harm == "truncate":
+      if i % 2:
         del content[len(content) // 2 :]
       path.write_bytes(content)
   done = command(
@@ -471,22 +465,22 @@ def test_not_finite_is_seen_at_the_next_log_step(long_run, tmp_path):
   assert read_rows(tmp_path / "metrics.jsonl") == []
 
 
-def test_out_of_memory_says_what_to_change(command, small_config, tmp_path):
-  def limit():
-    # A small run reserves 2 GiB, this one asks for 17 more at its first step.
-    resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
-
-  done = command(
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+def test_out_of_memory_says_what_to_change(command, tmp_path):
+  process = command(
     "train.py",
     "--config=configs/flexivit_digits.py",
     "--config.total_steps=200",
     "--config.batch_size=1000",
     "--config.patch_size.choices=(1,)",
     f"--workdir={tmp_path}",
-    preexec_fn=limit,
+    wait=False,
   )
-  assert done.returncode == 1, done.stderr[-2000:]
-  first, second, third, fourth = done.stderr.strip().splitlines()
+  # A small run reserves 2 GiB, this one asks for 17 more at its first step.
+  resource.prlimit(process.pid, resource.RLIMIT_AS, (6 << 30, 6 << 30))
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == 1, err[-2000:]
+  first, second, third, fourth = err.strip().splitlines()
   assert first == (
     "error: out of memory in the train step: 1x1 patches, 576 tokens per "
     "image, 1000 images on 1 device"

@@ -304,3 +304,27 @@ def test_a_shard_that_is_replaced_is_read_anew(data_dir, shard):
   copy.write_bytes(data)
   os.replace(copy, shard)
   assert any(damaged(opened(data_dir), before))
+
+
+def test_a_run_on_a_damaged_shard_saves_and_names_it(
+  data_dir, shard, command, small_config, tmp_path
+):
+  overrides = (
+    "train.source.name=tfds",
+    "train.source.dataset=zoo",
+    f"train.source.data_dir={data_dir}",
+    "train.transforms=({'name': 'resize', 'size': (24, 24)},)",
+    "validation=None",
+    "test=None",
+    "total_steps=20",
+    "batch_size=4",
+  )
+  arguments = (*small_config(*overrides), f"--workdir={tmp_path / 'run'}")
+  content = bytearray(shard.read_bytes())
+  content[len(content) // 2] ^= 1
+  shard.write_bytes(content)
+  done = command("train.py", *arguments)
+  assert done.returncode == 1, done.stdout
+  assert f"error: {shard}: " in done.stderr
+  assert "prepare" in done.stderr
+  assert "Traceback" not in done.stderr
