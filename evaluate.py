@@ -19,7 +19,7 @@ import jax
 from flexivit_jax import pretrained
 from flexivit_jax.cli import arguments, errors
 from flexivit_jax.core.patch_size import as_hw
-from flexivit_jax.data import augment, sources
+from flexivit_jax.data import augment, bad_images, sources
 from flexivit_jax.evaluation import report, sweep
 from flexivit_jax.experiment import (
   ConfigError,
@@ -47,14 +47,23 @@ def main(argv=None):
   add("--split", help="of --data; default: test")
   add("--batch_size", type=int, help="default: the run's, or 128")
   add("--step", type=int, help="of a run: which checkpoint; default: the best")
+  add(
+    "--on_bad_image",
+    choices=("error", "skip"),
+    help="whether an image that cannot be decoded ends the evaluation, or is "
+    "left out; default: the run's, or error",
+  )
   add("--output", help="directory for results.json and curve.png")
   args, _ = arguments.parse(parser, argv)
   evaluate(args)
 
 
 def evaluate(args) -> list[sweep.Point]:
-  if args.output and pathlib.Path(args.output).is_file():
-    raise ConfigError(f"--output {args.output} is a file: give a directory")
+  if args.output:
+    output = pathlib.Path(args.output)
+    if output.exists() and not output.is_dir():
+      raise ConfigError(f"--output {output} is a file: give a directory")
+    output.mkdir(parents=True, exist_ok=True)
   with blaming("--checkpoint"):
     vit = pretrained.load(args.checkpoint, step=args.step)
   print(vit, flush=True)
@@ -70,7 +79,11 @@ def evaluate(args) -> list[sweep.Point]:
   with blaming("--data" if args.data else "config.test"):
     source = data.source.open()
     check_classes(vit, source)
-    batches = eval_loader(data, source, batch_size, run)
+    policy = run.on_bad_image if run else bad_images.ERROR
+    if args.on_bad_image:
+      policies = {"error": bad_images.ERROR, "skip": bad_images.Skip()}
+      policy = policies[args.on_bad_image]
+    batches = eval_loader(data, source, batch_size, policy)
   image_hw = batches.example().inputs.shape[1:3]
   with blaming("--patch_sizes"):
     sizes = choose_sizes(args.patch_sizes, vit, image_hw)
@@ -176,7 +189,6 @@ def choose_sizes(text, vit, image_hw) -> list[tuple[int, int]]:
 
 
 def write(output: pathlib.Path, vit, data, points) -> None:
-  output.mkdir(parents=True, exist_ok=True)
   results = {
     "checkpoint": vit.spec.path,
     "step": vit.spec.step,

@@ -5,13 +5,12 @@
 The same command again resumes from the last checkpoint. Every value of the
 config can be changed on the command line: --config.batch_size=32
 
-On SIGTERM or Ctrl-C the run saves after the step under way and ends with status
-143 or 130; a second one ends it at once.
+On SIGTERM, Ctrl-C or SIGHUP the run saves after the step under way and ends
+with status 143, 130 or 129; a second one ends it at once.
 """
 
 import collections
 import contextlib
-import functools
 import json
 import pathlib
 import sys
@@ -21,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from flexivit_jax import config as config_lib
+from flexivit_jax import record
 from flexivit_jax import run as run_lib
 from flexivit_jax.checkpoints import native
 from flexivit_jax.cli import arguments, dry_run, errors
@@ -51,6 +51,8 @@ def main(argv=None):
     return
   if args.workdir is None:
     raise ConfigError("--workdir is missing: give the run a directory")
+  if not args.workdir:
+    raise ConfigError("--workdir is empty: give the run a directory")
   sys.exit(train(experiment, pathlib.Path(args.workdir)))
 
 
@@ -65,16 +67,15 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> int:
     raise ConfigError(f"--workdir {workdir} is a file: give a directory")
   run = run_lib.prepare(experiment)
   workdir.mkdir(parents=True, exist_ok=True)
-  run_lib.write_record(run, workdir)
-  # Two steps' worth: one is written before another is removed.
-  wanted = 2 * native.num_bytes(run.state_shapes)
-  native.check_space(workdir, wanted, "room for two checkpoints")
-  with (
-    contextlib.closing(run.loader),
-    contextlib.closing(
-      native.Checkpoints(workdir, keep=experiment.keep)
-    ) as checkpoints,
-  ):
+  with contextlib.ExitStack() as opened:
+    opened.callback(run.loader.close)
+    # First of all that writes: it keeps other processes out.
+    checkpoints = native.Checkpoints(workdir, keep=experiment.keep)
+    opened.callback(checkpoints.close)
+    # Two steps' worth: one is written before another is removed.
+    wanted = 2 * native.num_bytes(run.state_shapes)
+    native.check_space(workdir, wanted, "room for two checkpoints")
+    record.write(workdir, run.record)
     return run_steps(run, workdir, checkpoints)
 
 
@@ -82,13 +83,13 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
   """The training loop. Returns the exit status, as `train` does."""
   experiment = run.experiment
   zero = run.zero_metrics()
-  report = functools.partial(print, flush=True)
-  state, metrics = run_lib.start(run, checkpoints, report)
+  state, metrics = run_lib.start(run, checkpoints, print)
   first = int(state.step)
   watch = Watch(run, first, workdir, checkpoints)
   if first == run.total_steps and not watch.owes_evaluation(first):
-    report(f"{workdir} is finished: it has all {first} steps")
+    watch.line(f"{workdir} is finished: it has all {first} steps")
     return 0
+  run.check_memory(watch.line)
   steps = run.compile_steps(state, metrics, watch.line)
   measures = run.compile_measures(state.params, watch.line)
   in_flight = collections.deque()
@@ -109,13 +110,13 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
     for i in range(first, run.total_steps):
       patch_hw = experiment.patch_size(i, experiment.seed)
       try:
-        with watch.waiting(in_flight):
+        with watch.waiting(in_flight), interruption.waiting():
           batch = sharding.to_devices(next(run.loader), run.mesh)
-      except Fault:
+      except (Fault, Interrupted):
         save(i)  # what was learnt so far is good
         if interruption.signal is None:
           raise
-        break  # the signal reached the workers too
+        break  # a fault too, where the signal reached the workers
       recent.append(patch_hw)
       state, metrics = steps[patch_hw](state, metrics, batch)
       watch.flush()  # earlier numbers, read while this step is under way
@@ -139,12 +140,12 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
     checkpoints.wait()
 
   if done < run.total_steps or watch.owes_evaluation(done):
-    report(
+    watch.line(
       f"{interruption.signal.name}: saved after step {done} of "
       f"{run.total_steps}; the same command goes on"
     )
     return 128 + interruption.signal
-  report(f"finished; next: python evaluate.py --checkpoint {workdir}")
+  watch.line(f"finished; next: python evaluate.py --checkpoint {workdir}")
   return 0
 
 

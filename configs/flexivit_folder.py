@@ -15,8 +15,8 @@ patch sizes: --config.total_epochs=30, --config.patch_size.choices=(16,24,48).
 from ml_collections import ConfigDict
 
 
-def get_config(argument: str):
-  path, _, size = argument.partition(",")
+def get_config(path_and_size: str):
+  path, _, size = path_and_size.partition(",")
   image_hw = (240, 240)
   # Square, the aspect ratio not kept, as in the paper's evaluation.
   resize = dict(name="resize", size=image_hw)

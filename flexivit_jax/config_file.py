@@ -81,8 +81,8 @@ def _run(path, spec, function):
   """What the function returns; a ConfigError names the line that fails."""
   try:
     return function()
-  # Whatever the user's own code raises.
-  except Exception as e:
+  # Whatever the user's own code raises, sys.exit() too.
+  except (Exception, SystemExit) as e:
     own = isinstance(e, SyntaxError) and e.filename == spec.origin
     text = " ".join(str(e.msg if own else e).split())
     lines = [
@@ -110,7 +110,7 @@ def _check_argument(path, spec, get_config, given):
       ) from None
     if not given and takes and len(needs) == 1:
       raise ConfigError(
-        f"{path} needs its {needs[0]}: --config {path}:VALUE"
+        f"{path} needs its {needs[0]}: --config {path}:{needs[0].upper()}"
       ) from None
     raise ConfigError(
       f"{path}: get_config{cut(str(signature), 200)} cannot be called with "

@@ -103,7 +103,8 @@ class Experiment:
   def __post_init__(self):
     if (self.total_steps is None) == (self.total_epochs is None):
       raise ValueError(
-        "give either total_steps or total_epochs, and None for the other"
+        "give either total_steps or total_epochs, and None for the other: "
+        "--config.total_steps=None"
       )
     for name, (low, high) in BOUNDS.items():
       value = getattr(self, name)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 import warnings
 from typing import Any
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flexivit_jax import config
+from flexivit_jax import config, record
 from flexivit_jax.checkpoints import big_vision, match, native
 from flexivit_jax.core.patch_size import FixedPatchSize, as_hw
 from flexivit_jax.core.tokens import grid_shape, patchify
@@ -207,7 +206,7 @@ def _load_run(path, step):
   file = path / "config.json"
   if not file.is_file():
     raise ValueError(f"{path}: no config.json there, so not a run's directory")
-  saved = json.loads(file.read_text())
+  saved = record.read(path)
   experiment = config.from_plain(saved["config"])
   steps = native.steps(path)
   if not steps:

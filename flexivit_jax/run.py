@@ -3,21 +3,20 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import math
-import pathlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
 
 from flexivit_jax import config
 from flexivit_jax.checkpoints import native
+from flexivit_jax.core.text import format_bytes
 from flexivit_jax.core.tokens import Batch
+from flexivit_jax.data import bad_images
 from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.evaluation import sweep
 from flexivit_jax.experiment import (
-  ConfigError,
   Data,
   Experiment,
   blaming,
@@ -30,13 +29,6 @@ from flexivit_jax.training import (
   provenance,
   sharding,
   step,
-)
-
-# Config values that may change when a run is resumed.
-RESUMABLE = (
-  *("keep", "log_every", "save_every", "eval_every", "eval_batch_size"),
-  # Bad images change no batch before the first of them.
-  *("threads", "workers", "test", "on_bad_image"),
 )
 
 
@@ -151,22 +143,45 @@ class Run:
     except (jax.errors.JaxRuntimeError, ValueError) as e:
       if not memory.is_out_of_memory(e):
         raise
-      model, policy = self.experiment.model, self.experiment.patch_size
-      costliest = min(sizes, key=math.prod)
-      text = memory.describe_out_of_memory(
-        "the train step",
-        self.memory(costliest),
-        batch_size=self.experiment.batch_size,
-        patch_hw=costliest,
-        largest_patch=max(policy.sizes, key=math.prod),
-        tokens=cost.tokens(self.image_hw, costliest),
-        remat=model.remat,
-        scan=model.scan,
-        dtype=model.dtype,
-        num_devices=self.mesh.size,
-        platform=self.mesh.devices.flat[0].platform,
-      )
+      size = min(sizes, key=math.prod)
+      text = self._describe_memory("out of memory", size, self.memory(size))
       raise memory.OutOfMemoryError(text) from e
+
+  def check_memory(self, report: Callable[[str], None]) -> None:
+    """Compares the estimate with the devices' memory, before compiling.
+
+    Raises:
+      memory.OutOfMemoryError: a step needs far more, or all but certainly so.
+    """
+    limit = memory.device_bytes(self.mesh.devices.flat[0])
+    size = min(self.experiment.patch_size.sizes, key=math.prod)
+    needed = self.memory(size)
+    if limit is None or needed.total <= limit:
+      return
+    text = self._describe_memory(
+      f"too little memory ({format_bytes(limit)})", size, needed, limit
+    )
+    # Beyond what the estimate may be off.
+    if needed.total > 1.5 * limit:
+      raise memory.OutOfMemoryError(text)
+    report(f"warning: {text}")
+
+  def _describe_memory(self, problem, size, needed, limit=None) -> str:
+    model = self.experiment.model
+    return memory.describe_out_of_memory(
+      problem,
+      needed,
+      batch_size=self.experiment.batch_size,
+      patch_hw=size,
+      largest_patch=max(self.experiment.patch_size.sizes, key=math.prod),
+      tokens=cost.tokens(self.image_hw, size),
+      remat=model.remat,
+      scan=model.scan,
+      dtype=model.dtype,
+      num_devices=self.mesh.size,
+      platform=self.mesh.devices.flat[0].platform,
+      limit=limit,
+    )
 
   def explaining_evaluation(self):
     return memory.explaining_evaluation(
@@ -206,7 +221,10 @@ def prepare(experiment: Experiment) -> Run:
       check_same_classes(source, opened["validation"])
       rows = sharding.round_up(experiment.eval_batch_size, mesh)
       validation = eval_loader(
-        experiment.validation, opened["validation"], rows, experiment
+        experiment.validation,
+        opened["validation"],
+        rows,
+        experiment.on_bad_image,
       )
     _check_patch_sizes(experiment, validation)
   if experiment.test is not None:
@@ -238,42 +256,19 @@ def prepare(experiment: Experiment) -> Run:
 
 
 def eval_loader(
-  data: Data, source, batch_size: int, experiment: Experiment | None
+  data: Data,
+  source,
+  batch_size: int,
+  on_bad_image: bad_images.OnBadImage,
 ) -> loader_lib.EvalLoader:
-  """Evaluation batches, bad images handled as in training."""
-  policy = {"on_bad_image": experiment.on_bad_image} if experiment else {}
+  """This process's evaluation batches."""
   return loader_lib.EvalLoader(
-    source, data.transforms, batch_size, shard=_shard(), **policy
+    source,
+    data.transforms,
+    batch_size,
+    shard=_shard(),
+    on_bad_image=on_bad_image,
   )
-
-
-def write_record(run: Run, workdir: pathlib.Path) -> None:
-  """Writes config.json; where checkpoints exist, refuses another run's.
-
-  Raises:
-    ConfigError: config or data differ from what the run started with.
-  """
-  path = workdir / "config.json"
-  if path.exists() and native.steps(workdir):
-    _check_same_run(json.loads(path.read_text()), run.record, workdir)
-    return
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text(json.dumps(run.record, indent=2) + "\n")
-  temporary.replace(path)
-
-
-def _check_same_run(old: Mapping, new: Mapping, workdir) -> None:
-  changed = [
-    line
-    for part in ("config", "data")
-    for line in config.differences(old[part], new[part])
-    if line.split(":")[0].split(".")[0] not in RESUMABLE
-  ]
-  if changed:
-    raise ConfigError(
-      f"{workdir} holds a run that started otherwise ({'; '.join(changed)}): "
-      "give the old values to resume it, or another --workdir"
-    )
 
 
 def start(

@@ -103,7 +103,7 @@ def test_a_name_that_no_file_can_have():
     ),
     (
       "def get_config(path: str): pass",
-      " needs its path: --config {path}:VALUE",
+      " needs its path: --config {path}:PATH",
     ),
     # What the file itself raises, at the innermost line of its own.
     (

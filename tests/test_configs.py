@@ -78,4 +78,4 @@ def test_a_recipe_that_needs_a_folder_says_so(command, tmp_path):
     "train.py", "--config=configs/flexivit_folder.py", f"--workdir={tmp_path}"
   )
   assert done.returncode == 2
-  assert "flexivit_folder.py:VALUE" in done.stderr
+  assert "flexivit_folder.py:PATH_AND_SIZE" in done.stderr

@@ -78,7 +78,8 @@ def test_steps_or_epochs_but_not_both(length):
   with pytest.raises(ValueError) as caught:
     experiment(**length)
   assert str(caught.value) == (
-    "give either total_steps or total_epochs, and None for the other"
+    "give either total_steps or total_epochs, and None for the other: "
+    "--config.total_steps=None"
   )
 
 

@@ -197,6 +197,46 @@ def test_a_signal_saves_at_the_next_step(uninterrupted, long_run, tmp_path):
   assert_ends_alike(tmp_path, uninterrupted)
 
 
+def test_a_closed_terminal_is_a_signal_too(uninterrupted, long_run, tmp_path):
+  process = long_run(tmp_path, wait=False)
+  assert wait_for(process, lambda: last_row(tmp_path) >= 15)
+  process.stdout.close()  # what is printed from now on has no reader
+  process.send_signal(signal.SIGHUP)
+  assert process.wait(timeout=60) == 129
+  process.stderr.close()
+  assert native.steps(tmp_path)[-1] >= last_row(tmp_path)
+  done = long_run(tmp_path)
+  assert done.returncode == 0, done.stderr
+  assert_ends_alike(tmp_path, uninterrupted)
+
+
+def test_lost_output_ends_no_run(uninterrupted, long_run, tmp_path):
+  process = long_run(tmp_path, wait=False)
+  assert "compiled" in process.stdout.readline()
+  process.stdout.close()
+  _, err = process.communicate(timeout=120)
+  assert (process.returncode, err) == (0, "")
+  assert_ends_alike(tmp_path, uninterrupted)
+
+
+def test_a_second_trainer_leaves_the_first_alone(
+  uninterrupted, long_run, tmp_path
+):
+  first = long_run(tmp_path, wait=False)
+  assert wait_for(first, (tmp_path / "config.json").exists)
+  record = (tmp_path / "config.json").read_text()
+  second = long_run(tmp_path, "seed=7")
+  assert second.returncode == 1
+  assert second.stderr == (
+    f"error: another process trains in {tmp_path}: stop it, or give another "
+    "--workdir\n"
+  )
+  assert (tmp_path / "config.json").read_text() == record
+  _, err = first.communicate(timeout=120)
+  assert first.returncode == 0, err
+  assert_ends_alike(tmp_path, uninterrupted)
+
+
 def test_a_signal_to_the_whole_group_ends_the_run_alike(
   uninterrupted, long_run, tmp_path
 ):
@@ -482,7 +522,7 @@ def test_out_of_memory_says_what_to_change(command, tmp_path):
   assert process.returncode == 1, err[-2000:]
   first, second, third, fourth = err.strip().splitlines()
   assert first == (
-    "error: out of memory in the train step: 1x1 patches, 576 tokens per "
+    "error: out of memory for the train step: 1x1 patches, 576 tokens per "
     "image, 1000 images on 1 device"
   )
   need = re.fullmatch(
@@ -495,6 +535,27 @@ def test_out_of_memory_says_what_to_change(command, tmp_path):
     "to need less, in this order: --config.batch_size=500"
   )
   assert fourth.startswith("then: patches larger than 1x1 in config.patch_size")
+
+
+def test_far_too_little_memory_is_told_before_compiling(
+  command, small_config, tmp_path
+):
+  done = command(
+    "train.py",
+    *small_config("batch_size=1000000", "patch_size.choices=(1,)"),
+    f"--workdir={tmp_path}",
+  )
+  assert done.returncode == 1, done.stdout
+  first, *_, settings, _ = done.stderr.strip().splitlines()
+  assert re.fullmatch(
+    r"error: too little memory \([\d.]+ GiB\) for the train step: 1x1 patches, "
+    "576 tokens per image, 1000000 images on 1 device",
+    first,
+  )
+  # What fits, not half.
+  fits = re.search(r"--config.batch_size=(\d+)", settings)
+  assert 0 < int(fits[1]) < 100_000
+  assert "compiled" not in done.stdout
 
 
 # Bad images.
@@ -578,8 +639,8 @@ def test_too_many_bad_images_end_the_run(
   assert done.returncode == 1, done.stderr
   first, *named = done.stderr.strip().splitlines()
   assert first == (
-    "error: 2 of 32 images are bad, on_bad_image allows 1 (max_share 0.001): "
-    "mend them or raise it"
+    "error: 2 of 32 images are bad, and on_bad_image.max_share (0.001) allows "
+    "1: mend them, or raise it"
   )
   paths = sorted(line.split(":")[0].strip() for line in named)
   assert paths == sorted(map(str, (torn, other)))

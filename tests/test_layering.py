@@ -15,6 +15,7 @@ LAYERS = (
   "cli",
   "run",
   "pretrained",
+  "record",
   "config",
   "config_file",
   "experiment",

@@ -79,10 +79,10 @@ def test_each_patch_size_is_traced_once(
   train.train(experiment, tmp_path)
   sizes = [experiment.patch_size(i, 0) for i in range(12)]
   assert set(sizes) == {(6, 6), (12, 12)}  # both were used, more than once
-  # Parameters at one size, checked and then made; the step and the
-  # evaluation at both.
-  assert traced[:2] == [(6, 6)] * 2
-  assert traced[2:] == [(6, 6), (12, 12), (6, 6), (12, 12)]
+  # Parameters at one size, checked and then made; the memory at the costliest;
+  # the step and the evaluation at both.
+  assert traced[:3] == [(6, 6)] * 3
+  assert traced[3:] == [(6, 6), (12, 12), (6, 6), (12, 12)]
 
 
 def test_another_config_in_the_same_directory_is_refused(
@@ -125,6 +125,7 @@ def test_other_data_in_the_same_directory_is_refused(
     ("--config.model.kernel_hw=(0,0)", "kernel_hw (0, 0): give (height, w"),
     ("--config.test.source.split=val", "config.test: digits have no split"),
     ("--workdir=README.md", "--workdir README.md is a file"),
+    ("--workdir=", "--workdir is empty: give the run a directory"),
     ("--config.lr=1", "config.lr: no such key"),
   ],
 )

@@ -209,7 +209,8 @@ def steps(workdir) -> list[int]:
   directory = _directory(workdir)
   if not directory.is_dir():
     return []
-  return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
+  found = (p for p in directory.iterdir() if p.name.isdecimal() and p.is_dir())
+  return sorted(int(p.name) for p in found)
 
 
 def load_params(workdir, step: int) -> dict[str, Any]:

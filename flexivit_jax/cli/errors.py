@@ -5,6 +5,7 @@ import os
 import pathlib
 import select
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 
@@ -18,14 +19,15 @@ def run(main: Callable[[], None]) -> None:
 
   Status 2: what the user wrote. 1: a fault of files or machines. 130: Ctrl-C.
   """
+  before = signal.signal(signal.SIGINT, _interrupted)
   try:
     main()
     sys.stdout.flush()  # a reader that left is noticed here, not at exit
   except ConfigError as e:
     _end(f"error: {e}", 2)
   except BadImageError as e:
-    way_out = "mend it, or go on without it: --config.on_bad_image=skip"
-    _end(f"error: {e}\n{way_out}", 1)
+    way_out = "mend it, or leave it out: --config.on_bad_image=skip of train.py"
+    _end(f"error: {e}\n{way_out}, --on_bad_image=skip of evaluate.py", 1)
   except Fault as e:
     _end(f"error: {e}", 1)
   except BrokenPipeError:
@@ -38,8 +40,16 @@ def run(main: Callable[[], None]) -> None:
     if text is None:
       raise
     _end(f"error: {text}", 1)
-  except KeyboardInterrupt:
-    _end("interrupted; the same command goes on", 130)
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
+def _interrupted(number, frame):
+  # Not by an exception: one that is raised in a callback of a library is lost.
+  del number, frame
+  print("interrupted", file=sys.stderr, flush=True)
+  _drop_output()
+  os._exit(130)
 
 
 def _end(text, status):

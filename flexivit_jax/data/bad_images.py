@@ -64,6 +64,7 @@ class Skip:
     if len(bad) > allowed:
       shown = "\n".join(f"  {text}" for text in list(bad.values())[:3])
       raise TooManyBadImagesError(
-        f"{len(bad)} of {total} images are bad, on_bad_image allows {allowed} "
-        f"(max_share {self.max_share:g}): mend them or raise it\n{shown}"
+        f"{len(bad)} of {total} images are bad, and on_bad_image.max_share "
+        f"({self.max_share:g}) allows {allowed}: mend them, or raise it\n"
+        f"{shown}"
       )

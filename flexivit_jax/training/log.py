@@ -1,6 +1,8 @@
 """`metrics.jsonl`, the progress bar and the lines of a run."""
 
+import contextlib
 import json
+import os
 import pathlib
 import sys
 import time
@@ -40,15 +42,17 @@ class MetricsFile:
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, float]]:
-  """The rows of a metrics file; a torn last line is left out."""
+  """The rows of a metrics file; lines that are torn or damaged are left out."""
   if not path.exists():
     return []
   rows = []
-  for line in path.read_text().splitlines():
+  for line in path.read_bytes().splitlines():
     try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:
-      break
+      row = json.loads(line)
+    except ValueError:
+      continue
+    if isinstance(row, dict) and isinstance(row.get("step"), int):
+      rows.append(row)
   return rows
 
 
@@ -83,12 +87,18 @@ class Progress:
     """Counts a step. The first one starts the clock: compiling is over."""
     if self._start is None:
       self._start = time.perf_counter()
-    self._bar.update()
+    try:
+      self._bar.update()
+    except OSError:
+      _discard(sys.stderr)
 
   def line(self, text: str) -> None:
     """Prints a line, above the bar if there is one."""
-    tqdm.tqdm.write(text, file=sys.stdout)
-    sys.stdout.flush()
+    try:
+      tqdm.tqdm.write(text, file=sys.stdout)
+      sys.stdout.flush()
+    except OSError:  # nobody reads it any more, or its disk is full
+      _discard(sys.stdout)
 
   def log(self, step: int, values: Mapping[str, float]) -> None:
     """A line with the step, the values and the time that is left."""
@@ -100,3 +110,9 @@ class Progress:
 
   def close(self) -> None:
     self._bar.close()
+
+
+def _discard(stream) -> None:
+  """Output that is lost ends no run: the metrics file has all of it."""
+  with contextlib.suppress(OSError):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable
 
@@ -78,8 +79,8 @@ def estimate(
   bfloat16, scan with and without remat, dropout, MAP head; 1.06 to 1.27 for
   ViT-S at 25 to 900 tokens. It is rather too high than too low, since XLA
   computes parts of GELU and norms again instead of keeping them. One case is
-  far too low, down to a third: remat without scan on a CPU, where XLA undoes
-  it. On GPUs and TPUs nothing was compared.
+  far too low, down to a third: remat without scan on a CPU, where XLA before
+  jax 0.11 undoes it. On GPUs and TPUs nothing was compared.
 
   Args:
     measure: (params, batch, patch_hw=, dropout_key=) to metrics, among them
@@ -189,6 +190,18 @@ def _programs(value):
       yield x
 
 
+def device_bytes(device: jax.Device) -> int | None:
+  """A device's memory; None where it is unknown."""
+  stats = device.memory_stats()
+  if stats and "bytes_limit" in stats:
+    return stats["bytes_limit"]
+  if device.platform == "cpu" and hasattr(os, "sysconf"):
+    # The machine's, which simulated devices share.
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return whole // jax.local_device_count()
+  return None
+
+
 def is_out_of_memory(error: BaseException) -> bool:
   """Whether a device, or a compiler planning for it, ran out of memory.
 
@@ -223,7 +236,7 @@ def explaining_evaluation(batch_size: int, setting: str):
 
 
 def describe_out_of_memory(
-  what: str,
+  problem: str,
   memory: Memory,
   *,
   batch_size: int,
@@ -235,23 +248,32 @@ def describe_out_of_memory(
   dtype: str,
   num_devices: int,
   platform: str,
+  limit: int | None = None,
 ) -> str:
   """At most five lines: what ran out, how much it needs, what to change.
 
   Args:
-    what: that ran out: "the train step".
-    memory: of that, by `estimate`.
+    problem: "out of memory", or that it will be.
+    memory: of the train step, by `estimate`.
     batch_size: images per step, over all devices.
     patch_hw, tokens: at which it ran out; patches per image.
     largest_patch: of those in config.patch_size.
     remat, scan, dtype: of config.model.
     num_devices, platform: as in `estimate`.
+    limit: bytes of a device, where known.
   """
   settings = []
-  half = batch_size // 2 // num_devices * num_devices
-  if half:
-    settings.append(f"--config.batch_size={half}")
-  # XLA undoes remat on a CPU, except in a scan, and has no bfloat16 there.
+  fewer = batch_size // 2
+  if limit is not None and memory.activations:
+    # Activations grow with the batch, the rest does not.
+    fixed = memory.total - memory.activations
+    share = (limit - fixed) / memory.activations
+    fewer = min(fewer, int(0.8 * share * batch_size))
+  fewer = fewer // num_devices * num_devices
+  if fewer > 0:
+    settings.append(f"--config.batch_size={fewer}")
+  # Before jax 0.11 XLA undoes remat on a CPU, except in a scan; it has no
+  # bfloat16 there.
   cpu = platform == "cpu"
   wanted = {"remat": remat, "scan": scan or not cpu}
   closed = [f"--config.model.{k}=true" for k, on in wanted.items() if not on]
@@ -265,8 +287,8 @@ def describe_out_of_memory(
     patches = f"patches larger than {_by(patch_hw)} in config.patch_size"
   more = "a machine with more memory" if cpu else "more devices"
   lines = [
-    f"out of memory in {what}: {_by(patch_hw)} patches, {tokens} tokens per "
-    f"image, {batch_size} images on {num_devices} "
+    f"{problem} for the train step: {_by(patch_hw)} patches, {tokens} tokens "
+    f"per image, {batch_size} images on {num_devices} "
     f"{'device' if num_devices == 1 else 'devices'}",
     f"estimated need of each device: {memory}",
     f"to need less, in this order: {', or '.join(settings)}",

@@ -322,8 +322,8 @@ def test_too_many_bad_images_end_the_run():
     take(batches, N)
   first, *named = str(caught.value).splitlines()
   assert first == (
-    "3 of 11 images are bad, on_bad_image allows 2 (max_share 0.2): mend them "
-    "or raise it"
+    "3 of 11 images are bad, and on_bad_image.max_share (0.2) allows 2: mend "
+    "them, or raise it"
   )
   assert sorted(named) == [f"  dir/{i}.png: torn" for i in (2, 3, 7)]
 

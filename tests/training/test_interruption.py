@@ -10,7 +10,9 @@ import pytest
 from flexivit_jax.training.interruption import Interrupted, Interruption
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+)
 def test_a_signal_is_remembered(number):
   before = signal.getsignal(number)
   with Interruption() as interruption:
@@ -22,6 +24,40 @@ def test_a_signal_is_remembered(number):
       interruption.check()
   assert signal.getsignal(number) is before
   assert interruption.signal == number  # known afterwards too
+
+
+def test_a_signal_ends_a_wait():
+  went_on = []
+
+  def wait():
+    with interruption.waiting():
+      signal.raise_signal(signal.SIGTERM)
+      went_on.append(True)
+
+  with Interruption() as interruption:
+    for _ in range(2):  # the second does not even begin
+      with pytest.raises(Interrupted):
+        wait()
+  assert interruption.signal == signal.SIGTERM
+  assert not went_on
+
+
+def test_a_signal_after_a_wait_is_only_remembered():
+  with Interruption() as interruption:
+    with interruption.waiting():
+      pass
+    signal.raise_signal(signal.SIGTERM)
+    assert interruption.signal == signal.SIGTERM
+
+
+def test_what_is_ignored_stays_so():
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  try:
+    with Interruption() as interruption:
+      signal.raise_signal(signal.SIGHUP)
+      assert interruption.signal is None
+  finally:
+    signal.signal(signal.SIGHUP, before)
 
 
 BUSY = """

@@ -78,6 +78,16 @@ def test_a_run_goes_on_after_a_torn_line(path):
   assert path.read_text().count("\n") == 3
 
 
+@pytest.mark.parametrize(
+  "damage", [b"\xff\n", b"5\n", b"[]\n", b'{"loss": 1}\n', b'{"step": "4"}\n']
+)
+def test_a_damaged_line_costs_no_other(path, damage):
+  metrics_file(path, 0, [10, 20]).close()
+  first, second = path.read_bytes().splitlines(keepends=True)
+  path.write_bytes(first + damage + second)
+  assert steps(path) == [10, 20]
+
+
 def test_no_file_has_no_rows(path):
   assert log.read_rows(path) == []
 

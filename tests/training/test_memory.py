@@ -1,6 +1,8 @@
 """Estimates against hand counts and XLA's plans; texts for running out."""
 
 import functools
+import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -215,6 +217,9 @@ def test_errors_would_be_noticed():
     assert not LOW * plan < total < HIGH * plan, name
 
 
+@pytest.mark.skipif(
+  jax.__version_info__ >= (0, 11), reason="later ones keep the recomputation"
+)
 def test_a_cpu_undoes_remat_except_in_a_scan():
   # What the advice for a CPU rests on, and the one known fault of `estimate`.
   plain, remat = _plan(64, (4, 4)), _plan(64, (4, 4), remat=True)
@@ -325,7 +330,7 @@ def _describe(**changes):
     platform="gpu",
   )
   return memory.describe_out_of_memory(
-    "the train step",
+    "out of memory",
     memory.Memory(mib, 2 * mib, mib, 60 * mib),
     **(options | changes),
   ).splitlines()
@@ -339,7 +344,7 @@ NEED = (
 
 def test_description_with_everything_open():
   assert _describe() == [
-    "out of memory in the train step: 4x4 patches, 36 tokens per image, 64 "
+    "out of memory for the train step: 4x4 patches, 36 tokens per image, 64 "
     "images on 1 device",
     NEED,
     "to need less, in this order: --config.batch_size=32, or "
@@ -347,6 +352,22 @@ def test_description_with_everything_open():
     "then: no patches as small as 4x4 in config.patch_size, or smaller images, "
     "or more devices",
   ]
+
+
+@pytest.mark.parametrize(
+  ("limit_mib", "batch_size"),
+  # Of 64 MiB for 64 images, 60 grow with the batch; a fifth is kept free.
+  [(64, 32), (49, 32), (34, 25), (19, 12), (5, None), (3, None)],
+)
+def test_a_known_limit_says_how_many_images_fit(limit_mib, batch_size):
+  line = _describe(limit=limit_mib << 20)[2]
+  found = re.search(r"--config.batch_size=(\d+)", line)
+  assert (found and int(found[1])) == batch_size
+
+
+def test_the_memory_of_a_cpu_is_the_machines_shared():
+  whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  assert memory.device_bytes(jax.devices()[0]) == whole // 8
 
 
 @pytest.mark.parametrize(
@@ -388,7 +409,7 @@ def test_description_with_nothing_open():
     patch_hw=(12, 12),
   )
   assert lines == [
-    "out of memory in the train step: 12x12 patches, 36 tokens per image, 8 "
+    "out of memory for the train step: 12x12 patches, 36 tokens per image, 8 "
     "images on 8 devices",
     NEED,
     "then: patches larger than 12x12 in config.patch_size, or smaller images, "
