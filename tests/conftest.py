@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -57,6 +58,26 @@ def command(tmp_path_factory):
     )
 
   return run
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """Makes a file system of so many KiB, mounted at the path that it returns."""
+  mount, umount = shutil.which("mount"), shutil.which("umount")
+  mounted = []
+
+  def make(kib):
+    directory = tmp_path / f"disk{len(mounted)}"
+    directory.mkdir()
+    options = ("-t", "tmpfs", "-o", f"size={kib}k", "none", str(directory))
+    if mount is None or subprocess.run([mount, *options]).returncode:  # noqa: S603
+      pytest.skip("mounting a small disk is not permitted here")
+    mounted.append(directory)
+    return directory
+
+  yield make
+  for directory in mounted:
+    subprocess.run([umount, "-l", str(directory)], check=True)  # noqa: S603
 
 
 SMALL = (

@@ -108,3 +108,37 @@ def test_a_file_that_names_no_data_or_sizes_asks_for_them(npz, command):
   )
   assert done.returncode == 2
   assert "does not say at which patch sizes" in done.stderr
+
+
+def test_a_bad_image_can_be_left_out(small_run, command, tmp_path):
+  for digit in range(10):
+    path = tmp_path / "test" / str(digit) / "a.png"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.full((24, 24, 3), digit, np.uint8)).save(path)
+  path.write_bytes(path.read_bytes()[:50])
+  arguments = (
+    f"--checkpoint={small_run[0]}",
+    f"--data=folder:{tmp_path}",
+    "--image_size=24",
+    "--patch_sizes=6",
+  )
+  done = command("evaluate.py", *arguments)
+  assert done.returncode == 1
+  assert done.stderr.startswith(f"error: {path}: cannot decode this image: ")
+  assert "--on_bad_image=skip of evaluate.py" in done.stderr
+  done = command("evaluate.py", *arguments, "--on_bad_image=skip")
+  assert done.returncode == 0, done.stderr
+  assert f"skipped: {path}: cannot decode this image: " in done.stdout
+  assert "\n9 images of ImageFolder" in done.stdout
+
+
+@pytest.mark.parametrize("output", ["README.md", "/dev/null"])
+def test_output_into_a_file_is_refused_at_once(small_run, command, output):
+  done = command(
+    "evaluate.py", f"--checkpoint={small_run[0]}", f"--output={output}"
+  )
+  assert done.returncode == 2
+  assert (
+    done.stderr == f"error: --output {output} is a file: give a directory\n"
+  )
+  assert done.stdout == ""

@@ -3,6 +3,7 @@
 Every run that goes on afterwards must end as if nothing had happened.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -394,58 +395,45 @@ def test_a_lost_worker_ends_the_run_and_nothing_is_lost(
 
 
 def test_a_full_disk_ends_the_run_and_the_last_step_is_good(
-  uninterrupted, long_run, tmp_path
+  uninterrupted, long_run, small_disk
 ):
-  disk = tmp_path / "disk"
-  disk.mkdir()
-  mount, umount = shutil.which("mount"), shutil.which("umount")
-  size = ("-t", "tmpfs", "-o", "size=8m", "none", str(disk))
-  if mount is None or subprocess.run([mount, *size]).returncode:  # noqa: S603
-    pytest.skip("mounting a small disk is not permitted here")
-  try:
-    process = long_run(disk / "run", wait=False)
-    assert wait_for(process, lambda: native.steps(disk / "run"))
-    try:
-      with (disk / "filler").open("wb") as file:
-        while True:
-          file.write(bytes(1 << 12))
-          file.flush()
-    except OSError:
-      pass
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 1, out
-    assert len(err.splitlines()) <= 3
-    assert str(disk / "run") in err
-    assert re.search(r"has [\d.]+ (bytes|KiB|MiB) free", err), err
-    (disk / "filler").unlink()
-    done = long_run(disk / "run")
-    assert done.returncode == 0, done.stderr
-    assert "damaged" not in done.stdout
-    assert_ends_alike(disk / "run", uninterrupted)
-  finally:
-    subprocess.run([umount, "-l", str(disk)], check=True)  # noqa: S603
+  disk = small_disk(8 << 10)
+  process = long_run(disk / "run", wait=False)
+  assert wait_for(process, lambda: native.steps(disk / "run"))
+  with (
+    contextlib.suppress(OSError),  # full
+    (disk / "filler").open("wb", buffering=0) as file,
+  ):
+    while True:
+      file.write(bytes(1 << 12))
+  out, err = process.communicate(timeout=60)
+  assert process.returncode == 1, out
+  assert len(err.splitlines()) <= 3, err
+  assert str(disk / "run") in err
+  # Whichever comes first: a checkpoint, or a row of metrics.jsonl.
+  assert re.search(r"[\d.]+ (bytes|KiB|MiB) free", err), err
+  (disk / "filler").unlink()
+  done = long_run(disk / "run")
+  assert done.returncode == 0, done.stderr
+  assert "damaged" not in done.stdout
+  assert_ends_alike(disk / "run", uninterrupted)
 
 
-def test_a_disk_without_room_for_two_checkpoints_is_refused(long_run, tmp_path):
-  disk = tmp_path / "disk"
-  disk.mkdir()
-  mount, umount = shutil.which("mount"), shutil.which("umount")
-  size = ("-t", "tmpfs", "-o", "size=256k", "none", str(disk))
-  if mount is None or subprocess.run([mount, *size]).returncode:  # noqa: S603
-    pytest.skip("mounting a small disk is not permitted here")
-  try:
-    done = long_run(disk / "run")
-    assert done.returncode == 1
-    (line,) = done.stderr.strip().splitlines()
-    assert re.fullmatch(
-      rf"error: {disk}/run has 2\d\d\.\d KiB free, and room for two "
-      r"checkpoints takes [\d.]+ (KiB|MiB): free some space, then the same "
-      "command goes on",
-      line,
-    )
-    assert "compiled" not in done.stdout
-  finally:
-    subprocess.run([umount, "-l", str(disk)], check=True)  # noqa: S603
+def test_a_disk_without_room_for_two_checkpoints_is_refused(
+  long_run, small_disk
+):
+  disk = small_disk(256)
+  done = long_run(disk / "run")
+  assert done.returncode == 1
+  (line,) = done.stderr.strip().splitlines()
+  assert re.fullmatch(
+    rf"error: {disk}/run has 2\d\d\.\d KiB free, and room for two "
+    r"checkpoints takes [\d.]+ (KiB|MiB): free some space, then the same "
+    "command goes on",
+    line,
+  )
+  assert "compiled" not in done.stdout
+  assert not (disk / "run" / "config.json").exists()
 
 
 # Two steps of this, and attention computes inf - inf.

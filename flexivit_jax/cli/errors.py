@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 
 from flexivit_jax.core.faults import Fault
+from flexivit_jax.core.text import format_bytes
 from flexivit_jax.data.images import BadImageError
 from flexivit_jax.experiment import ConfigError
 
@@ -97,10 +98,10 @@ def _describe(error):
 
 
 def _free(path):
-  """ " (0.02 of 50.00 GB free)" on the path's file system."""
+  """ " (20.0 MiB free)" on the path's file system."""
   existing = next(p for p in (path, *path.parents) if os.path.exists(p))
   try:
     usage = shutil.disk_usage(existing)
   except OSError:
     return ""
-  return f" ({usage.free / 1e9:.2f} of {usage.total / 1e9:.2f} GB free)"
+  return f" ({format_bytes(usage.free)} free)"

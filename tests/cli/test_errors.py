@@ -84,7 +84,7 @@ def test_a_full_disk_is_told_with_what_is_free(
 
   def disk_usage(path):
     asked.append(path)
-    return types.SimpleNamespace(total=50_000_000_000, free=20_000_000)
+    return types.SimpleNamespace(total=50 << 30, free=20 << 20)
 
   monkeypatch.setattr(shutil, "disk_usage", disk_usage)
   way_out = "free some space, then the same command goes on"
@@ -93,7 +93,7 @@ def test_a_full_disk_is_told_with_what_is_free(
     error = OSError(number, text, name)
     assert ending(error, capsys) == (
       1,
-      f"error: {path}: {text} (0.02 of 50.00 GB free): {way_out}\n",
+      f"error: {path}: {text} (20.0 MiB free): {way_out}\n",
     )
   assert asked == [tmp_path] * 3
   # A write knows no path.
