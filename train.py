@@ -95,12 +95,11 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
   in_flight = collections.deque()
   recent = collections.deque(maxlen=4)  # patch sizes of the steps under way
 
-  def save(done):
+  def save(done, position):
     watch.flush()  # no resumed run would write these rows again
     watch.check_finite(state.finite, done)
-    position = {"loader": run.loader.get_state()}
     arrays = {"state": state, "running": metrics}
-    checkpoints.save(done, arrays, position, watch.best())
+    checkpoints.save(done, arrays, {"loader": position}, watch.best())
 
   done = first
   with Interruption() as interruption, run.explaining_memory(recent):
@@ -109,11 +108,12 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
     watch.start()
     for i in range(first, run.total_steps):
       patch_hw = experiment.patch_size(i, experiment.seed)
+      position = run.loader.get_state()  # before a batch that may not arrive
       try:
         with watch.waiting(in_flight), interruption.waiting():
           batch = sharding.to_devices(next(run.loader), run.mesh)
       except (Fault, Interrupted):
-        save(i)  # what was learnt so far is good
+        save(i, position)  # what was learnt so far is good
         if interruption.signal is None:
           raise
         break  # a fault too, where the signal reached the workers
@@ -133,7 +133,7 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
         watch.evaluate(done, measures, state.params, interruption)
       stop = interruption.signal is not None
       if evaluate or stop or run.is_due(experiment.save_every, done):
-        save(done)
+        save(done, run.loader.get_state())
       if stop:
         break
     watch.close()

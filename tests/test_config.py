@@ -454,7 +454,8 @@ def test_a_whole_group_can_be_taken_away():
     ),
     (
       "total_epochs=3",
-      "config: give either total_steps or total_epochs, and None for the other",
+      "config: give either total_steps or total_epochs, and None for the "
+      "other: --config.total_steps=None",
     ),
     # Overrides themselves.
     ("batch_size", "--config.batch_size: write --config.batch_size=VALUE"),

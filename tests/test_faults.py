@@ -23,6 +23,7 @@ from PIL import Image
 
 import train
 from flexivit_jax.checkpoints import native
+from flexivit_jax.data import loader
 from flexivit_jax.training import interruption
 from flexivit_jax.training.log import read_rows
 
@@ -252,6 +253,40 @@ def test_a_signal_to_the_whole_group_ends_the_run_alike(
   done = long_run(tmp_path, "workers=2")
   assert done.returncode == 0, done.stderr
   assert_ends_alike(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_signal_while_a_batch_is_loaded_loses_none(
+  moment, small_experiment, tmp_path, monkeypatch
+):
+  experiment = small_experiment(
+    *("total_steps=12", "log_every=2", "save_every=50", "eval_every=50"),
+    "patch_size.choices=(12,)",
+  )
+  assert train.train(experiment, tmp_path / "whole") == 0
+  real, calls = loader.TrainLoader.__next__, []
+
+  def load(self):
+    calls.append(self)
+    if len(calls) == 6 and moment == "before":
+      signal.raise_signal(signal.SIGTERM)
+    batch = real(self)
+    if len(calls) == 6:
+      signal.raise_signal(signal.SIGTERM)
+    return batch
+
+  monkeypatch.setattr(loader.TrainLoader, "__next__", load)
+  assert train.train(experiment, tmp_path / "stopped") == 143
+  assert native.steps(tmp_path / "stopped") == [5]
+  assert train.train(experiment, tmp_path / "stopped") == 0
+  whole, stopped = (
+    [
+      {k: v for k, v in row.items() if not k.startswith("speed/")}
+      for row in read_rows(tmp_path / name / "metrics.jsonl")
+    ]
+    for name in ("whole", "stopped")
+  )
+  assert stopped == whole
 
 
 def test_a_signal_during_an_evaluation_leaves_it_to_the_resumed_run(
@@ -590,7 +625,10 @@ def test_a_bad_image_ends_the_run_with_its_path(
   assert done.returncode == 1, (done.stdout, done.stderr)
   line, way_out = done.stderr.strip().splitlines()
   assert line.startswith(f"error: {torn}: cannot decode this image: ")
-  assert way_out == ("mend it, or go on without it: --config.on_bad_image=skip")
+  assert way_out == (
+    "mend it, or leave it out: --config.on_bad_image=skip of train.py, "
+    "--on_bad_image=skip of evaluate.py"
+  )
   # The batches before it are kept, and the run can go on without it.
   (saved,) = native.steps(workdir)
   done = command("train.py", *arguments, "--config.on_bad_image=skip")

@@ -55,9 +55,10 @@ class Interruption:
   @contextlib.contextmanager
   def waiting(self):
     """A signal that comes inside raises `Interrupted` there."""
-    self.check()
     self._raises = True
     try:
+      if self.signal is not None:  # it came before
+        raise Interrupted
       yield
     finally:
       self._raises = False
