@@ -219,8 +219,15 @@ def _choice(hint, value, path):
 def _record(cls, value, path):
   fields = {f.name: f for f in _fields(cls)}
   if not isinstance(value, Mapping):
+    hints = typing.get_type_hints(cls)
+    meant = [
+      f" (did you mean {path}.{name}={value}?)"
+      for name in fields
+      if isinstance(value, str) and value in CHOICES.get(hints[name], ())
+    ]
     raise ConfigError(
-      f"{path} is {show(value)}: expected its fields, {listed(fields)}"
+      f"{path} is {show(value)}{''.join(meant[:1])}: expected its fields, "
+      f"{listed(fields)}"
     )
   for key in value:
     if key not in fields:

@@ -140,8 +140,14 @@ class Experiment:
     """With a head for these classes.
 
     Raises:
-      ConfigError: the model's own number of classes is too small.
+      ConfigError: there is nothing to tell apart, or the model's own number of
+        classes is too small.
     """
+    if len(classes) < 2:
+      raise ConfigError(
+        f"config.train: the data has one class, {', '.join(classes)!r}: give "
+        "at least two"
+      )
     wanted = self.model.num_classes
     if wanted is None:
       model = self.model.clone(num_classes=len(classes))

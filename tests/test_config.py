@@ -489,6 +489,13 @@ def test_an_unknown_key_of_the_experiment_lists_the_valid_ones():
   )
 
 
+def test_a_choice_given_to_what_holds_it_is_pointed_to():
+  assert refusal("model=mu").startswith(
+    "config.model is 'mu' (did you mean config.model.size=mu?): expected its "
+    "fields, size, position, pool, "
+  )
+
+
 def test_a_key_of_another_place_is_pointed_to():
   message = refusal("learning_rate=0.1")
   assert message.startswith(

@@ -141,7 +141,7 @@ def test_the_head_takes_the_classes_of_the_data():
 
 def test_a_head_may_be_larger_but_not_smaller():
   model = experiment().model.clone(num_classes=3)
-  for classes in (("a", "b", "c"), ("a",)):
+  for classes in (("a", "b", "c"), ("a", "b")):
     given = experiment(model=model)
     assert given.for_classes(classes) == given
   with pytest.raises(ConfigError) as caught:
@@ -219,3 +219,11 @@ def test_blaming_lets_our_own_mistakes_through():
   with blaming("config.train"):
     done = True
   assert done
+
+
+def test_one_class_is_nothing_to_learn():
+  with pytest.raises(ConfigError) as caught:
+    experiment().for_classes(("cat",))
+  assert str(caught.value) == (
+    "config.train: the data has one class, 'cat': give at least two"
+  )
