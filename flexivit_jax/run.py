@@ -12,7 +12,6 @@ import jax
 from flexivit_jax import config
 from flexivit_jax.checkpoints import native
 from flexivit_jax.core.text import format_bytes
-from flexivit_jax.core.tokens import Batch
 from flexivit_jax.data import bad_images
 from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.evaluation import sweep
@@ -69,13 +68,18 @@ class Run:
     """The state before the first step, on the devices."""
     init = functools.partial(_init_state, self.experiment, self.tx)
     everywhere = sharding.replicated(self.mesh)
-    return jax.jit(init, out_shardings=everywhere)(self.loader.example())
+    return jax.jit(init, out_shardings=everywhere)(self._one_row)
 
   @functools.cached_property
   def state_shapes(self) -> step.TrainState:
     """The same as shapes and types."""
     init = functools.partial(_init_state, self.experiment, self.tx)
-    return jax.eval_shape(init, self.loader.example())
+    return jax.eval_shape(init, self._one_row)
+
+  @property
+  def _one_row(self):
+    # Enough to initialise a model; the whole batch would have to be moved.
+    return self.loader.example().inputs[:1]
 
   def compile_steps(self, state, metrics, report, sizes=None):
     """The train step for each patch size: {size: (state, metrics, batch)}."""
@@ -295,7 +299,7 @@ def _check_patch_sizes(experiment, loader) -> None:
   experiment.check_patch_sizes(loader.example().inputs.shape[1:3])
 
 
-def _init_state(experiment: Experiment, tx, example: Batch) -> step.TrainState:
+def _init_state(experiment: Experiment, tx, inputs) -> step.TrainState:
   key, size = jax.random.key(experiment.seed), experiment.patch_size.sizes[0]
-  params = experiment.task.init(experiment.model, key, example.inputs, size)
+  params = experiment.task.init(experiment.model, key, inputs, size)
   return step.init_state(params, tx, experiment.seed)

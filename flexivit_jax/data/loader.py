@@ -109,10 +109,18 @@ class TrainLoader(Iterator[Batch]):
   def example(self) -> Batch:
     """A batch of this loader's shapes, without starting its workers."""
     rows = self._batches.rows
-    names = ("image", "label", "index")
-    first = {name: self._first[name] for name in names}
     count = rows.stop - rows.start
-    return _grid_batch({k: np.repeat(v, count, 0) for k, v in first.items()})
+    # One row shown as many: a batch may be large, and its shape is asked often.
+    return _grid_batch(
+      {
+        name: np.broadcast_to(self._first[name], (count, *shape))
+        for name, shape in (
+          ("image", self._batches.example.shape),
+          ("label", ()),
+          ("index", ()),
+        )
+      }
+    )
 
   def names(self, step: int) -> list[str]:
     """What the images of a step's batch are called."""
@@ -222,7 +230,7 @@ class EvalLoader:
     nothing = np.full(shape[0], -1, np.int32)
     return _grid_batch(
       {
-        "image": np.zeros(shape, np.uint8),
+        "image": np.broadcast_to(np.uint8(0), shape),
         "label": np.zeros(shape[0], np.int32),
         "index": nothing,
       }
