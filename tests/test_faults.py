@@ -553,7 +553,8 @@ def test_out_of_memory_says_what_to_change(command, tmp_path):
     r"optimizer 3.1 MiB, gradients 1.5 MiB, activations [\d.]+ GiB",
     second,
   )
-  assert 17 < float(need[1]) < 25  # XLA asked for 17.4e9 bytes in one piece
+  # XLA asked for 17.4e9 bytes, 16.2 GiB, in one piece.
+  assert 16.2 < float(need[1]) < 25
   assert third.startswith(
     "to need less, in this order: --config.batch_size=500"
   )
