@@ -12,6 +12,7 @@ with status 143, 130 or 129; a second one ends it at once.
 import collections
 import contextlib
 import json
+import os
 import pathlib
 import sys
 import time
@@ -53,7 +54,12 @@ def main(argv=None):
     raise ConfigError("--workdir is missing: give the run a directory")
   if not args.workdir:
     raise ConfigError("--workdir is empty: give the run a directory")
-  sys.exit(train(experiment, pathlib.Path(args.workdir)))
+  status = train(experiment, pathlib.Path(args.workdir))
+  if status:
+    # A signal that reached the workers too may have ended them with locks held
+    # that an orderly exit waits for. What is left of them ends with this.
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def train(experiment: Experiment, workdir: pathlib.Path) -> int:
@@ -67,16 +73,20 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> int:
     raise ConfigError(f"--workdir {workdir} is a file: give a directory")
   run = run_lib.prepare(experiment)
   workdir.mkdir(parents=True, exist_ok=True)
-  with contextlib.ExitStack() as opened:
-    opened.callback(run.loader.close)
-    # First of all that writes: it keeps other processes out.
-    checkpoints = native.Checkpoints(workdir, keep=experiment.keep)
-    opened.callback(checkpoints.close)
+  # First of all that writes: it keeps other processes out.
+  checkpoints = native.Checkpoints(workdir, keep=experiment.keep)
+  status = 0
+  try:
     # Two steps' worth: one is written before another is removed.
     wanted = 2 * native.num_bytes(run.state_shapes)
     native.check_space(workdir, wanted, "room for two checkpoints")
     record.write(workdir, run.record)
-    return run_steps(run, workdir, checkpoints)
+    status = run_steps(run, workdir, checkpoints)
+    return status
+  finally:
+    checkpoints.close()
+    if status == 0:
+      run.loader.close()
 
 
 def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
