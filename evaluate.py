@@ -16,7 +16,7 @@ import pathlib
 
 import jax
 
-from flexivit_jax import pretrained
+from flexivit_jax import config, pretrained
 from flexivit_jax.cli import arguments, errors
 from flexivit_jax.core.patch_size import as_hw
 from flexivit_jax.data import augment, bad_images, sources
@@ -49,7 +49,7 @@ def main(argv=None):
   add("--step", type=int, help="of a run: which checkpoint; default: the best")
   add(
     "--on_bad_image",
-    choices=("error", "skip"),
+    choices=tuple(config.CHOICES[bad_images.OnBadImage]),
     help="whether an image that cannot be decoded ends the evaluation, or is "
     "left out; default: the run's, or error",
   )
@@ -81,12 +81,10 @@ def evaluate(args) -> list[sweep.Point]:
     check_classes(vit, source)
     policy = run.on_bad_image if run else bad_images.ERROR
     if args.on_bad_image:
-      policies = {"error": bad_images.ERROR, "skip": bad_images.Skip()}
-      policy = policies[args.on_bad_image]
+      policy = config.CHOICES[bad_images.OnBadImage][args.on_bad_image]()
     batches = eval_loader(data, source, batch_size, policy)
-  image_hw = batches.example().inputs.shape[1:3]
   with blaming("--patch_sizes"):
-    sizes = choose_sizes(args.patch_sizes, vit, image_hw)
+    sizes = choose_sizes(args.patch_sizes, vit, batches.image_hw)
 
   compilation.enable_persistent_cache()
   task = run.task if run else Supervised()

@@ -1,6 +1,5 @@
 """What a run works with: opened, checked and compiled before its first step."""
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -47,10 +46,6 @@ class Run:
   validation: loader_lib.EvalLoader | None
   tx: Any
   record: dict[str, Any]
-
-  @property
-  def image_hw(self) -> tuple[int, int]:
-    return self.loader.example().inputs.shape[1:3]
 
   def is_due(self, every: int, done: int) -> bool:
     return done % every == 0 or done == self.total_steps
@@ -132,24 +127,18 @@ class Run:
       num_devices=self.mesh.size,
     )
 
-  @contextlib.contextmanager
   def explaining_memory(self, sizes: Collection[tuple[int, int]]):
-    """Turns an exhausted memory into an error that says what needs less.
+    """As `memory.explaining`; any of these patch sizes may exhaust it.
 
     Args:
-      sizes: patch sizes that may have exhausted it, when it happens.
-
-    Raises:
-      memory.OutOfMemoryError: inside, memory ran out.
+      sizes: read when it happens, so they may change inside.
     """
-    try:
-      yield
-    except (jax.errors.JaxRuntimeError, ValueError) as e:
-      if not memory.is_out_of_memory(e):
-        raise
-      size = min(sizes, key=math.prod)
-      text = self._describe_memory("out of memory", size, self.memory(size))
-      raise memory.OutOfMemoryError(text) from e
+
+    def describe():
+      size = costliest(sizes)
+      return self._describe_memory("out of memory", size, self.memory(size))
+
+    return memory.explaining(describe)
 
   def check_memory(self, report: Callable[[str], None]) -> None:
     """Compares the estimate with the devices' memory, before compiling.
@@ -158,7 +147,7 @@ class Run:
       memory.OutOfMemoryError: a step needs far more, or all but certainly so.
     """
     limit = memory.device_bytes(self.mesh.devices.flat[0])
-    size = min(self.experiment.patch_size.sizes, key=math.prod)
+    size = costliest(self.experiment.patch_size.sizes)
     needed = self.memory(size)
     if limit is None or needed.total <= limit:
       return
@@ -178,7 +167,7 @@ class Run:
       batch_size=self.experiment.batch_size,
       patch_hw=size,
       largest_patch=max(self.experiment.patch_size.sizes, key=math.prod),
-      tokens=cost.tokens(self.image_hw, size),
+      tokens=cost.tokens(self.loader.image_hw, size),
       remat=model.remat,
       scan=model.scan,
       dtype=model.dtype,
@@ -191,6 +180,11 @@ class Run:
     return memory.explaining_evaluation(
       self.experiment.eval_batch_size, "config.eval_batch_size"
     )
+
+
+def costliest(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
+  """The patch size that cuts an image into the most tokens."""
+  return min(sizes, key=math.prod)
 
 
 def prepare(experiment: Experiment) -> Run:
@@ -217,7 +211,7 @@ def prepare(experiment: Experiment) -> Run:
       shard=_shard(),
       on_bad_image=experiment.on_bad_image,
     )
-  _check_patch_sizes(experiment, loader)
+  experiment.check_patch_sizes(loader.image_hw)
   opened, validation = {"train": source}, None
   if experiment.validation is not None:
     with blaming("config.validation"):
@@ -230,7 +224,7 @@ def prepare(experiment: Experiment) -> Run:
         rows,
         experiment.on_bad_image,
       )
-    _check_patch_sizes(experiment, validation)
+    experiment.check_patch_sizes(validation.image_hw)
   if experiment.test is not None:
     with blaming("config.test"):
       check_same_classes(source, experiment.test.source.open())
@@ -293,10 +287,6 @@ def start(
 
 def _shard() -> tuple[int, int]:
   return jax.process_index(), jax.process_count()
-
-
-def _check_patch_sizes(experiment, loader) -> None:
-  experiment.check_patch_sizes(loader.example().inputs.shape[1:3])
 
 
 def _init_state(experiment: Experiment, tx, inputs) -> step.TrainState:

@@ -24,7 +24,6 @@ from PIL import Image
 import train
 from flexivit_jax.checkpoints import native
 from flexivit_jax.data import loader
-from flexivit_jax.training import interruption
 from flexivit_jax.training.log import read_rows
 
 TOTAL = 300
@@ -293,16 +292,15 @@ def test_a_signal_during_an_evaluation_leaves_it_to_the_resumed_run(
   small_experiment, long_run, tmp_path, monkeypatch
 ):
   # In this process, to be sure when the signal comes.
-  real = interruption.Interruption.check
-  calls = []
+  real = loader.EvalLoader.__iter__
 
-  def check(self):
-    calls.append(self)
-    if len(calls) == 2:  # in the second batch of the first evaluation
-      signal.raise_signal(signal.SIGTERM)
-    real(self)
+  def batches(self):
+    for i, batch in enumerate(real(self)):
+      if i == 1:
+        signal.raise_signal(signal.SIGTERM)
+      yield batch
 
-  monkeypatch.setattr(interruption.Interruption, "check", check)
+  monkeypatch.setattr(loader.EvalLoader, "__iter__", batches)
   overrides = (*LONG, "eval_batch_size=96")  # three batches
   assert train.train(small_experiment(*overrides), tmp_path) == 143
   assert native.steps(tmp_path)[-1] == 60

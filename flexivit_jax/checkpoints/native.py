@@ -243,7 +243,6 @@ def load_params(workdir, step: int) -> dict[str, Any]:
 
 
 def _restore(path, like):
-  _silence()
   like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
   with ocp.StandardCheckpointer() as checkpointer:
     stored = checkpointer.metadata(path).item_metadata.tree
@@ -279,8 +278,7 @@ def check_space(directory: pathlib.Path, wanted: int, what: str) -> None:
   if free < wanted:
     raise CheckpointError(
       f"{directory} has {format_bytes(free)} free, and {what} takes "
-      f"{format_bytes(wanted)}: "
-      "free some space, then the same command goes on"
+      f"{format_bytes(wanted)}: free some space, then the same command goes on"
     )
 
 

@@ -10,7 +10,8 @@ from flexivit_jax.core.text import align, format_bytes
 from flexivit_jax.evaluation.sweep import size_name
 from flexivit_jax.experiment import Experiment
 from flexivit_jax.nn import cost
-from flexivit_jax.run import Run, prepare
+from flexivit_jax.pretrained import parameter_count
+from flexivit_jax.run import Run, costliest, prepare
 from flexivit_jax.training import sharding
 
 
@@ -37,9 +38,8 @@ def describe(run: Run):
     yield f"config.{key} = {value!r}"
   for name, data in run.record["data"].items():
     yield f"{name}: {data['images']} images, fingerprint {data['fingerprint']}"
-  image_hw = run.image_hw
-  params = run.state_shapes.params
-  count = sum(x.size for x in jax.tree.leaves(params))
+  image_hw = run.loader.image_hw
+  count = parameter_count(run.state_shapes.params)
   devices = run.mesh.size
   yield (
     f"{count:,} parameters, {run.total_steps} steps of "
@@ -78,8 +78,7 @@ def try_one_batch(run: Run):
   Raises:
     Fault: the numbers are not finite, or memory ran out.
   """
-  sizes = run.experiment.patch_size.sizes
-  size = max(sizes, key=lambda s: cost.tokens(run.image_hw, s))
+  size = costliest(run.experiment.patch_size.sizes)
   messages = []
   state, metrics = run.init_state(), run.zero_metrics()
   (step,) = run.compile_steps(state, metrics, messages.append, [size]).values()

@@ -1,6 +1,7 @@
 """Loaders: batches of one process, made by threads and worker processes."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Mapping
 
@@ -106,6 +107,11 @@ class TrainLoader(Iterator[Batch]):
       )
     return dataset
 
+  @property
+  def image_hw(self) -> tuple[int, int]:
+    """(height, width) of every image, in pixels."""
+    return self._batches.example.shape[:2]
+
   def example(self) -> Batch:
     """A batch of this loader's shapes, without starting its workers."""
     rows = self._batches.rows
@@ -132,7 +138,7 @@ class TrainLoader(Iterator[Batch]):
     return {
       "next_step": self._step,
       "bad": {str(index): reason for index, reason in self.bad.items()},
-      "drawn_from": self._drawn_from(),
+      "drawn_from": self._drawn_from,
     }
 
   def set_state(self, state: Mapping) -> None:
@@ -141,7 +147,7 @@ class TrainLoader(Iterator[Batch]):
     Raises:
       ValueError: the batches before were drawn from something else.
     """
-    new, old = self._drawn_from(), state["drawn_from"]
+    new, old = self._drawn_from, state["drawn_from"]
     changed = [
       f"{name}: {old.get(name)!r} -> {new[name]!r}"
       for name in new
@@ -156,6 +162,7 @@ class TrainLoader(Iterator[Batch]):
     self._step = int(state["next_step"])
     self.bad = {int(index): reason for index, reason in state["bad"].items()}
 
+  @functools.cached_property
   def _drawn_from(self) -> dict:
     # All that a batch depends on beside its number. Workers, threads and
     # processes are not among it; skipping bad images matters from the first
@@ -222,6 +229,11 @@ class EvalLoader:
       self.bad |= _bad(batch)
       self._on_bad_image.check(self.bad, len(self._batches.example.source))
       yield _grid_batch(batch)
+
+  @property
+  def image_hw(self) -> tuple[int, int]:
+    """(height, width) of every image, in pixels."""
+    return self._batches.example.shape[:2]
 
   def example(self) -> Batch:
     """A batch of this loader's shapes, of no weight."""

@@ -8,6 +8,7 @@ import jax
 
 from flexivit_jax.core.means import Mean
 from flexivit_jax.core.tokens import Batch
+from flexivit_jax.nn import cost
 from flexivit_jax.training import compilation, sharding
 
 
@@ -102,7 +103,7 @@ def sweep(
   return [
     Point(
       patch_hw=size,
-      tokens=(image_hw[0] // size[0]) * (image_hw[1] // size[1]),
+      tokens=cost.tokens(image_hw, size),
       top1=float(measured["accuracy"]),
       loss=float(measured["loss"]),
       images=int(measured["loss"].count),

@@ -5,7 +5,7 @@ import signal
 
 
 class Interrupted(Exception):
-  """Raised by `Interruption.check`."""
+  """Raised where a run that was asked to end need not go on."""
 
 
 class Interruption:
@@ -57,8 +57,7 @@ class Interruption:
     """A signal that comes inside raises `Interrupted` there."""
     self._raises = True
     try:
-      if self.signal is not None:  # it came before
-        raise Interrupted
+      self.check()  # it may have come before
       yield
     finally:
       self._raises = False

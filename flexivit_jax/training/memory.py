@@ -214,25 +214,36 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def explaining_evaluation(batch_size: int, setting: str):
+def explaining(describe: Callable[[], str]):
   """Turns an exhausted memory into an error that says what needs less.
 
   Args:
-    batch_size: images at once, over all devices.
-    setting: that lowers it.
+    describe: gives that text, once it happened.
 
   Raises:
     OutOfMemoryError: inside, memory ran out.
   """
   try:
     yield
-  except (jax.errors.JaxRuntimeError, ValueError) as e:
+  except Exception as e:
     if not is_out_of_memory(e):
       raise
-    raise OutOfMemoryError(
+    raise OutOfMemoryError(describe()) from e
+
+
+def explaining_evaluation(batch_size: int, setting: str):
+  """As `explaining`, for an evaluation.
+
+  Args:
+    batch_size: images at once, over all devices.
+    setting: that lowers it.
+  """
+  return explaining(
+    lambda: (
       f"out of memory in the evaluation of {batch_size} images at once: lower "
       f"{setting}"
-    ) from e
+    )
+  )
 
 
 def describe_out_of_memory(
