@@ -111,7 +111,7 @@ def test_json_holds_names_and_defaults():
     "choices": [4, 6],
     "probabilities": None,
   }
-  assert plain["model"]["pool"] == {"name": "gap"}
+  assert plain["model"]["pool"] == {"name": "gap", "class_token": False}
   assert plain["train"]["source"] == {
     "name": "digits",
     "split": "train",
@@ -210,8 +210,8 @@ def test_the_same_name_keeps_the_other_fields():
 
 def test_a_shorthand_expands_when_a_field_of_it_is_set():
   assert build("test.source.split=test").test.source == sources.Digits("test")
-  experiment = build("model.pool=tok", "model.pool.position=True")
-  assert experiment.model.pool == pooling.ClassToken(position=True)
+  experiment = build("model.pool=gap", "model.pool.class_token=True")
+  assert experiment.model.pool == pooling.Gap(class_token=True)
   assert build("model.pool.name=map").model.pool == pooling.Map()
 
 
@@ -249,7 +249,7 @@ def test_a_whole_group_can_be_taken_away():
     ),
     (
       "model.pool.position=1",
-      "config.model.pool.position: no such key; valid: none",
+      "config.model.pool.position: no such key; valid: class_token",
     ),
     # Wrong types.
     (

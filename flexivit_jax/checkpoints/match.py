@@ -206,9 +206,6 @@ def _tokens(found, wanted):
   have, want = _pool(found), _pool(wanted)
   if have != want:
     yield f"model.pool={have}"
-  own, other = ("cls_pos_embedding" in s for s in (found, wanted))
-  if have == "tok" and own != other:
-    yield f"model.pool.position={own}"
   have, want = (_axis(s.get("registers"), 1) for s in (found, wanted))
   if have != want:
     yield f"model.registers={have}"
@@ -225,6 +222,9 @@ LEAVES = (
   ("LayerScale_", "model.layer_scale", "1e-4 or another number", "None"),
   ("embedding_norm/", "model.embedding_norm", "True", "False"),
   ("query_ln/", "model.qk_norm", "True", "False"),
+  ("query/bias", "model.qkv_bias", "True", "False"),
+  ("_pos_embedding", "model.prefix_position", "True", "False"),
+  ("pool_norm/", "model.norm_after_pool", "True", "False"),
   ("pre_logits/", "model.representation", "True", "False"),
 )
 

@@ -129,6 +129,29 @@ def to_tokens(
   return patchify(inputs, patch_hw)
 
 
+def normalize(patches: jax.Array, mean, std, dtype=jnp.float32) -> jax.Array:
+  """Pixels of patches as a patch embedding expects them.
+
+  Args:
+    patches: `[..., ph * pw * c]`, u8, or float in [-1, 1].
+    mean, std: numpy `[c]`, of pixels in [0, 1]. 0.5 and 0.5 leave [-1, 1] as
+      it is.
+
+  Returns:
+    (x - mean) / std for x in [0, 1], in `dtype`.
+  """
+  if (mean == 0.5).all() and (std == 0.5).all():
+    return to_unit_range(patches, dtype)
+  precise = jnp.promote_types(dtype, jnp.float32)
+  # (x + 1) / 2 - mean over std, as one product and one sum for each pixel.
+  pixels = patches.shape[-1] // len(mean)
+  scale = np.tile(0.5 / std, pixels).astype(precise)
+  shift = np.tile((0.5 - mean) / std, pixels).astype(precise)
+  x = to_unit_range(patches, precise)
+  rank = (1,) * (x.ndim - 1) + (-1,)
+  return (x * scale.reshape(rank) + shift.reshape(rank)).astype(dtype)
+
+
 def to_unit_range(pixels: jax.Array, dtype=jnp.float32) -> jax.Array:
   """u8 pixels 0..255 to floats -1..1; floats pass as they are."""
   if pixels.dtype == jnp.uint8:

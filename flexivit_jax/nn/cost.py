@@ -24,8 +24,8 @@ def row_length(
   Raises:
     ValueError: as `tokens`.
   """
-  class_token = isinstance(model.pool, pooling.ClassToken)
-  return tokens(image_hw, patch_hw) + class_token + model.registers
+  extra = model.pool.class_token + model.registers
+  return tokens(image_hw, patch_hw) + extra
 
 
 def multiply_adds(

@@ -81,7 +81,7 @@ def linear(x, kernel, bias, dtype, *, contract: int = 1):
   Args:
     x: `[..., *i]`.
     kernel: `[*i, *o]`.
-    bias: `[*o]`.
+    bias: `[*o]`, or None for none.
     dtype: of the product.
 
   Returns:
@@ -91,7 +91,8 @@ def linear(x, kernel, bias, dtype, *, contract: int = 1):
   width = int(np.prod(kernel.shape[:contract]))
   x = x.astype(dtype).reshape(-1, width)
   y = x @ kernel.astype(dtype).reshape(width, -1)
-  y = y + bias.astype(dtype).reshape(1, -1)
+  if bias is not None:
+    y = y + bias.astype(dtype).reshape(1, -1)
   return y.reshape(*rows, *outs)
 
 
@@ -116,6 +117,7 @@ class Dense(nn.Module):
   contract: int = 1
   kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
   bias_init: nn.initializers.Initializer = nn.initializers.zeros
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x):
@@ -127,7 +129,9 @@ class Dense(nn.Module):
       return self.kernel_init(key, flat).reshape(shape)
 
     kernel = self.param("kernel", kernel_init, (*ins, *self.features))
-    bias = self.param("bias", self.bias_init, self.features)
+    bias = None
+    if self.use_bias:
+      bias = self.param("bias", self.bias_init, self.features)
     return linear(x, kernel, bias, self.dtype, contract=self.contract)
 
 
@@ -137,12 +141,14 @@ class Attention(nn.Module):
   Attributes:
     qk_norm: LayerNorm of queries and keys over each head (ViT-22B,
       arXiv:2302.05442).
+    qkv_bias: whether their projections have biases.
   """
 
   num_heads: int
   dtype: jnp.dtype
   eps: float
   qk_norm: bool = False
+  qkv_bias: bool = True
   kernel: kernels.Kernel = kernels.dense
 
   @nn.compact
@@ -150,7 +156,9 @@ class Attention(nn.Module):
     """x: `[b, lq, d]`, y: `[b, lk, d]`; returns `[b, lq, d]`."""
     d = x.shape[-1]
     heads = (self.num_heads, d // self.num_heads)
-    project = functools.partial(Dense, heads, self.dtype)
+    project = functools.partial(
+      Dense, heads, self.dtype, use_bias=self.qkv_bias
+    )
     q, k, v = (
       project(name=name)(z)
       for name, z in (("query", x), ("key", y), ("value", y))
@@ -207,6 +215,7 @@ class EncoderBlock(nn.Module):
   eps: float
   exact_gelu: bool = False
   qk_norm: bool = False
+  qkv_bias: bool = True
   layer_scale: float | None = None
   dropout: float = 0.0
   kernel: kernels.Kernel = kernels.dense
@@ -220,6 +229,7 @@ class EncoderBlock(nn.Module):
       self.dtype,
       self.eps,
       self.qk_norm,
+      self.qkv_bias,
       self.kernel,
       name="MultiHeadDotProductAttention_0",
     )(y, y, x_segments=segments, y_segments=segments)
@@ -253,7 +263,7 @@ class Encoder(nn.Module):
   Attributes:
     block: makes one block when called with its name.
     depth: number of blocks.
-    eps: of the final norm.
+    eps: of the final norm; None: no final norm.
     drop_path: stochastic depth of the last block; it rises linearly from 0.
     scan: one traced block over stacked parameters
       (`encoderblock/...` with a leading depth axis).
@@ -261,7 +271,7 @@ class Encoder(nn.Module):
 
   block: Callable[..., EncoderBlock]
   depth: int
-  eps: float
+  eps: float | None
   drop_path: float = 0.0
   scan: bool = False
 
@@ -276,6 +286,8 @@ class Encoder(nn.Module):
       for i in range(self.depth):
         rate = None if rates is None else rates[i]
         x = self.block(name=f"encoderblock_{i}")(x, segments, rate, train)
+    if self.eps is None:
+      return x
     return LayerNorm(self.eps, name="encoder_norm")(x)
 
   def _scanned(self, x, segments, rates, train):

@@ -1,6 +1,7 @@
 """From the tokens of a row to one vector for each of its images."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,25 +13,29 @@ from flexivit_jax.nn import layers
 
 @dataclasses.dataclass(frozen=True)
 class Gap:
-  """Global average pooling over an image's patches, after the final norm."""
+  """Global average pooling over an image's patches.
+
+  Attributes:
+    class_token: whether the encoder has a class token beside the patches that
+      is not read, as where a ViT was pre-trained with one (MAE).
+  """
+
+  class_token: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassToken:
-  """A learned token in front of each image's slot, read after the encoder.
+  """A learned token in front of each image's slot, read after the encoder."""
 
-  Attributes:
-    position: a row of its own in the positions (`cls_pos_embedding`), as in
-      the ViT paper; big_vision has none.
-  """
-
-  position: bool = False
+  class_token: ClassVar[bool] = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Map:
   """Multihead attention pooling: a learned query attends to the patches
   (Set Transformer, arXiv:1810.00825, as in big_vision)."""
+
+  class_token: ClassVar[bool] = False
 
 
 Pool = Gap | ClassToken | Map

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flexivit_jax.core import resize
-from flexivit_jax.core.tokens import Tokens, to_unit_range
+from flexivit_jax.core.tokens import Tokens, normalize
 from flexivit_jax.nn import layers, pooling, positions
 
 # Far beyond any model that was trained. XLA aborts, without an exception, where
@@ -61,7 +62,8 @@ class Outputs(NamedTuple):
   Attributes:
     stem: `[b, l, d]`, patch embeddings.
     embedded: `[b, l, d]`, with positions, before class and register tokens.
-    encoded: `[b, l, d]`, patches after the final norm.
+    encoded: `[b, l, d]`, patches after the final norm, or before the pool's
+      where that comes later.
     pooled: `[b, e, d]`, what the head reads: the features.
     logits: `[b, e, num_classes]` in float32, or None without a head.
   """
@@ -85,13 +87,21 @@ class ViT(nn.Module):
     num_classes: width of the head; None: as many as the data has; 0: no head.
     channels: of the image.
     kernel_antialias: of PI-resize; off in the published FlexiViT.
+    image_mean, image_std: what the patch embedding expects pixels of 0 to 1 to
+      be normalised by; one number, or one for each channel. 0.5 and 0.5 are
+      pixels of -1 to 1. Images are given as ever: u8, or float in [-1, 1].
     embedding_norm: LayerNorm after the patch embedding, FlexiViT's alternative
       to PI-resize (arXiv:2212.08013).
     registers: number of register tokens (arXiv:2309.16588).
+    prefix_position: whether class and register tokens have positions of their
+      own, as in the ViT paper; big_vision's have none.
     representation: a tanh layer of the encoder's width before the head
       (`pre_logits`), as in the ViT paper's pre-training.
     layer_scale: initial value of LayerScale; None: no LayerScale.
     qk_norm: LayerNorm of queries and keys.
+    qkv_bias: whether queries, keys and values have biases.
+    norm_after_pool: the final norm is applied to the pooled vector instead of
+      to each token (timm's fc_norm).
     exact_gelu: erf instead of the tanh approximation. big_vision and SigLIP
       use tanh, timm and Hugging Face's ViT erf.
     norm_eps: of every LayerNorm.
@@ -112,11 +122,16 @@ class ViT(nn.Module):
   num_classes: int | None = None
   channels: int = 3
   kernel_antialias: bool = False
+  image_mean: tuple[float, ...] = (0.5,)
+  image_std: tuple[float, ...] = (0.5,)
   embedding_norm: bool = False
   registers: int = 0
+  prefix_position: bool = False
   representation: bool = False
   layer_scale: float | None = None
   qk_norm: bool = False
+  qkv_bias: bool = True
+  norm_after_pool: bool = False
   exact_gelu: bool = False
   norm_eps: float = 1e-6
   head_bias: float = 0.0
@@ -152,6 +167,16 @@ class ViT(nn.Module):
       raise ValueError(
         f"layer_scale is {self.layer_scale}: give 0 to 1, or None for none"
       )
+    for name in ("image_mean", "image_std"):
+      values = getattr(self, name)
+      low = 0 if name == "image_mean" else 1e-3
+      if len(values) not in (1, self.channels) or not all(
+        low <= v <= 1 for v in values
+      ):
+        raise ValueError(
+          f"{name} is {values}: give one number of {low:g} to 1, or one for "
+          f"each of {self.channels} channels"
+        )
     if not 0 < self.norm_eps < 1:
       raise ValueError(
         f"norm_eps is {self.norm_eps}: give more than 0 and less than 1"
@@ -167,12 +192,16 @@ class ViT(nn.Module):
       self.channels,
       dtype,
       self.kernel_antialias,
+      self.image_mean,
+      self.image_std,
       name="embedding",
     )(tokens)
     if self.embedding_norm:
       stem = layers.LayerNorm(self.norm_eps, name="embedding_norm")(stem)
     embedded = self._add_positions(stem, tokens)
     encoded, pooled = self._encode(embedded, tokens, train)
+    if self.norm_after_pool:
+      pooled = layers.LayerNorm(self.norm_eps, name="pool_norm")(pooled)
     if self.representation:
       pooled = jnp.tanh(
         layers.Dense((self.size.width,), dtype, name="pre_logits")(pooled)
@@ -207,13 +236,14 @@ class ViT(nn.Module):
       eps=self.norm_eps,
       exact_gelu=self.exact_gelu,
       qk_norm=self.qk_norm,
+      qkv_bias=self.qkv_bias,
       layer_scale=self.layer_scale,
       dropout=self.dropout,
     )
     x = layers.Encoder(
       block,
       self.size.depth,
-      self.norm_eps,
+      None if self.norm_after_pool else self.norm_eps,
       self.drop_path,
       self.scan,
       name="Transformer",
@@ -224,18 +254,21 @@ class ViT(nn.Module):
 
   def _extra_tokens(self):
     """`[1, g, d]`: the class token, then the registers; None for neither."""
-    width, group = self.size.width, []
-    if isinstance(self.pool, pooling.ClassToken):
-      cls = self.param("cls", nn.initializers.zeros, (1, 1, width))
-      if self.pool.position:
-        init = nn.initializers.normal(stddev=width**-0.5)
-        cls = cls + self.param("cls_pos_embedding", init, (1, 1, width))
-      group.append(cls)
+    group = []
+    if self.pool.class_token:
+      group.append(self._extra_token("cls", 1, nn.initializers.zeros))
     if self.registers:
       init = nn.initializers.normal(stddev=0.02)
-      shape = (1, self.registers, width)
-      group.append(self.param("registers", init, shape))
+      group.append(self._extra_token("registers", self.registers, init))
     return jnp.concatenate(group, axis=1) if group else None
+
+  def _extra_token(self, name, count, init):
+    shape = (1, count, self.size.width)
+    token = self.param(name, init, shape)
+    if not self.prefix_position:
+      return token
+    init = nn.initializers.normal(stddev=self.size.width**-0.5)
+    return token + self.param(f"{name}_pos_embedding", init, shape)
 
   def _pool(self, x, patches, tokens, g):
     e = tokens.num_images
@@ -277,6 +310,8 @@ class PatchEmbedding(nn.Module):
   channels: int
   dtype: jnp.dtype
   antialias: bool = False
+  image_mean: tuple[float, ...] = (0.5,)
+  image_std: tuple[float, ...] = (0.5,)
 
   @nn.compact
   def __call__(self, tokens: Tokens):
@@ -299,7 +334,11 @@ class PatchEmbedding(nn.Module):
         f"{patch_hw[1]} pixels of {self.channels} channels are {expected}"
       )
     kernel = resize.pi_resize(kernel, patch_hw, antialias=self.antialias)
-    patches = to_unit_range(tokens.patches, self.dtype)
+    mean, std = (
+      np.broadcast_to(x, (self.channels,))
+      for x in (self.image_mean, self.image_std)
+    )
+    patches = normalize(tokens.patches, mean, std, self.dtype)
     return layers.linear(
       patches, kernel.reshape(-1, self.width), bias, self.dtype
     )

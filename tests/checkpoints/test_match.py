@@ -228,14 +228,14 @@ hint: the checkpoint was made with model.pool=tok
     "model.pool=gap",
   ),
   (
-    dict(pool=ClassToken(position=True)),
+    dict(pool=ClassToken(), prefix_position=True),
     """
   kind        name               checkpoint  model
   unexpected  cls                (1, 1, 8)   -
   unexpected  cls_pos_embedding  (1, 1, 8)   -
-hint: the checkpoint was made with model.pool=tok, model.pool.position=True
+hint: the checkpoint was made with model.pool=tok, model.prefix_position=True
 """,
-    "model.pool=gap",
+    "model.pool=gap, model.prefix_position=False",
   ),
   (
     dict(pool=Map()),
@@ -325,8 +325,8 @@ def test_the_table_and_its_hint(changes, text, hint):
 
 def test_a_class_token_with_and_without_a_position():
   without = tree(pool=ClassToken())
-  with_position = tree(pool=ClassToken(position=True))
-  made = "hint: the checkpoint was made with model.pool.position="
+  with_position = tree(pool=ClassToken(), prefix_position=True)
+  made = "hint: the checkpoint was made with model.prefix_position="
   assert refusal(with_position, without)[-1] == f"{made}True"
   assert refusal(without, with_position)[-1] == f"{made}False"
 

@@ -65,7 +65,8 @@ TINY = vit.Size(16, 2, 40, 2)
 OPTIONS = {
   "gap": dict(pool=pooling.Gap()),
   "class token": dict(),
-  "class token with position": dict(pool=pooling.ClassToken(position=True)),
+  "gap beside a class token": dict(pool=pooling.Gap(class_token=True)),
+  "prefix with positions": dict(registers=2, prefix_position=True),
   "map": dict(pool=pooling.Map()),
   "map and registers": dict(pool=pooling.Map(), registers=3),
   "class token and registers": dict(registers=3),

@@ -140,16 +140,17 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 12, 24, 3), np.uint8)
 POOLS = {
   "gap": pooling.Gap(),
   "tok": pooling.ClassToken(),
-  "tok with position": pooling.ClassToken(position=True),
+  "gap beside a class token": pooling.Gap(class_token=True),
   "map": pooling.Map(),
 }
 
 
 @pytest.mark.parametrize("pool", POOLS.values(), ids=list(POOLS))
 @pytest.mark.parametrize("registers", [0, 3])
-def test_packed_rows_equal_separate_rows(pool, registers):
+@pytest.mark.parametrize("option", ["prefix_position", "norm_after_pool"])
+def test_packed_rows_equal_separate_rows(pool, registers, option):
   # Two images of one row, with padding, against each in a row of its own.
-  model = _tiny(pool=pool, registers=registers)
+  model = _tiny(pool=pool, registers=registers, **{option: True})
   separate = patchify(jnp.asarray(IMAGES), (4, 6))
   l = separate.patches.shape[1]
   params = _random_params(model, separate)
@@ -286,8 +287,10 @@ def test_scan_and_remat_change_neither_values_nor_gradients():
 def test_options_add_the_documented_leaves():
   tokens = patchify(jnp.asarray(IMAGES), (6, 6))
   model = _tiny(
-    pool=pooling.ClassToken(position=True),
+    pool=pooling.ClassToken(),
     registers=2,
+    prefix_position=True,
+    norm_after_pool=True,
     layer_scale=1e-4,
     qk_norm=True,
     embedding_norm=True,
@@ -310,6 +313,9 @@ def test_options_add_the_documented_leaves():
     "cls": (1, 1, 16),
     "cls_pos_embedding": (1, 1, 16),
     "registers": (1, 2, 16),
+    "registers_pos_embedding": (1, 2, 16),
+    "pool_norm/scale": (16,),
+    "pool_norm/bias": (16,),
     "embedding_norm/scale": (16,),
     "embedding_norm/bias": (16,),
     "pre_logits/kernel": (16, 16),
@@ -321,6 +327,97 @@ def test_options_add_the_documented_leaves():
     f"{attention}/key_ln/scale": (8,),
     f"{attention}/key_ln/bias": (8,),
   }
+
+
+def test_options_leave_out_the_documented_leaves():
+  tokens = patchify(jnp.asarray(IMAGES), (6, 6))
+
+  def leaves(**changes):
+    model = _tiny(**changes)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens))
+    return flax.traverse_util.flatten_dict(params["params"], sep="/").keys()
+
+  gone = leaves() - leaves(qkv_bias=False)
+  assert len(gone) == 6
+  assert all(
+    name.split("/", 3)[3] in ("query/bias", "key/bias", "value/bias")
+    for name in gone
+  )
+  assert leaves() - leaves(norm_after_pool=True) == {
+    "Transformer/encoder_norm/scale",
+    "Transformer/encoder_norm/bias",
+  }
+
+
+def test_absent_biases_are_zeros():
+  tokens = patchify(jnp.asarray(IMAGES), (6, 6))
+  model = _tiny()
+  flat = flax.traverse_util.flatten_dict(_random_params(model, tokens), sep="/")
+  biases = {
+    k for k in flat if k.endswith(("query/bias", "key/bias", "value/bias"))
+  }
+  zeroed, without = (
+    flax.traverse_util.unflatten_dict(x, sep="/")
+    for x in (
+      flat | {k: jnp.zeros_like(flat[k]) for k in biases},
+      {k: x for k, x in flat.items() if k not in biases},
+    )
+  )
+  a = _apply(model, zeroed, tokens).logits
+  b = _apply(_tiny(qkv_bias=False), without, tokens).logits
+  np.testing.assert_array_equal(a, b)
+
+
+def test_an_average_may_be_normed_after_it():
+  # With one patch per image, before and after are the same.
+  one = patchify(jnp.asarray(IMAGES), (12, 24))
+  many = patchify(jnp.asarray(IMAGES), (6, 6))
+  before, after = _tiny(), _tiny(norm_after_pool=True)
+  params = _random_params(before, one)
+  moved = {k: v for k, v in params.items() if k != "Transformer"}
+  blocks = dict(params["Transformer"])
+  moved["pool_norm"] = blocks.pop("encoder_norm")
+  moved["Transformer"] = blocks
+  for tokens, same in ((one, True), (many, False)):
+    a = _apply(before, params, tokens).logits
+    b = _apply(after, moved, tokens).logits
+    assert (np.abs(a - b).max() < 1e-6) == same
+
+
+def test_positions_of_the_prefix_are_added_to_it():
+  tokens = patchify(jnp.asarray(IMAGES), (6, 6))
+  plain = _tiny(pool=pooling.ClassToken(), registers=2)
+  model = _tiny(pool=pooling.ClassToken(), registers=2, prefix_position=True)
+  params = _random_params(model, tokens)
+  added = {k: v for k, v in params.items() if not k.endswith("s_pos_embedding")}
+  for name in ("cls", "registers"):
+    added[name] = params[name] + params[f"{name}_pos_embedding"]
+  a = _apply(model, params, tokens).logits
+  b = _apply(plain, added, tokens).logits
+  np.testing.assert_array_equal(a, b)
+
+
+IMAGENET = {
+  "image_mean": (0.485, 0.456, 0.406),
+  "image_std": (0.229, 0.224, 0.225),
+}
+
+
+def test_pixels_are_normalised_as_the_model_says():
+  model = _tiny(**IMAGENET)
+  params = _random_params(model, patchify(jnp.asarray(IMAGES), (6, 6)))
+  unit = IMAGES.astype(np.float32) / 255
+  normed = (unit - IMAGENET["image_mean"]) / IMAGENET["image_std"]
+  with jax.default_matmul_precision("highest"):
+    expected = _apply(
+      _tiny(), params, patchify(jnp.asarray(normed, jnp.float32), (6, 6))
+    ).stem
+    for images in (IMAGES, unit * 2 - 1):
+      got = _apply(model, params, patchify(jnp.asarray(images), (6, 6))).stem
+      # Roundings of pixels of order 2, summed over 108 weights of 0.2.
+      np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+  plain = _apply(_tiny(), params, patchify(jnp.asarray(IMAGES), (6, 6))).stem
+  assert np.abs(plain - expected).max() > 0.1
 
 
 # Counted from the leaf tables of the published files (1,000 classes, class
@@ -403,6 +500,16 @@ ABOVE_0 = "give more than 0 and less than 1"
       "layer_scale is -0.5: give 0 to 1, or None for none",
     ),
     ({"layer_scale": 1.5}, "layer_scale is 1.5: give 0 to 1, or None for none"),
+    (
+      {"image_mean": (0.5, 0.5)},
+      "image_mean is (0.5, 0.5): give one number of 0 to 1, or one for each of "
+      "3 channels",
+    ),
+    (
+      {"image_std": (0.0,)},
+      "image_std is (0.0,): give one number of 0.001 to 1, or one for each of "
+      "3 channels",
+    ),
     ({"norm_eps": 0.0}, f"norm_eps is 0.0: {ABOVE_0}"),
     ({"norm_eps": 1.0}, f"norm_eps is 1.0: {ABOVE_0}"),
     ({"norm_eps": np.nan}, f"norm_eps is nan: {ABOVE_0}"),
