@@ -18,7 +18,7 @@ import jax
 
 from flexivit_jax import config, pretrained
 from flexivit_jax.cli import arguments, errors
-from flexivit_jax.core.patch_size import as_hw
+from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.data import augment, bad_images, sources
 from flexivit_jax.evaluation import report, sweep
 from flexivit_jax.experiment import (
@@ -124,7 +124,7 @@ def choose_data(args, run) -> Data:
   transforms = ()
   if args.image_size:
     with blaming("--image_size"):
-      transforms = (augment.Resize(parse_size(args.image_size)),)
+      transforms = (augment.Resize(parse_hw(args.image_size)),)
   split = args.split or "test"
   kind, _, path = args.data.partition(":")
   if kind == "digits" and not path:
@@ -150,15 +150,6 @@ def check_classes(vit, source) -> None:
     )
 
 
-def parse_size(text: str) -> tuple[int, int]:
-  """ "8" as (8, 8), "8x6" as (8, 6)."""
-  try:
-    numbers = [int(x) for x in text.split("x")]
-    return as_hw(numbers[0] if len(numbers) == 1 else tuple(numbers))
-  except ValueError:
-    raise ValueError(f"size {text!r}: give pixels, 8 or 8x6") from None
-
-
 def choose_sizes(text, vit, image_hw) -> list[tuple[int, int]]:
   """The patch sizes that --patch_sizes asks for, checked against the image."""
   trained = list(vit.spec.trained_sizes)
@@ -180,7 +171,7 @@ def choose_sizes(text, vit, image_hw) -> list[tuple[int, int]]:
       among = ", ".join(map(sweep.size_name, candidates))
       raise ValueError(f"none of {among} lies in {text}")
   else:
-    sizes = list(dict.fromkeys(map(parse_size, text.split(","))))
+    sizes = list(dict.fromkeys(map(parse_hw, text.split(","))))
   for size in sizes:
     check_tiling(image_hw, size)
   return sizes

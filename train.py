@@ -71,7 +71,8 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> int:
   compilation.enable_persistent_cache()
   if workdir.exists() and not workdir.is_dir():
     raise ConfigError(f"--workdir {workdir} is a file: give a directory")
-  run = run_lib.prepare(experiment)
+  resuming = bool(native.steps(workdir))
+  run = run_lib.prepare(experiment, print, resuming=resuming)
   workdir.mkdir(parents=True, exist_ok=True)
   # First of all that writes: it keeps other processes out.
   checkpoints = native.Checkpoints(workdir, keep=experiment.keep)

@@ -33,7 +33,7 @@ def main():
   parser.add_argument("--steps", type=int, default=100)
   parser.add_argument("--rounds", type=int, default=5)
   args = parser.parse_args()
-  run = prepare(config.load(args.config))
+  run = prepare(config.load(args.config), print)
   rows = measure(run, args.steps, args.rounds)
   run.loader.close()
   results = {"machine": machine.describe(), "config": args.config, "rows": rows}

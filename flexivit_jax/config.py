@@ -115,6 +115,8 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     child = place.get(parent)
     if isinstance(child, str):
       child = place[parent] = {"name": child}
+    if child is None and parent in place:
+      child = place[parent] = {}  # what was left out may have fields
     if not isinstance(child, dict):
       where = ".".join(("config", *parents[: i + 1]))
       if parent in place:

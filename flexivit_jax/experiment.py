@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import re
 
 from flexivit_jax.core import patch_size
 from flexivit_jax.core.faults import Fault
@@ -44,6 +45,32 @@ class Data:
   transforms: tuple[augment.Transform, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class InitFrom:
+  """What a run's parameters start from, instead of at random.
+
+  Attributes:
+    checkpoint: anything that `flexivit_jax.load` takes.
+    dont_load: patterns (`re.fullmatch`) of parameters that start afresh, as in
+      docs/parameters.md: ("head/.*",) for another number of classes.
+    step: of a run: which checkpoint; None: the best.
+  """
+
+  checkpoint: str
+  dont_load: tuple[str, ...] = ()
+  step: int | None = None
+
+  def __post_init__(self):
+    for pattern in self.dont_load:
+      try:
+        re.compile(pattern)
+      except re.error as e:
+        raise ValueError(
+          f"dont_load has {pattern!r}, which is no pattern ({e}): give "
+          "'head/.*', say"
+        ) from e
+
+
 # Smallest and largest value of the whole numbers in an experiment. A step is
 # an int32; a seed of 2^32 would draw what 0 draws.
 BOUNDS = {
@@ -69,6 +96,7 @@ class Experiment:
       checkpoint by; None: no evaluation.
     test: data for evaluate.py; training looks at its class names alone.
     batch_size: images per step, over all devices.
+    init_from: a checkpoint to start from; None: random parameters.
     total_steps, total_epochs: length of training; give one of them.
     seed: of parameters, data order, augmentation, patch sizes and dropout.
     eval_batch_size: images per evaluation batch, over all devices.
@@ -88,6 +116,7 @@ class Experiment:
   validation: Data | None = None
   test: Data | None = None
   task: supervised.Supervised = supervised.Supervised()
+  init_from: InitFrom | None = None
   total_steps: int | None = None
   total_epochs: float | None = None
   seed: int = 0

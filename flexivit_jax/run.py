@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Collection
 from typing import Any
 
+import flax.traverse_util
 import jax
+import numpy as np
 
-from flexivit_jax import config
+from flexivit_jax import config, pretrained
 from flexivit_jax.checkpoints import native
 from flexivit_jax.core.text import format_bytes
 from flexivit_jax.data import bad_images
@@ -20,6 +22,7 @@ from flexivit_jax.experiment import (
   blaming,
   check_same_classes,
 )
+from flexivit_jax.formats import fitting
 from flexivit_jax.nn import cost
 from flexivit_jax.training import (
   compilation,
@@ -37,6 +40,7 @@ class Run:
   Attributes:
     experiment: with the data's number of classes.
     record: of config, data and machine, as JSON.
+    initial: parameters to start with, by name; `init_state` takes them.
   """
 
   experiment: Experiment
@@ -46,6 +50,7 @@ class Run:
   validation: loader_lib.EvalLoader | None
   tx: Any
   record: dict[str, Any]
+  initial: dict[str, np.ndarray]
 
   def is_due(self, every: int, done: int) -> bool:
     return done % every == 0 or done == self.total_steps
@@ -63,13 +68,16 @@ class Run:
     """The state before the first step, on the devices."""
     init = functools.partial(_init_state, self.experiment, self.tx)
     everywhere = sharding.replicated(self.mesh)
-    return jax.jit(init, out_shardings=everywhere)(self._one_row)
+    init = jax.jit(init, out_shardings=everywhere)
+    state = init(self._one_row, self.initial)
+    self.initial.clear()  # they would take the memory of a second model
+    return state
 
   @functools.cached_property
   def state_shapes(self) -> step.TrainState:
     """The same as shapes and types."""
     init = functools.partial(_init_state, self.experiment, self.tx)
-    return jax.eval_shape(init, self._one_row)
+    return jax.eval_shape(init, self._one_row, {})
 
   @property
   def _one_row(self):
@@ -187,10 +195,19 @@ def costliest(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
   return min(sizes, key=math.prod)
 
 
-def prepare(experiment: Experiment) -> Run:
+def prepare(
+  experiment: Experiment,
+  report: Callable[[str], None],
+  *,
+  resuming: bool = False,
+) -> Run:
   """Opens and checks everything, before anything expensive starts.
 
   Writes nothing.
+
+  Args:
+    report: called with lines on the checkpoint to start from.
+    resuming: the run has checkpoints of its own, so it starts from none.
 
   Raises:
     ConfigError: naming what cannot work, and what would.
@@ -228,6 +245,12 @@ def prepare(experiment: Experiment) -> Run:
   if experiment.test is not None:
     with blaming("config.test"):
       check_same_classes(source, experiment.test.source.open())
+  initial, origin = {}, {}
+  if experiment.init_from is not None and not resuming:
+    with blaming("config.init_from"):
+      initial, lines = read_initial(experiment)
+    report("\n".join(lines))
+    origin = {"init_from": lines}
   total_steps = experiment.num_steps(len(source))
   with blaming("config.optimizer"):
     tx = experiment.optimizer.build(total_steps)
@@ -246,11 +269,32 @@ def prepare(experiment: Experiment) -> Run:
       },
       "classes": list(source.classes),
       "provenance": provenance.describe(),
+      **origin,
     },
+    initial=initial,
   )
   with blaming("config.model"):
     run.state_shapes  # noqa: B018 (initialises the model without computing)
   return run
+
+
+def read_initial(experiment: Experiment) -> tuple[dict, list[str]]:
+  """What a run starts from: {name: array}, and lines that say what it is.
+
+  Raises:
+    ValueError: it cannot be loaded, or does not fit the model.
+  """
+  init = experiment.init_from
+  found = pretrained.read(init.checkpoint, step=init.step)
+  arrays, changes = fitting.fit(
+    found.model,
+    found.arrays,
+    experiment.model,
+    init.dont_load,
+    found.spec.path,
+  )
+  lines = [f"starting from {found}", *(f"  {line}" for line in changes)]
+  return arrays, "\n".join(lines).splitlines()
 
 
 def eval_loader(
@@ -289,7 +333,9 @@ def _shard() -> tuple[int, int]:
   return jax.process_index(), jax.process_count()
 
 
-def _init_state(experiment: Experiment, tx, inputs) -> step.TrainState:
+def _init_state(experiment: Experiment, tx, inputs, initial) -> step.TrainState:
   key, size = jax.random.key(experiment.seed), experiment.patch_size.sizes[0]
   params = experiment.task.init(experiment.model, key, inputs, size)
+  flat = flax.traverse_util.flatten_dict(params, sep="/")
+  params = flax.traverse_util.unflatten_dict({**flat, **initial}, sep="/")
   return step.init_state(params, tx, experiment.seed)

@@ -1,12 +1,16 @@
-"""SHA-256 of every file in a directory, as `sha256sum -c` reads it.
+"""SHA-256 of a file, or every file in a directory, as `sha256sum -c` reads it.
 
 The storage formats below it have no checksum of their own: a flipped bit in an
 array would be restored as another number, without a word.
 """
 
+import contextlib
 import hashlib
-import os
 import pathlib
+import re
+from collections.abc import Iterator
+
+from flexivit_jax.checkpoints.files import replacing, sync
 
 NAME = "manifest.sha256"
 
@@ -52,7 +56,7 @@ def describe(directory: pathlib.Path) -> str:
     p for p in directory.rglob("*") if p.is_file() and p != directory / NAME
   )
   return "".join(
-    f"{_digest(p)}  {p.relative_to(directory).as_posix()}\n" for p in files
+    f"{digest(p)}  {p.relative_to(directory).as_posix()}\n" for p in files
   )
 
 
@@ -63,15 +67,70 @@ def _parse(text: bytes) -> dict[str, str]:
   }
 
 
-def _digest(path):
+def digest(path: pathlib.Path) -> str:
+  """SHA-256 of a file, in 64 digits."""
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync(path: pathlib.Path) -> None:
-  """Has the disk hold what was written to a file, or a directory's names."""
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
+# One file and the sum beside it.
+
+
+def write_sum(path: pathlib.Path) -> None:
+  """Writes the sum of FILE to FILE.sha256."""
+  with replacing(_sum_file(path)) as unfinished:
+    unfinished.write_text(_sum(path, path.name))
+
+
+@contextlib.contextmanager
+def replacing_with_sum(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """As `files.replacing`, and FILE.sha256 is replaced with FILE.
+
+  At no moment is there a FILE beside the sum of another: a crash in between
+  leaves it without one.
+  """
+  sum_file = _sum_file(path)
+  # Left from the inside out: the file gets its name before its sum does.
+  with replacing(sum_file) as new_sum, replacing(path) as new:
+    yield new
+    new_sum.write_text(_sum(new, path.name))
+    # What can fail comes before the old sum goes.
+    sync(new)
+    sync(new_sum)
+    sum_file.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def check_sum(path: pathlib.Path) -> str | None:
+  """The SHA-256 of FILE where FILE.sha256 agrees; None: there is no such file.
+
+  The name in FILE.sha256 is not compared, so that both may be renamed.
+
+  Raises:
+    ValueError: it does not agree, or is not one line of sha256sum.
+  """
+  sum_file = _sum_file(path)
+  if not sum_file.is_file():
+    return None
+  way_out = f"get it from its source again, or delete {sum_file}"
+  line = re.fullmatch(rb"([0-9a-f]{64}) [ *].+\n?", sum_file.read_bytes())
+  if line is None:
+    raise ValueError(
+      f"{sum_file} is damaged, which should be one line, SHA-256 and name: "
+      f"{way_out} to do without"
+    )
+  written, found = line[1].decode(), digest(path)
+  if found != written:
+    raise ValueError(
+      f"{path} has changed: SHA-256 {found[:12]}..., written "
+      f"{written[:12]}...: {way_out} if the change was meant"
+    )
+  return found
+
+
+def _sum_file(path):
+  return path.with_name(f"{path.name}.sha256")
+
+
+def _sum(path, name):
+  return f"{digest(path)}  {name}\n"

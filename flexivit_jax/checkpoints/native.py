@@ -23,13 +23,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from flexivit_jax.checkpoints import manifest, match
+from flexivit_jax.checkpoints import files, manifest, match
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.text import format_bytes
 
 DIRECTORY = "checkpoints"
 ARRAYS = "arrays"
 PROGRESS = "progress.json"
+MODEL = "model.json"
 
 
 class CheckpointError(Fault):
@@ -111,7 +112,7 @@ class Checkpoints:
       (path / PROGRESS).write_text(progress)
       manifest.write(path)
       path.rename(self._directory / str(step))
-      manifest.sync(self._directory)
+      files.sync(self._directory)
       for old in steps(self._directory.parent)[: -self._keep]:
         if old != best:
           self._remove(old)
@@ -233,13 +234,48 @@ def load_params(workdir, step: int) -> dict[str, Any]:
     wanted = jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)
     params = jax.tree.map(lambda _: 0, tree["state"]["params"])
     wanted["state"]["params"] = params
-    args = jax.tree.map(
-      lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted
-    )
-    restored = checkpointer.restore(
-      path / ARRAYS, ocp.args.PyTreeRestore(item=wanted, restore_args=args)
-    )
+    restored = _restore_numpy(checkpointer, path / ARRAYS, wanted)
   return restored["state"]["params"]
+
+
+def save_model(
+  directory: pathlib.Path, arrays: Mapping[str, Any], note: Mapping[str, Any]
+) -> None:
+  """Writes a model without a run: `arrays/` by Orbax, and `model.json`.
+
+  Args:
+    directory: that is there.
+    arrays: {name: numpy array}.
+    note: JSON.
+  """
+  _silence()
+  tree = ocp.tree.from_flat_dict(dict(arrays), sep="/")
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(directory.absolute() / ARRAYS, tree)
+  (directory / MODEL).write_text(json.dumps(note, indent=2) + "\n")
+
+
+def load_model(
+  directory: pathlib.Path,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """What `save_model` wrote: arrays and note."""
+  _silence()
+  path = directory.absolute() / ARRAYS
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    tree = checkpointer.metadata(path).item_metadata.tree
+    tree = _restore_numpy(checkpointer, path, tree)
+  note = json.loads((directory / MODEL).read_bytes())
+  return ocp.tree.to_flat_dict(tree, sep="/"), note
+
+
+def _restore_numpy(checkpointer, path, wanted):
+  """Restores a tree of whatever, or placeholders, as numpy arrays."""
+  args = jax.tree.map(
+    lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted
+  )
+  return checkpointer.restore(
+    path, ocp.args.PyTreeRestore(item=wanted, restore_args=args)
+  )
 
 
 def _restore(path, like):

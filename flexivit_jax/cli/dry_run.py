@@ -9,8 +9,8 @@ from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.text import align, format_bytes
 from flexivit_jax.evaluation.sweep import size_name
 from flexivit_jax.experiment import Experiment
+from flexivit_jax.loaded import parameter_count
 from flexivit_jax.nn import cost
-from flexivit_jax.pretrained import parameter_count
 from flexivit_jax.run import Run, costliest, prepare
 from flexivit_jax.training import sharding
 
@@ -22,7 +22,7 @@ def run(experiment: Experiment) -> None:
     ConfigError: what could not work.
     Fault: the batch's numbers are not finite, or memory ran out.
   """
-  opened = prepare(experiment)
+  opened = prepare(experiment, print)
   try:
     for line in describe(opened):
       print(line)

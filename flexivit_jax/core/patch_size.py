@@ -40,6 +40,19 @@ def as_hw(size) -> tuple[int, int]:
   return int(sides[0]), int(sides[1])
 
 
+def parse_hw(text: str) -> tuple[int, int]:
+  """ "8" as (8, 8), "8x6" as (8, 6).
+
+  Raises:
+    ValueError: it is neither.
+  """
+  try:
+    numbers = [int(x) for x in text.split("x")]
+    return as_hw(numbers[0] if len(numbers) == 1 else tuple(numbers))
+  except ValueError:
+    raise ValueError(f"size {text!r}: give pixels, 8 or 8x6") from None
+
+
 @dataclasses.dataclass(frozen=True)
 class FixedPatchSize:
   """The same size at every step: the plain ViT."""

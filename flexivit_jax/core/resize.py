@@ -76,6 +76,25 @@ def pi_resize_matrix(old_hw, new_hw, antialias: bool = False) -> np.ndarray:
   return np.kron(*(pi_matrix(o, n, antialias) for o, n in zip(old_hw, new_hw)))
 
 
+def resize_grid(table: np.ndarray, new_hw, *, antialias: bool) -> np.ndarray:
+  """Bilinear resizing of a table of positions.
+
+  Args:
+    table: `[rows, cols, d]`.
+    new_hw: (rows, cols) of the result.
+
+  Returns:
+    `[new_rows, new_cols, d]`; the table itself where the size agrees.
+  """
+  if table.shape[:2] == tuple(new_hw):
+    return table
+  rows, cols = (
+    bilinear_matrix(old, new, antialias)
+    for old, new in zip(table.shape[:2], new_hw, strict=True)
+  )
+  return np.einsum("ir,jc,rcd->ijd", rows, cols, table, optimize=True)
+
+
 def pi_resize(kernel, new_hw, *, antialias: bool = False):
   """Patch-embedding kernel for patches of `new_hw` pixels: w' = P w.
 

@@ -1,0 +1,312 @@
+"""The model that a checkpoint's arrays, under our names, are made for."""
+
+import math
+import re
+from collections.abc import Mapping
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flexivit_jax.checkpoints import match
+from flexivit_jax.core.text import listed
+from flexivit_jax.core.tokens import patchify
+from flexivit_jax.formats.facts import Facts
+from flexivit_jax.nn import pooling, positions, vit
+
+BLOCKS = "Transformer/encoderblock"
+ATTENTION = "MultiHeadDotProductAttention_0"
+
+
+def variant(width: int, depth: int, mlp_dim: int) -> str | None:
+  """Name of the published variant with these widths."""
+  for name, size in vit.SIZES.items():
+    if (size.width, size.depth, size.mlp_dim) == (width, depth, mlp_dim):
+      return name
+  return None
+
+
+def num_heads(facts: Facts, width: int, depth: int, mlp_dim: int) -> int:
+  """Where the arrays' shapes do not tell: given, written, or the variant's.
+
+  Raises:
+    ValueError: none of these, or the width is no multiple of it.
+  """
+  known = variant(width, depth, mlp_dim)
+  if known is not None:
+    heads = vit.SIZES[known].num_heads
+    facts.add(f"widths of ViT-{known}", {"num_heads": heads})
+  heads = facts.get("num_heads")
+  if heads < 1 or width % heads:
+    raise ValueError(
+      f"{facts.path}: num_heads is {heads} ({facts.origins['num_heads']}), of "
+      f"which the width {width} is no multiple"
+    )
+  return heads
+
+
+def side(cells: int) -> int | None:
+  """Of a square grid; None if it is none."""
+  root = math.isqrt(cells)
+  return root if root * root == cells else None
+
+
+def grid(cells: int, facts: Facts) -> tuple[int, int]:
+  """(rows, cols) of a position table.
+
+  Raises:
+    ValueError: it is not square and nobody says, or says otherwise.
+  """
+  root = side(cells)
+  rows_cols = facts.get("posemb", (root, root) if root else None)
+  if rows_cols is None or math.prod(rows_cols) != cells:
+    of = "square" if rows_cols is None else f"of {rows_cols[0]}x{rows_cols[1]}"
+    raise ValueError(
+      f"{facts.path}: its {cells} positions are not a grid {of}: give its rows "
+      "and columns as posemb=(rows, cols)"
+    )
+  return tuple(rows_cols)
+
+
+def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
+  """Reads the model off the arrays' shapes and the facts beside them.
+
+  Args:
+    arrays: under our names (docs/parameters.md).
+
+  Raises:
+    ValueError: an array is missing that every ViT has, or a fact.
+  """
+
+  def get(name):
+    if name not in arrays:
+      raise ValueError(
+        f"{facts.path}: no array {name}, which every ViT has; it holds "
+        f"{len(arrays)} arrays, such as {listed(sorted(arrays)[:3])}"
+      )
+    return arrays[name]
+
+  def has(part):
+    return any(part in name for name in arrays)
+
+  stacked = has(f"{BLOCKS}/")
+  block = f"{BLOCKS}/" if stacked else f"{BLOCKS}_0/"
+  query = get(f"{block}{ATTENTION}/query/kernel")
+  mlp = get(f"{block}MlpBlock_0/Dense_0/kernel")
+  kernel = get("embedding/kernel")
+  if query.ndim != 3 + stacked or mlp.ndim != 2 + stacked or kernel.ndim != 4:
+    raise ValueError(
+      f"{facts.path}: the arrays have shapes that no ViT's have: query kernel "
+      f"{query.shape}, MLP {mlp.shape}, patch embedding {kernel.shape}"
+    )
+  depth = len(query) if stacked else _depth(arrays)
+  width, heads = query.shape[stacked : 2 + stacked]
+  channels = kernel.shape[2]
+  registers = arrays.get("registers")
+  head = arrays.get("head/bias")
+  return vit.ViT(
+    size=vit.Size(width, depth, mlp.shape[-1], heads),
+    position=_position(arrays, facts),
+    pool=_pool(arrays, facts),
+    kernel_hw=kernel.shape[:2],
+    num_classes=0 if head is None else len(head),
+    channels=channels,
+    kernel_antialias=facts.get("kernel_antialias", False),
+    image_mean=_per_channel("image_mean", facts, channels),
+    image_std=_per_channel("image_std", facts, channels),
+    embedding_norm="embedding_norm/scale" in arrays,
+    registers=0 if registers is None else registers.shape[1],
+    prefix_position=has("_pos_embedding"),
+    representation="pre_logits/kernel" in arrays,
+    layer_scale=1e-5 if has("/LayerScale_0/") else None,
+    qk_norm=has("/query_ln/"),
+    qkv_bias=has("/query/bias"),
+    norm_after_pool="pool_norm/scale" in arrays,
+    exact_gelu=_gelu(facts) == "exact",
+    norm_eps=facts.get("eps"),
+    scan=stacked,
+  )
+
+
+def _depth(arrays):
+  numbers = (re.match(rf"{BLOCKS}_(\d+)/", name) for name in arrays)
+  return 1 + max(int(m[1]) for m in numbers if m)
+
+
+def _position(arrays, facts):
+  table = arrays.get("pos_embedding")
+  if table is not None:
+    antialias = facts.get("posemb_antialias", True)
+    return positions.LearnedGrid(grid(table.shape[1], facts), antialias)
+  if facts.get("position", "sincos2d") == "none":
+    return positions.NoPosition()
+  return positions.SinCos2D(facts.get("temperature", 10_000.0))
+
+
+def _pool(arrays, facts):
+  class_token = "cls" in arrays
+  if "MAPHead_0/probe" in arrays:
+    if class_token:
+      raise ValueError(
+        f"{facts.path}: a class token beside an attention-pooling head; no "
+        "model here has both"
+      )
+    return pooling.Map()
+  pool = facts.get("pool", "tok" if class_token else "gap")
+  if pool == "gap":
+    return pooling.Gap(class_token)
+  if pool == "tok" and class_token:
+    return pooling.ClassToken()
+  lacks = {"map": "no attention-pooling head", "tok": "no class token"}
+  raise ValueError(
+    f"{facts.path}: pool is {pool!r} ({facts.origins['pool']}), but "
+    + (
+      f"the file has {lacks[pool]}"
+      if pool in lacks
+      else "only 'tok', 'gap' and 'map' are known here"
+    )
+  )
+
+
+def _gelu(facts):
+  gelu = facts.get("gelu")
+  if gelu not in ("tanh", "exact"):
+    raise ValueError(
+      f"{facts.path}: gelu is {gelu!r} ({facts.origins['gelu']}): only 'tanh' "
+      "and 'exact' are known here"
+    )
+  return gelu
+
+
+def _per_channel(name, facts, channels):
+  values = facts.get(name, (0.5,))
+  values = values if isinstance(values, (tuple, list)) else (values,)
+  # One number where all are equal, so that equal models compare equal.
+  values = tuple(map(float, values))
+  return values[:1] if len(set(values)) == 1 else values
+
+
+POOLS = {pooling.Gap: "gap", pooling.ClassToken: "tok", pooling.Map: "map"}
+
+
+def facts_of(model: vit.ViT) -> dict:
+  """What `model_of` asks of its facts, as JSON: the inverse of it."""
+  facts = {
+    "num_heads": model.size.num_heads,
+    "gelu": "exact" if model.exact_gelu else "tanh",
+    "eps": model.norm_eps,
+    "pool": POOLS[type(model.pool)],
+    "kernel_antialias": model.kernel_antialias,
+    "image_mean": list(model.image_mean),
+    "image_std": list(model.image_std),
+  }
+  match model.position:
+    case positions.LearnedGrid(size, antialias):
+      facts |= {"posemb": list(size), "posemb_antialias": antialias}
+    case positions.SinCos2D(temperature):
+      facts |= {"position": "sincos2d", "temperature": temperature}
+    case positions.NoPosition():
+      facts["position"] = "none"
+  return facts
+
+
+def stored_image_hw(model: vit.ViT) -> tuple[int, int]:
+  """Of the input that a learned table and the stored kernel are for."""
+  (rows, cols), (h, w) = model.position.size, model.kernel_hw
+  return rows * h, cols * w
+
+
+def normalization(model: vit.ViT) -> tuple[list[float], list[float]]:
+  """(mean, std) with a number for each channel."""
+  return tuple(
+    [values[i % len(values)] for i in range(model.channels)]
+    for values in (model.image_mean, model.image_std)
+  )
+
+
+def differences(model: vit.ViT, convention: Mapping) -> list[str]:
+  """What a format does otherwise than the model, and cannot say.
+
+  Args:
+    convention: facts that are the same for all of the format's models.
+  """
+  facts = facts_of(model)
+  return [
+    f"{name} is {facts[name]}, and will be {value} there"
+    for name, value in convention.items()
+    if name in facts and facts[name] != to_json(value)
+  ]
+
+
+def to_json(value):
+  return list(value) if isinstance(value, tuple) else value
+
+
+def refuse(format_name: str, used: Mapping[str, object]) -> None:
+  """Refuses a model with something that a format has no place for.
+
+  Args:
+    used: what it is to whether the model has it.
+
+  Raises:
+    ValueError: naming all of it.
+  """
+  if missing := [name for name, value in used.items() if value]:
+    raise ValueError(f"{format_name} has no {', no '.join(missing)}")
+
+
+def parameter_shapes(model: vit.ViT) -> dict[str, jax.ShapeDtypeStruct]:
+  """{our name: shape and type} of what the model would initialise."""
+  # One traced block stands for all.
+  scanned = model.clone(scan=True)
+  kh, kw = model.kernel_hw
+  image = jax.ShapeDtypeStruct((1, kh, kw, model.channels), jnp.uint8)
+
+  def init(image):
+    return scanned.init(jax.random.key(0), patchify(image, (kh, kw)))["params"]
+
+  flat = flax.traverse_util.flatten_dict(jax.eval_shape(init, image), sep="/")
+  return dict(flat) if model.scan else unstack(flat, model.size.depth)
+
+
+def check(model: vit.ViT, arrays: Mapping[str, np.ndarray], path) -> None:
+  """Compares names and shapes with what the model would initialise.
+
+  Raises:
+    ValueError: with a table of what differs, in both directions.
+  """
+  match.check_shapes(arrays, parameter_shapes(model), path)
+  for name, array in arrays.items():
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+      raise ValueError(f"{path}: {name} is {array.dtype}, not floating point")
+
+
+def unstack(arrays: Mapping, depth: int) -> dict:
+  """`encoderblock/x` with a leading depth axis as `encoderblock_{i}/x`.
+
+  Views of numpy arrays; shapes of shapes.
+  """
+  flat = {}
+  for name, array in arrays.items():
+    rest = name.removeprefix(f"{BLOCKS}/")
+    if rest == name:
+      flat[name] = array
+      continue
+    for i in range(depth):
+      if isinstance(array, jax.ShapeDtypeStruct):
+        layer = jax.ShapeDtypeStruct(array.shape[1:], array.dtype)
+      else:
+        layer = array[i]
+      flat[f"{BLOCKS}_{i}/{rest}"] = layer
+  return flat
+
+
+def stack(arrays: Mapping[str, np.ndarray], depth: int) -> dict:
+  """The inverse of `unstack`."""
+  flat = {k: v for k, v in arrays.items() if not k.startswith(f"{BLOCKS}_")}
+  for name in arrays:
+    if (rest := name.removeprefix(f"{BLOCKS}_0/")) != name:
+      layers = [arrays[f"{BLOCKS}_{i}/{rest}"] for i in range(depth)]
+      flat[f"{BLOCKS}/{rest}"] = np.stack(layers)
+  return flat

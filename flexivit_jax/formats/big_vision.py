@@ -1,0 +1,146 @@
+"""big_vision's `.npz` names: ours, but for those of older files.
+
+GELU, epsilon and the resize convention are big_vision's own and stand in no
+file: tanh, 1e-6, bilinear without antialias (positions with).
+"""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from flexivit_jax.formats import architecture
+from flexivit_jax.formats.facts import Facts
+from flexivit_jax.nn import pooling, positions, vit
+
+NAME = "big_vision npz"
+PROGRAM = "big_vision"
+CONVENTION = {
+  "gelu": "tanh",
+  "eps": 1e-6,
+  "kernel_antialias": False,
+  "posemb_antialias": True,
+  "image_mean": (0.5,),
+  "image_std": (0.5,),
+  "temperature": 10_000.0,
+}
+
+# Where the parameters are: a training checkpoint's, before 2022 and since, or
+# a file of parameters alone.
+PREFIXES = ("params/", "opt/target/", "")
+
+# Names of older files, by pattern, and today's.
+OLD_NAMES = (
+  (r"Transformer/(?:posembed_input/)?pos_embedding", "pos_embedding"),
+  (r"(.*encoderblock(?:_\d+)?/)MultiHeadDotProductAttention_1/(.*)",
+   r"\1MultiHeadDotProductAttention_0/\2"),
+  (r"(.*encoderblock(?:_\d+)?/)LayerNorm_2/(.*)", r"\1LayerNorm_1/\2"),
+  (r"(.*encoderblock(?:_\d+)?/)MlpBlock_3/(.*)", r"\1MlpBlock_0/\2"),
+  (r"(probe|(?:MultiHeadDotProductAttention|LayerNorm|MlpBlock)_0/.*)",
+   r"MAPHead_0/\1"),
+)  # fmt: skip
+
+
+def select(
+  arrays: Mapping[str, np.ndarray], submodel: str, path
+) -> dict[str, np.ndarray]:
+  """The arrays of one ViT in the file, without what their names begin with.
+
+  Args:
+    submodel: of a file with several, "img" or "img/encoder"; "" for none.
+
+  Raises:
+    ValueError: it is not there, or the file has only submodels.
+  """
+  for prefix in PREFIXES:
+    found = {
+      name.removeprefix(prefix): x
+      for name, x in arrays.items()
+      if name.startswith(prefix)
+    }
+    if found:
+      break
+  tops = {
+    name[: -len("/embedding/kernel")]
+    for name in found
+    if name.endswith("/embedding/kernel")
+  }
+  choices = ", ".join(f"{path}:{top}" for top in sorted(tops))
+  if submodel:
+    chosen = {
+      name.removeprefix(f"{submodel}/"): x
+      for name, x in found.items()
+      if name.startswith(f"{submodel}/")
+    }
+    if not chosen:
+      instead = f"; there are {choices}" if choices else ""
+      raise ValueError(f"{path} has no submodel {submodel!r}{instead}")
+    return chosen
+  if "embedding/kernel" not in found and tops:
+    raise ValueError(f"{path} holds several models: give {choices}")
+  return found
+
+
+def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
+  """The arrays that `select` found, under our names.
+
+  Raises:
+    ValueError: two names mean the same array.
+  """
+  ours: dict[str, np.ndarray] = {}
+  for name, array in arrays.items():
+    current = name
+    for old, new in OLD_NAMES:
+      current = re.sub(f"^{old}$", new, current)
+    if current in ours:
+      raise ValueError(f"{facts.path}: {name} and {current} are the same array")
+    ours[current] = array
+  table = ours.get("pos_embedding")
+  if _has_class_token(table, "cls" in ours, facts):
+    # Older models added the positions after the class token.
+    ours["cls_pos_embedding"] = table[:, :1]
+    ours["pos_embedding"] = table[:, 1:]
+  return ours
+
+
+def _has_class_token(table, class_token, facts):
+  """Whether the first row of a position table is the class token's."""
+  if table is None or not class_token or table.ndim != 3:
+    return False
+  cells = table.shape[1]
+  grid = facts.get("posemb", None)
+  if grid is not None:
+    return int(np.prod(grid)) == cells - 1
+  return architecture.side(cells) is None and bool(architecture.side(cells - 1))
+
+
+def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
+  """Our arrays under big_vision's names.
+
+  Raises:
+    ValueError: the model has what big_vision's ViT has not.
+  """
+  architecture.refuse(
+    PROGRAM,
+    {
+      "registers": model.registers,
+      "layer_scale": model.layer_scale is not None,
+      "qk_norm": model.qk_norm,
+      "embedding_norm": model.embedding_norm,
+      "norm_after_pool": model.norm_after_pool,
+      "queries, keys and values without biases": not model.qkv_bias,
+      "class token beside average pooling": model.pool == pooling.Gap(True),
+      "model without positions": model.position == positions.NoPosition(),
+    },
+  )
+  theirs = dict(arrays)
+  if "cls_pos_embedding" in theirs:
+    table = theirs.get("pos_embedding")
+    if table is None or not architecture.side(table.shape[1]):
+      raise ValueError(
+        "big_vision knows a class token's position by one row more than a "
+        "square of positions has, and this model's are no square"
+      )
+    rows = theirs.pop("cls_pos_embedding"), table
+    theirs["pos_embedding"] = np.concatenate(rows, axis=1)
+  return {f"params/{name}": x for name, x in theirs.items()}

@@ -1,0 +1,144 @@
+"""A checkpoint's arrays for a model that is to start from them."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from flexivit_jax.checkpoints import match
+from flexivit_jax.core.text import listed
+from flexivit_jax.formats import architecture, repatch
+from flexivit_jax.nn import positions, vit
+
+HEAD = r"head/.*"
+
+
+def fit(
+  source: vit.ViT,
+  arrays: Mapping[str, np.ndarray],
+  target: vit.ViT,
+  dont_load: Sequence[str],
+  path,
+) -> tuple[dict[str, np.ndarray], list[str]]:
+  """The arrays of `source` as `target` has them.
+
+  What leaves the function that is computed the same is done without being
+  asked: the patch embedding and the positions take the target's size,
+  normalisation, LayerScale and the class token's position are folded where
+  the target has none, layers are stacked or unstacked.
+
+  Args:
+    arrays: under our names, in any floating type.
+    dont_load: patterns (`re.fullmatch`) of our names that keep the values
+      which the target was initialised with.
+    path: for errors.
+
+  Returns:
+    (arrays in float32: all of the target's but those of `dont_load`; lines
+    that say what was changed, and what will be computed otherwise).
+
+  Raises:
+    ValueError: an array is missing, left over or of another shape and not in
+      `dont_load`; a pattern of it matches nothing.
+  """
+  notes = list(_differences(source, target))
+  source, arrays, changes = _converted(source, dict(arrays), target)
+  wanted = architecture.parameter_shapes(target)
+  kept = {
+    pattern: {n for n in (*arrays, *wanted) if re.fullmatch(pattern, n)}
+    for pattern in dont_load
+  }
+  for pattern, names in kept.items():
+    if not names:
+      raise ValueError(
+        f"dont_load {pattern!r} matches no array of {path} or of the model; "
+        f"they are {listed(sorted(wanted))}"
+      )
+  left = set().union(*kept.values())
+  arrays = {n: x for n, x in arrays.items() if n not in left}
+  wanted = {n: x for n, x in wanted.items() if n not in left}
+  _check_head(arrays, wanted, path)
+  match.check_shapes(arrays, wanted, path)
+  fresh = sorted(left & architecture.parameter_shapes(target).keys())
+  if fresh:
+    changes.append(f"not loaded, freshly initialised: {listed(fresh)}")
+  arrays = {n: np.asarray(x, np.float32) for n, x in arrays.items()}
+  return arrays, changes + notes
+
+
+def _converted(source, arrays, target):
+  """`source` and its arrays in the target's sizes and stacking."""
+  changes = []
+  if source.scan:
+    arrays = architecture.unstack(arrays, source.size.depth)
+    source = source.clone(scan=False)
+  pixels = target.image_mean, target.image_std
+  if (source.image_mean, source.image_std) != pixels:
+    changes.append("normalisation of pixels: folded into the patch embedding")
+    source, arrays = repatch.with_normalization(source, arrays, *pixels)
+  if source.layer_scale is not None and target.layer_scale is None:
+    changes.append("LayerScale: folded into the projections before it")
+    source, arrays = repatch.without_layer_scale(source, arrays)
+  if source.prefix_position and not target.prefix_position:
+    changes.append("positions of the tokens in front: added to them")
+    source, arrays = repatch.without_prefix_position(source, arrays)
+  if source.kernel_hw != target.kernel_hw:
+    changes.append(
+      f"patch embedding: PI-resized from {_size(source.kernel_hw)} to "
+      f"{_size(target.kernel_hw)}"
+    )
+    source, arrays = repatch.with_kernel(source, arrays, target.kernel_hw)
+  grids = [
+    m.position.size
+    for m in (source, target)
+    if isinstance(m.position, positions.LearnedGrid)
+  ]
+  if len(set(grids)) == 2:
+    old, new = grids
+    changes.append(f"positions: interpolated from {_size(old)} to {_size(new)}")
+    source, arrays = repatch.with_grid(source, arrays, new)
+  if target.scan:
+    arrays = architecture.stack(arrays, source.size.depth)
+  return source, arrays, changes
+
+
+def _check_head(arrays, wanted, path):
+  name = "head/bias"
+  if name in wanted and name in arrays:
+    have, want = (int(x[name].shape[0]) for x in (arrays, wanted))
+    if have != want:
+      raise ValueError(
+        f"the head of {path} has {have} classes and the model's {want}: to "
+        f"start with a fresh head, give dont_load=({HEAD!r},)"
+      )
+  elif name in wanted:
+    raise ValueError(
+      f"{path} has no head: to start with a fresh one, give "
+      f"dont_load=({HEAD!r},)"
+    )
+  elif name in arrays:
+    raise ValueError(
+      f"{path} has a head and the model has none: to leave it out, give "
+      f"dont_load=({HEAD!r},)"
+    )
+
+
+def _differences(source: vit.ViT, target: vit.ViT):
+  """Conventions that training will have to get used to."""
+  have, want = (architecture.facts_of(m) for m in (source, target))
+  options = {
+    "gelu": "model.exact_gelu",
+    "eps": "model.norm_eps",
+    "kernel_antialias": "model.kernel_antialias",
+    "posemb_antialias": "model.position.antialias",
+  }
+  for fact, option in options.items():
+    if fact in have and fact in want and have[fact] != want[fact]:
+      yield (
+        f"note: {fact} is {have[fact]} in the checkpoint and {want[fact]} in "
+        f"the model ({option})"
+      )
+
+
+def _size(hw) -> str:
+  return f"{hw[0]}x{hw[1]}"

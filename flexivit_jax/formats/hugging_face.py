@@ -1,0 +1,265 @@
+"""Hugging Face's ViT: two sets of names, config.json, and what it computes.
+
+GELU is exact and epsilon 1e-12 but where config.json says otherwise. The class
+token has a position of its own and is what the head reads; without a head, a
+pooler may follow (ours is `representation`).
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from flexivit_jax.formats import architecture, renaming
+from flexivit_jax.formats.facts import Facts
+from flexivit_jax.nn import pooling, positions, vit
+
+NAME = "Hugging Face ViT safetensors"
+PROGRAM = "Hugging Face's ViT"
+CONVENTION = {
+  "gelu": "exact",
+  "eps": 1e-12,
+  "image_mean": (0.5,),
+  "image_std": (0.5,),
+}
+ACTIVATIONS = {
+  "gelu": "exact",
+  "gelu_python": "exact",
+  "gelu_new": "tanh",
+  "gelu_pytorch_tanh": "tanh",
+}
+
+# Names of a layer's parts: on the hub, and in memory (transformers 5).
+HUB = {
+  "layer": "encoder.layer.{}",
+  "query": "attention.attention.query",
+  "key": "attention.attention.key",
+  "value": "attention.attention.value",
+  "out": "attention.output.dense",
+  "fc1": "intermediate.dense",
+  "fc2": "output.dense",
+}
+IN_MEMORY = {
+  "layer": "layers.{}",
+  "query": "attention.q_proj",
+  "key": "attention.k_proj",
+  "value": "attention.v_proj",
+  "out": "attention.o_proj",
+  "fc1": "mlp.fc1",
+  "fc2": "mlp.fc2",
+}
+KERNEL = "embeddings.patch_embeddings.projection.weight"
+
+
+def recognises(names) -> bool:
+  return f"vit.{KERNEL}" in names or KERNEL in names
+
+
+def facts_in(
+  config: Mapping[str, Any], preprocessor: Mapping[str, Any]
+) -> dict:
+  """What config.json and preprocessor_config.json say of their model.
+
+  Raises:
+    ValueError: it is another kind of model.
+  """
+  kind = config.get("model_type", "vit")
+  if kind != "vit":
+    raise ValueError(
+      f"its config.json is of a model of type {kind!r}: only 'vit' is known "
+      "here"
+    )
+  act = config.get("hidden_act")
+  facts = {
+    "num_heads": config.get("num_attention_heads"),
+    "gelu": ACTIVATIONS.get(act, act),
+    "eps": config.get("layer_norm_eps"),
+  }
+  image, patch = config.get("image_size"), config.get("patch_size")
+  if image is not None and patch is not None:
+    sides = zip(*([x] * 2 if isinstance(x, int) else x for x in (image, patch)))
+    facts["posemb"] = tuple(i // p for i, p in sides)
+  labels = config.get("id2label")
+  if labels and labels.get("0") != "LABEL_0":
+    facts["classes"] = [labels[k] for k in sorted(labels, key=int)]
+  facts["image_mean"] = preprocessor.get("image_mean")
+  facts["image_std"] = preprocessor.get("image_std")
+  return facts
+
+
+def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
+  """Hugging Face's arrays under our names.
+
+  Raises:
+    ValueError: an array that no ViT here has, or a fact that is missing.
+  """
+  prefix = "vit." if f"vit.{KERNEL}" in arrays else ""
+  kernel = arrays[prefix + KERNEL]
+  found = {}
+  for style in (HUB, IN_MEMORY):
+    pattern = re.escape(prefix + style["layer"]).replace(r"\{\}", r"(\d+)")
+    numbers = [re.match(pattern + r"\.", name) for name in arrays]
+    numbers = [int(m[1]) for m in numbers if m]
+    hidden = prefix + f"{style['layer'].format(0)}.{style['fc1']}.weight"
+    if numbers and hidden in arrays and kernel.ndim == arrays[hidden].ndim + 2:
+      found = style
+      break
+  if not found:
+    raise ValueError(f"{facts.path}: no layers with the names of a ViT")
+  depth, width = 1 + max(numbers), kernel.shape[0]
+  heads = architecture.num_heads(facts, width, depth, len(arrays[hidden]))
+  facts.add("stored patch embedding", {"patch_size": tuple(kernel.shape[2:])})
+  table = arrays.get(f"{prefix}embeddings.position_embeddings")
+  cells = table.shape[1] - 1 if table is not None and table.ndim == 3 else 0
+  return renaming.to_ours(
+    arrays, rules(depth, heads, cells, found, prefix), facts.path
+  )
+
+
+def rules(
+  depth: int,
+  heads: int,
+  cells: int,
+  style: Mapping[str, str] = HUB,
+  prefix: str = "vit.",
+):
+  """The table of names and transforms.
+
+  Args:
+    cells: positions of patches.
+    style: HUB or IN_MEMORY.
+    prefix: "vit." in a classifier, "" in a model without a head.
+  """
+  block_rules = []
+  for i in range(depth):
+    theirs = f"{prefix}{style['layer'].format(i)}"
+    ours = f"{architecture.BLOCKS}_{i}"
+    attention = f"{ours}/{architecture.ATTENTION}"
+    block_rules += [
+      *renaming.norm(f"{theirs}.layernorm_before", f"{ours}/LayerNorm_0"),
+      *(
+        rule
+        for name in ("query", "key", "value")
+        for rule in renaming.projections(
+          f"{theirs}.{style[name]}", (f"{attention}/{name}",), heads
+        )
+      ),
+      *renaming.out_projection(
+        f"{theirs}.{style['out']}", f"{attention}/out", heads
+      ),
+      *renaming.norm(f"{theirs}.layernorm_after", f"{ours}/LayerNorm_1"),
+      *renaming.linear(
+        f"{theirs}.{style['fc1']}", f"{ours}/MlpBlock_0/Dense_0"
+      ),
+      *renaming.linear(
+        f"{theirs}.{style['fc2']}", f"{ours}/MlpBlock_0/Dense_1"
+      ),
+    ]
+  embeddings = f"{prefix}embeddings"
+  return [
+    renaming.same(f"{embeddings}.cls_token", "cls"),
+    renaming.rows(
+      f"{embeddings}.position_embeddings",
+      {"cls_pos_embedding": 1, "pos_embedding": cells},
+    ),
+    renaming.convolution(f"{prefix}{KERNEL}", "embedding/kernel"),
+    renaming.same(
+      f"{embeddings}.patch_embeddings.projection.bias", "embedding/bias"
+    ),
+    *block_rules,
+    *renaming.norm(f"{prefix}layernorm", "Transformer/encoder_norm"),
+    *renaming.linear(f"{prefix}pooler.dense", "pre_logits"),
+    *renaming.linear("classifier", "head"),
+  ]
+
+
+def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
+  """Our arrays, one by one for each layer, under the hub's names.
+
+  A class token without a position gets zeros for it.
+
+  Raises:
+    ValueError: the model has what Hugging Face's ViT has not.
+  """
+  architecture.refuse(
+    PROGRAM,
+    {
+      "pooling but by its class token": model.pool != pooling.ClassToken(),
+      "registers": model.registers,
+      "layer_scale": model.layer_scale is not None,
+      "qk_norm": model.qk_norm,
+      "embedding_norm": model.embedding_norm,
+      "norm_after_pool": model.norm_after_pool,
+      "representation before a head": model.representation
+      and bool(model.num_classes),
+      "positions without a table": not isinstance(
+        model.position, positions.LearnedGrid
+      ),
+    },
+  )
+  own = (
+    {}
+    if model.prefix_position
+    else {"cls_pos_embedding": np.zeros_like(arrays["cls"])}
+  )
+  size, cells = model.size, arrays["pos_embedding"].shape[1]
+  prefix = "vit." if model.num_classes else ""
+  table = rules(size.depth, size.num_heads, cells, prefix=prefix)
+  return renaming.from_ours({**arrays, **own}, table, PROGRAM)
+
+
+def config(model: vit.ViT, classes=()) -> dict:
+  """A config.json that transformers opens."""
+  size = model.size
+  names = classes or [f"LABEL_{i}" for i in range(model.num_classes)]
+  has_head = bool(model.num_classes)
+  return {
+    "architectures": ["ViTForImageClassification" if has_head else "ViTModel"],
+    "model_type": "vit",
+    "hidden_size": size.width,
+    "num_hidden_layers": size.depth,
+    "num_attention_heads": size.num_heads,
+    "intermediate_size": size.mlp_dim,
+    "hidden_act": "gelu" if model.exact_gelu else "gelu_pytorch_tanh",
+    "layer_norm_eps": model.norm_eps,
+    "image_size": _one(architecture.stored_image_hw(model)),
+    "patch_size": _one(model.kernel_hw),
+    "num_channels": model.channels,
+    "qkv_bias": model.qkv_bias,
+    "pooler_output_size": size.width,
+    "pooler_act": "tanh",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "dtype": "float32",
+    **(
+      {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+      }
+      if has_head
+      else {}
+    ),
+  }
+
+
+def preprocessor_config(model: vit.ViT) -> dict:
+  """A preprocessor_config.json: the input size and normalisation."""
+  h, w = architecture.stored_image_hw(model)
+  mean, std = architecture.normalization(model)
+  return {
+    "image_processor_type": "ViTImageProcessor",
+    "do_resize": True,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": mean,
+    "image_std": std,
+    "resample": 2,  # PIL's bilinear
+    "size": {"height": h, "width": w},
+  }
+
+
+def _one(hw):
+  """transformers' older versions know square sizes by one number only."""
+  return hw[0] if hw[0] == hw[1] else list(hw)

@@ -1,0 +1,183 @@
+"""Tables of names and transforms between a foreign checkpoint and ours.
+
+A rule turns one foreign array into one or more of ours, and back. The
+transforms move numbers and never change them, so that a round trip is exact.
+Arrays are numpy; most results are views.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from flexivit_jax.core.text import listed
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """One foreign array.
+
+  Attributes:
+    theirs: its name.
+    ours: names of what it becomes.
+    split: the foreign array to ours, in that order.
+    join: ours to the foreign array.
+  """
+
+  theirs: str
+  ours: tuple[str, ...]
+  split: Callable[[np.ndarray], tuple[np.ndarray, ...]]
+  join: Callable[..., np.ndarray]
+
+
+def to_ours(arrays: Arrays, rules: Iterable[Rule], path) -> dict:
+  """Renames and transforms all of a foreign checkpoint.
+
+  Raises:
+    ValueError: an array has no rule, or not the shape that its rule takes.
+  """
+  ours, left = {}, dict(arrays)
+  for rule in rules:
+    array = left.pop(rule.theirs, None)
+    if array is None:
+      continue
+    try:
+      parts = rule.split(array)
+    except ValueError as e:
+      raise ValueError(
+        f"{path}: {rule.theirs} has shape {array.shape}, which makes no "
+        f"{', '.join(rule.ours)}: {e}"
+      ) from e
+    ours |= zip(rule.ours, parts, strict=True)
+  if left:
+    raise ValueError(
+      f"{path} holds arrays that no ViT here has: {listed(sorted(left))}"
+    )
+  return ours
+
+
+def from_ours(arrays: Arrays, rules: Iterable[Rule], format_name: str) -> dict:
+  """The inverse of `to_ours`.
+
+  Raises:
+    ValueError: the format has no place for an array.
+  """
+  theirs, left = {}, dict(arrays)
+  for rule in rules:
+    if all(name in left for name in rule.ours):
+      parts = [left.pop(name) for name in rule.ours]
+      theirs[rule.theirs] = rule.join(*parts)
+  if left:
+    raise ValueError(f"{format_name} has no place for {listed(sorted(left))}")
+  return theirs
+
+
+def same(theirs: str, ours: str) -> Rule:
+  return Rule(theirs, (ours,), lambda x: (x,), lambda x: x)
+
+
+def reshaped(theirs: str, ours: str, their_shape, our_shape) -> Rule:
+  """Equal numbers in equal order, under another shape."""
+  return Rule(
+    theirs,
+    (ours,),
+    lambda x: (x.reshape(our_shape),),
+    lambda x: x.reshape(their_shape),
+  )
+
+
+def convolution(theirs: str, ours: str) -> Rule:
+  """torch's `[out, in, h, w]` and ours `[h, w, in, out]`."""
+  return Rule(
+    theirs,
+    (ours,),
+    lambda x: (x.transpose(2, 3, 1, 0),),
+    lambda x: x.transpose(3, 2, 0, 1),
+  )
+
+
+def norm(theirs: str, ours: str) -> list[Rule]:
+  return [
+    same(f"{theirs}.weight", f"{ours}/scale"),
+    same(f"{theirs}.bias", f"{ours}/bias"),
+  ]
+
+
+def linear(theirs: str, ours: str) -> list[Rule]:
+  """torch's `[out, in]` and ours `[in, out]`."""
+  return [
+    Rule(
+      f"{theirs}.weight", (f"{ours}/kernel",), lambda x: (x.T,), lambda x: x.T
+    ),
+    same(f"{theirs}.bias", f"{ours}/bias"),
+  ]
+
+
+def projections(theirs: str, ours: tuple[str, ...], num_heads: int):
+  """One linear map to one or more of queries, keys and values.
+
+  torch's `[n * d, d]` and ours, n times `[d, heads, d / heads]`.
+  """
+  n = len(ours)
+
+  def split_kernels(x):
+    d = x.shape[1]
+    return tuple(part.T.reshape(d, num_heads, -1) for part in np.split(x, n))
+
+  def join_kernels(*parts):
+    flat = [part.reshape(len(part), -1).T for part in parts]
+    return flat[0] if n == 1 else np.concatenate(flat)
+
+  def split_biases(x):
+    return tuple(part.reshape(num_heads, -1) for part in np.split(x, n))
+
+  def join_biases(*parts):
+    return np.concatenate([part.reshape(-1) for part in parts])
+
+  return [
+    Rule(
+      f"{theirs}.weight",
+      tuple(f"{name}/kernel" for name in ours),
+      split_kernels,
+      join_kernels,
+    ),
+    Rule(
+      f"{theirs}.bias",
+      tuple(f"{name}/bias" for name in ours),
+      split_biases,
+      join_biases,
+    ),
+  ]
+
+
+def out_projection(theirs: str, ours: str, num_heads: int) -> list[Rule]:
+  """torch's `[d, d]` and ours `[heads, d / heads, d]`."""
+  return [
+    Rule(
+      f"{theirs}.weight",
+      (f"{ours}/kernel",),
+      lambda x: (x.T.reshape(num_heads, -1, len(x)),),
+      lambda x: x.reshape(-1, x.shape[-1]).T,
+    ),
+    same(f"{theirs}.bias", f"{ours}/bias"),
+  ]
+
+
+def rows(theirs: str, counts: Mapping[str, int]) -> Rule:
+  """One table `[1, n, d]` that holds several of ours, one after the other.
+
+  Args:
+    counts: name of ours to its number of rows.
+  """
+  ends = np.cumsum(list(counts.values()))
+
+  def split(x):
+    if x.ndim != 3 or x.shape[1] != ends[-1]:
+      raise ValueError(f"{ends[-1]} rows are expected")
+    return tuple(np.split(x, ends[:-1], axis=1))
+
+  return Rule(
+    theirs, tuple(counts), split, lambda *x: np.concatenate(x, axis=1)
+  )

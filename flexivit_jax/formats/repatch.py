@@ -1,0 +1,131 @@
+"""Other patch sizes, input sizes and pixels for a checkpoint that is given.
+
+Pure functions of (model, arrays under our names), computed in float64 and
+rounded once. Sizes that a model meets while it runs need none of this: it
+resizes on the fly, without loss. This is for places that cannot.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from flexivit_jax.core import resize
+from flexivit_jax.core.tokens import grid_shape
+from flexivit_jax.formats import architecture
+from flexivit_jax.nn import positions, vit
+
+Arrays = dict[str, np.ndarray]
+KERNEL, BIAS, TABLE = "embedding/kernel", "embedding/bias", positions.TABLE
+
+
+def repatch(
+  model: vit.ViT,
+  arrays: Mapping[str, np.ndarray],
+  patch_hw: tuple[int, int],
+  image_hw: tuple[int, int] | None = None,
+) -> tuple[vit.ViT, Arrays]:
+  """Stores the patch embedding at another size, and the positions.
+
+  Args:
+    patch_hw: the kernel is PI-resized to it (FlexiViT, arXiv:2212.08013).
+    image_hw: the positions are interpolated to its grid; None leaves the
+      table as it is.
+
+  Raises:
+    ValueError: the image is not a whole number of patches.
+  """
+  model, arrays = with_kernel(model, arrays, patch_hw)
+  if image_hw is None:
+    return model, arrays
+  return with_grid(model, arrays, grid_shape(image_hw, patch_hw))
+
+
+def with_kernel(model, arrays, patch_hw) -> tuple[vit.ViT, Arrays]:
+  """PI-resizes the patch embedding."""
+  kernel = arrays[KERNEL]
+  resized = resize.pi_resize(
+    kernel.astype(np.float64), patch_hw, antialias=model.kernel_antialias
+  )
+  arrays = {**arrays, KERNEL: resized.astype(kernel.dtype)}
+  return model.clone(kernel_hw=tuple(patch_hw)), arrays
+
+
+def with_grid(model, arrays, grid_hw) -> tuple[vit.ViT, Arrays]:
+  """Interpolates a learned table of positions; fixed ones need nothing."""
+  position = model.position
+  if not isinstance(position, positions.LearnedGrid):
+    return model, dict(arrays)
+  table = arrays[TABLE]
+  resized = resize.resize_grid(
+    table.astype(np.float64).reshape(*position.size, -1),
+    grid_hw,
+    antialias=position.antialias,
+  )
+  resized = resized.reshape(1, -1, table.shape[-1]).astype(table.dtype)
+  position = positions.LearnedGrid(tuple(grid_hw), position.antialias)
+  return model.clone(position=position), {**arrays, TABLE: resized}
+
+
+def with_normalization(
+  model: vit.ViT,
+  arrays: Mapping[str, np.ndarray],
+  mean: tuple[float, ...] = (0.5,),
+  std: tuple[float, ...] = (0.5,),
+) -> tuple[vit.ViT, Arrays]:
+  """For pixels that are normalised otherwise, folded into the embedding.
+
+  Exact but for rounding, since the patch embedding pads nothing: from
+  (x - m) / s to (x - mean) / std each kernel is scaled by std / s, and the
+  bias takes what a constant image gives.
+
+  Args:
+    mean, std: of pixels in 0 to 1, one number or one for each channel; the
+      default is pixels of -1 to 1.
+  """
+  model_to = model.clone(image_mean=tuple(mean), image_std=tuple(std))
+  old_mean, old_std, new_mean, new_std = (
+    np.broadcast_to(np.asarray(x, np.float64), (model.channels,))
+    for x in (model.image_mean, model.image_std, mean, std)
+  )
+  kernel, bias = (arrays[name].astype(np.float64) for name in (KERNEL, BIAS))
+  scale = (new_std / old_std).reshape(1, 1, -1, 1)
+  constant = (new_mean - old_mean) / old_std
+  bias = bias + np.einsum("hwcd,c->d", kernel, constant)
+  folded = {KERNEL: kernel * scale, BIAS: bias}
+  folded = {name: x.astype(arrays[name].dtype) for name, x in folded.items()}
+  return model_to, {**arrays, **folded}
+
+
+def without_prefix_position(
+  model: vit.ViT, arrays: Mapping[str, np.ndarray]
+) -> tuple[vit.ViT, Arrays]:
+  """Positions of class and register tokens added to the tokens: exact."""
+  folded = dict(arrays)
+  for name in ("cls", "registers"):
+    if name in folded:
+      folded[name] = folded[name] + folded.pop(f"{name}_pos_embedding")
+  return model.clone(prefix_position=False), folded
+
+
+def without_layer_scale(
+  model: vit.ViT, arrays: Mapping[str, np.ndarray]
+) -> tuple[vit.ViT, Arrays]:
+  """LayerScale multiplied into the projections before it; exact but for
+  rounding."""
+  folded = dict(arrays)
+  for name in arrays:
+    block, found, rest = name.rpartition("/LayerScale_")
+    if not found:
+      continue
+    before = {
+      "0/scale": f"{block}/{architecture.ATTENTION}/out",
+      "1/scale": f"{block}/MlpBlock_0/Dense_1",
+    }[rest]
+    scale = folded.pop(name).astype(np.float64)
+    for part in ("kernel", "bias"):
+      leaf = folded[f"{before}/{part}"]
+      # A scanned model's have a leading axis of depth.
+      axes = (1,) * (leaf.ndim - scale.ndim)
+      wide = scale.reshape(*scale.shape[:-1], *axes, scale.shape[-1])
+      folded[f"{before}/{part}"] = (leaf * wide).astype(leaf.dtype)
+  return model.clone(layer_scale=None), folded

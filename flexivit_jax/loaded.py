@@ -1,0 +1,266 @@
+"""A model with its weights, and what is known of where they came from."""
+
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flexivit_jax.core.patch_size import as_hw
+from flexivit_jax.core.tokens import grid_shape, patchify
+from flexivit_jax.experiment import Experiment
+from flexivit_jax.formats import architecture
+from flexivit_jax.nn import positions, vit
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """Where a model came from, and what is known beside the weights.
+
+  Attributes:
+    source: the format: "flexivit_jax run", "timm safetensors", ...
+    path: of the file or directory.
+    step: of a run's checkpoint.
+    chosen: why that one, where nobody asked for it.
+    patch_size: to use where none is given; None where nobody says.
+    trained_sizes: patch sizes it was trained at, where known.
+    classes: names, where known.
+    experiment: a run's own.
+    origins: what the arrays do not say, to where it was found.
+    checked: whether a SHA-256 that was saved with it agreed.
+  """
+
+  source: str
+  path: str
+  step: int | None = None
+  chosen: str = ""
+  patch_size: tuple[int, int] | None = None
+  trained_sizes: tuple[tuple[int, int], ...] = ()
+  classes: tuple[str, ...] = ()
+  experiment: Experiment | None = None
+  origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  checked: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkpoint:
+  """A model's arrays as they are stored, to convert or to start from.
+
+  Attributes:
+    model: the module they are made for.
+    arrays: {our name: numpy array} (docs/parameters.md), in any floating type.
+    spec: where they came from.
+  """
+
+  model: vit.ViT
+  arrays: dict[str, np.ndarray]
+  spec: Spec
+
+  def __repr__(self):
+    count = parameter_count(self.arrays)
+    return "\n".join(_report(self.model, self.spec, count))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedViT:
+  """A model with its weights. Call it on images; print it to see what it is.
+
+  Attributes:
+    model: the module.
+    params: its parameters.
+    spec: where they came from.
+  """
+
+  model: vit.ViT
+  params: dict[str, Any]
+  spec: Spec
+
+  def __call__(self, images, patch_size=None) -> jax.Array:
+    """Logits.
+
+    Args:
+      images: `[n, h, w, c]`, u8, or float in [-1, 1].
+      patch_size: pixels, or (height, width); may be left out only where the
+        checkpoint names one. Compiled once per shape of images and size.
+
+    Returns:
+      `[n, classes]`.
+    """
+    if not self.model.num_classes:
+      raise ValueError(f"{self.spec.path} has no head: use features")
+    return self.outputs(images, patch_size)["logits"]
+
+  def features(self, images, patch_size=None) -> jax.Array:
+    """Pooled features, `[n, d]`. Arguments as in a call."""
+    return self.outputs(images, patch_size)["pooled"]
+
+  def patch_features(self, images, patch_size=None) -> jax.Array:
+    """Features of each patch after the final norm, `[n, rows, cols, d]`."""
+    return self.outputs(images, patch_size)["encoded"]
+
+  def outputs(self, images, patch_size=None) -> dict[str, jax.Array]:
+    """Features ("pooled"), patch features ("encoded") and "logits", if any."""
+    images = self._checked(images)
+    return self._apply(self.params, images, patch_hw=self._size(patch_size))
+
+  def _size(self, patch_size):
+    if patch_size is not None:
+      return as_hw(patch_size)
+    if self.spec.patch_size is None:
+      sizes = ", ".join(f"{h}x{w}" for h, w in self.spec.trained_sizes)
+      hint = f"it was trained at {sizes}" if sizes else "patch_size=16, say"
+      raise ValueError(
+        f"{self.spec.path} does not say at which patch size to use it: give "
+        f"one ({hint})"
+      )
+    return self.spec.patch_size
+
+  def _checked(self, images):
+    images = np.asarray(images)
+    if (
+      images.ndim != 4
+      or images.shape[-1] != self.model.channels
+      or not images.size
+    ):
+      raise ValueError(
+        f"images have shape {images.shape}: expected [n, h, w, "
+        f"{self.model.channels}]"
+      )
+    if images.dtype == np.uint8:
+      return images
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+      raise ValueError(
+        f"images are {images.dtype}: give uint8, or floats in [-1, 1]"
+      )
+    low, high = float(images.min()), float(images.max())
+    if not (low >= -1 and high <= 1):
+      raise ValueError(
+        f"float images lie in [{low:g}, {high:g}], not in [-1, 1]: give uint8, "
+        "or x / 127.5 - 1"
+      )
+    if low >= 0:
+      warnings.warn(
+        f"float images lie in [{low:g}, {high:g}]; the model expects [-1, 1], "
+        "where 0 is grey: for pixels in [0, 1] give 2 * x - 1",
+        stacklevel=4,
+      )
+    return images.astype(np.float32)
+
+  @functools.cached_property
+  def _apply(self):
+    @functools.partial(jax.jit, static_argnames="patch_hw")
+    def apply(params, images, patch_hw):
+      n, h, w, _ = images.shape
+      out = self.model.apply({"params": params}, patchify(images, patch_hw))
+      results = {
+        "pooled": out.pooled[:, 0],
+        "encoded": out.encoded.reshape(n, *grid_shape((h, w), patch_hw), -1),
+      }
+      if out.logits is not None:
+        results["logits"] = out.logits[:, 0]
+      return results
+
+    return apply
+
+  def checkpoint(self) -> Checkpoint:
+    """The same as numpy arrays, to save or convert."""
+    flat = flax.traverse_util.flatten_dict(self.params, sep="/")
+    arrays = {name: np.asarray(x) for name, x in flat.items()}
+    return Checkpoint(self.model, arrays, self.spec)
+
+  def __repr__(self):
+    count = parameter_count(self.params)
+    return "\n".join(_report(self.model, self.spec, count))
+
+
+def parameter_count(params) -> int:
+  """Numbers in all arrays, or shapes of arrays, of a tree."""
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+
+
+def on_device(checkpoint: Checkpoint) -> LoadedViT:
+  """The model ready to call; takes the checkpoint's arrays, one by one."""
+  flat, arrays = {}, checkpoint.arrays
+  for name in list(arrays):
+    # At no time is the whole model there twice.
+    flat[name] = jnp.asarray(arrays.pop(name), jnp.float32)
+  params = flax.traverse_util.unflatten_dict(flat, sep="/")
+  return LoadedViT(checkpoint.model, params, checkpoint.spec)
+
+
+def _report(model: vit.ViT, spec: Spec, count: int) -> Iterator[str]:
+  """The lines that a user reads first."""
+  size, (kh, kw) = model.size, model.kernel_hw
+  at = f", step {spec.step}{spec.chosen}" if spec.step is not None else ""
+  yield f"{spec.source}: {spec.path}{at}"
+  name = architecture.variant(size.width, size.depth, size.mlp_dim)
+  yield (
+    f"  ViT-{name or 'custom'}: width {size.width}, depth {size.depth}, MLP "
+    f"{size.mlp_dim}, {size.num_heads} heads, {count:,} parameters"
+  )
+  antialias = "with" if model.kernel_antialias else "without"
+  yield (
+    f"  patch embedding stored at {kh}x{kw}; other sizes by PI-resize, "
+    f"bilinear {antialias} antialias"
+  )
+  yield f"  positions {_positions(model.position)}"
+  yield (
+    f"  pool {architecture.POOLS[type(model.pool)]}, GELU "
+    f"{'exact' if model.exact_gelu else 'tanh'}, eps {model.norm_eps:g}"
+  )
+  if extras := list(_extras(model)):
+    yield f"  with {', '.join(extras)}"
+  mean, std = (
+    " ".join(f"{x:g}" for x in values)
+    for values in (model.image_mean, model.image_std)
+  )
+  yield (
+    f"  {model.num_classes or 'no'} classes, pixels normalised by mean {mean}, "
+    f"std {std}"
+  )
+  if spec.trained_sizes:
+    sizes = ", ".join(f"{h}x{w}" for h, w in spec.trained_sizes)
+    yield f"  trained at patch sizes {sizes}"
+  elif spec.patch_size is not None:
+    h, w = spec.patch_size
+    yield f"  used at patch size {h}x{w} where none is given"
+  # What the arrays themselves do not say.
+  for origin in dict.fromkeys(spec.origins.values()):
+    names = [name for name, own in spec.origins.items() if own == origin]
+    yield f"  {origin}: {', '.join(names)}"
+
+
+def _positions(position: positions.Position) -> str:
+  match position:
+    case positions.LearnedGrid((rows, cols), antialias):
+      how = f"bilinear {'with' if antialias else 'without'} antialias"
+      return f"learned {rows}x{cols}; other grids {how}"
+    case positions.SinCos2D():
+      return "sincos2d"
+    case positions.NoPosition():
+      return "none"
+
+
+def _extras(model: vit.ViT) -> Iterator[str]:
+  if model.prefix_position:
+    yield "positions of the tokens in front"
+  if model.pool.class_token and architecture.POOLS[type(model.pool)] != "tok":
+    yield "a class token that is not read"
+  if model.registers:
+    yield f"{model.registers} registers"
+  named = {
+    "LayerScale": model.layer_scale is not None,
+    "QK norm": model.qk_norm,
+    "a norm of the embedding": model.embedding_norm,
+    "its final norm after pooling": model.norm_after_pool,
+    "a tanh layer before the head": model.representation,
+    "no biases of queries, keys and values": not model.qkv_bias,
+    "stacked layers": model.scan,
+  }
+  yield from (name for name, used in named.items() if used)

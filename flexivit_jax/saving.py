@@ -1,0 +1,142 @@
+"""`save`: a model for the place that serves it, in that place's format."""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flexivit_jax.checkpoints import files, manifest, native, npz, tensors
+from flexivit_jax.formats import architecture, big_vision, hugging_face, timm
+from flexivit_jax.loaded import Checkpoint, LoadedViT
+from flexivit_jax.pretrained import NOTE, WEIGHTS
+
+
+def save(model: LoadedViT | Checkpoint, path, format: str) -> list[str]:
+  """Writes a model; `load` reads it back exactly, whatever the format.
+
+  Nothing is written over. All files have SHA-256 sums, in `sha256sum -c`'s
+  format: FILE.npz.sha256, or manifest.sha256 in a directory.
+
+  Args:
+    path: big_vision: a file that ends in .npz; else a directory to be made.
+    format: one of FORMATS.
+
+  Returns:
+    What the format's own programs will compute otherwise than the model,
+    since the format cannot say it; [] if they compute the same.
+
+  Raises:
+    ValueError: the format has no place for the model, or the path is taken.
+  """
+  path = pathlib.Path(path)
+  check_target(path, format)
+  checkpoint = model.checkpoint() if isinstance(model, LoadedViT) else model
+  return FORMATS[format](checkpoint, path)
+
+
+def check_target(path: pathlib.Path, format: str) -> None:
+  """Refuses what `save` could not write to, before anything is computed.
+
+  Raises:
+    ValueError: the path is taken or of another kind, or there is no such
+      format.
+  """
+  if format not in FORMATS:
+    raise ValueError(f"format {format!r}: give one of {', '.join(FORMATS)}")
+  if path.exists():
+    raise ValueError(f"{path} exists and is not written over: give another")
+  is_file = path.suffix == ".npz"
+  if is_file != (format == "big_vision"):
+    kind = "a directory" if is_file else "a file that ends in .npz"
+    raise ValueError(f"{path}: for the format {format} give {kind}")
+
+
+def note_of(checkpoint: Checkpoint) -> dict[str, Any]:
+  """What the arrays cannot say, for our own reading."""
+  spec = checkpoint.spec
+  facts = architecture.facts_of(checkpoint.model)
+  if spec.patch_size is not None:
+    facts["patch_size"] = list(spec.patch_size)
+  if spec.trained_sizes:
+    facts["trained_sizes"] = [list(size) for size in spec.trained_sizes]
+  if spec.classes:
+    facts["classes"] = list(spec.classes)
+  return facts
+
+
+def _save_big_vision(checkpoint, path):
+  model = checkpoint.model
+  arrays = big_vision.from_ours(checkpoint.arrays, model)
+  npz.write(path, arrays, note_of(checkpoint))
+  return architecture.differences(model, big_vision.CONVENTION)
+
+
+def _save_timm(checkpoint, path):
+  model, arrays = _unstacked(checkpoint)
+  arrays = timm.from_ours(arrays, model)
+  config = timm.config(model, checkpoint.spec.classes)
+  _save_tensors(checkpoint, path, arrays, {"config.json": config})
+  return architecture.differences(model, {"eps": timm.CONVENTION["eps"]})
+
+
+def _save_hugging_face(checkpoint, path):
+  model, arrays = _unstacked(checkpoint)
+  arrays = hugging_face.from_ours(arrays, model)
+  beside = {
+    "config.json": hugging_face.config(model, checkpoint.spec.classes),
+    "preprocessor_config.json": hugging_face.preprocessor_config(model),
+  }
+  _save_tensors(checkpoint, path, arrays, beside)
+  return []
+
+
+def _save_orbax(checkpoint, path):
+  def write(directory):
+    native.save_model(directory, checkpoint.arrays, note_of(checkpoint))
+
+  _make_directory(path, write)
+  return []
+
+
+# Name to what writes it.
+FORMATS: Mapping[str, Callable[[Checkpoint, pathlib.Path], list[str]]] = {
+  "big_vision": _save_big_vision,
+  "timm": _save_timm,
+  "hugging_face": _save_hugging_face,
+  "orbax": _save_orbax,
+}
+
+
+def _unstacked(checkpoint):
+  """The model and arrays with a name of its own for each layer."""
+  model, arrays = checkpoint.model, checkpoint.arrays
+  if not model.scan:
+    return model, arrays
+  arrays = architecture.unstack(arrays, model.size.depth)
+  return model.clone(scan=False), arrays
+
+
+def _save_tensors(checkpoint, path, arrays, beside: Mapping[str, dict]):
+  def write(directory):
+    # torch's own readers look for the format.
+    metadata = {"format": "pt", NOTE: json.dumps(note_of(checkpoint))}
+    tensors.write(directory / WEIGHTS, arrays, metadata)
+    for name, content in beside.items():
+      (directory / name).write_text(json.dumps(content, indent=2) + "\n")
+
+  _make_directory(path, write)
+
+
+def _make_directory(path, write):
+  """A directory that gets its name once all of it, with sums, is written."""
+  unfinished = path.with_name(f"{path.name}.unfinished")
+  shutil.rmtree(unfinished, ignore_errors=True)
+  unfinished.mkdir(parents=True)
+  try:
+    write(unfinished)
+    manifest.write(unfinished)
+    unfinished.rename(path)
+    files.sync(path.parent)
+  finally:
+    shutil.rmtree(unfinished, ignore_errors=True)
