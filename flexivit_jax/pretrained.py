@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import re
 from typing import Any
 
 import flax.traverse_util
@@ -10,7 +11,7 @@ import flax.traverse_util
 from flexivit_jax import config, record
 from flexivit_jax.checkpoints import manifest, native, npz, published, tensors
 from flexivit_jax.core.patch_size import FixedPatchSize, as_hw
-from flexivit_jax.core.text import cut, listed
+from flexivit_jax.core.text import cut, listed, show
 from flexivit_jax.formats import architecture, big_vision, hugging_face, timm
 from flexivit_jax.formats.facts import MEANINGS, Facts
 from flexivit_jax.loaded import Checkpoint, LoadedViT, Spec, on_device
@@ -21,6 +22,9 @@ MODEL = "flexivit_jax model"
 WEIGHTS = "model.safetensors"
 # Beside the arrays of a file that was written here: what they cannot say.
 NOTE = "flexivit_jax"
+
+# What the report calls the sources of facts.
+GIVEN, NOTED = "given", "the file's note"
 
 
 def load(path, *, step: int | None = None, **given) -> LoadedViT:
@@ -57,7 +61,7 @@ def read(path, *, step: int | None = None, **given) -> Checkpoint:
   given = {k: v for k, v in given.items() if v is not None}
   if "patch_size" in given:
     given["patch_size"] = as_hw(given["patch_size"])
-  path, submodel = _locate(path)
+  path, submodel, known = _locate(path)
   if path.is_dir():
     return _read_directory(path, step, given)
   if step is not None:
@@ -66,20 +70,29 @@ def read(path, *, step: int | None = None, **given) -> Checkpoint:
   if path.suffix == ".npz":
     arrays, note = npz.read(path)
     arrays = big_vision.select(arrays, submodel, path)
-    return _checkpoint(big_vision, arrays, path, given, note or {}, {}, checked)
+    sources = ((GIVEN, given), (NOTED, note or {}), ("its name", known))
+    return _checkpoint(big_vision, arrays, path, sources, checked)
   return _read_tensors(path, path, given, checked)
 
 
-def _locate(path) -> tuple[pathlib.Path, str]:
-  """The file or directory, and which of its models."""
+def _locate(path) -> tuple[pathlib.Path, str, dict[str, Any]]:
+  """The file or directory, which of its models, and what is known of it."""
   text = str(path)
   if pathlib.Path(path).exists():
-    return pathlib.Path(path), ""
+    return pathlib.Path(path), "", {}
   file, colon, submodel = text.rpartition(":")
   if colon and file.endswith(".npz") and pathlib.Path(file).exists():
-    return pathlib.Path(file), submodel
-  if pathlib.Path(text).name == text and not pathlib.Path(text).suffix:
-    return published.fetch(text), ""
+    return pathlib.Path(file), submodel, {}
+  if re.fullmatch(r"\w+", text):
+    try:
+      model = published.find(text)
+    except ValueError as e:
+      raise ValueError(f"{path}: no such file or directory, and {e}") from e
+    sizes = [as_hw(size) for size in model.trained_sizes]
+    known = {"trained_sizes": sizes}
+    if model.patch_size is not None:
+      known["patch_size"] = as_hw(model.patch_size)
+    return published.fetch(text), "", known
   raise ValueError(f"{path}: no such file or directory")
 
 
@@ -96,7 +109,8 @@ def _read_directory(path, step, given) -> Checkpoint:
   checked = (path / manifest.NAME).is_file()
   if (path / native.MODEL).is_file():
     arrays, note = native.load_model(path)
-    return _checkpoint(None, arrays, path, given, note, {}, checked)
+    sources = ((GIVEN, given), (NOTED, note))
+    return _checkpoint(None, arrays, path, sources, checked)
   if (path / WEIGHTS).is_file():
     return _read_tensors(path / WEIGHTS, path, given, checked)
   raise ValueError(
@@ -108,17 +122,26 @@ def _read_directory(path, step, given) -> Checkpoint:
 
 def _read_tensors(file, path, given, checked) -> Checkpoint:
   arrays, metadata = tensors.read(file)
-  note = json.loads(metadata.get(NOTE, "{}"))
+  note = _object(metadata.get(NOTE, "{}"), f"{file}: its note {NOTE!r}")
   said = _beside(file, "config.json")
-  if timm.recognises(arrays):
-    found = timm.facts_in(said) if "architecture" in said else {}
-    return _checkpoint(timm, arrays, path, given, note, found, checked)
-  if hugging_face.recognises(arrays):
-    found = {}
-    if "model_type" in said:
-      preprocessor = _beside(file, "preprocessor_config.json")
-      found = hugging_face.facts_in(said, preprocessor)
-    return _checkpoint(hugging_face, arrays, path, given, note, found, checked)
+  found, format_ = {}, None
+  try:
+    if timm.recognises(arrays):
+      format_ = timm
+      found = timm.facts_in(said) if "architecture" in said else {}
+    elif hugging_face.recognises(arrays):
+      format_ = hugging_face
+      if "model_type" in said:
+        preprocessor = _beside(file, "preprocessor_config.json")
+        found = hugging_face.facts_in(said, preprocessor)
+  # A config.json may hold anything in any place.
+  except (ValueError, TypeError, AttributeError, KeyError) as e:
+    raise ValueError(
+      f"{file}: the config.json beside it cannot be understood: {e}"
+    ) from e
+  if format_ is not None:
+    sources = ((GIVEN, given), ("config.json", found), (NOTED, note))
+    return _checkpoint(format_, arrays, path, sources, checked)
   raise ValueError(
     f"{file}: neither timm's nor Hugging Face's ViT; its {len(arrays)} arrays "
     f"have names such as {listed(sorted(arrays)[:3])}"
@@ -130,26 +153,30 @@ def _beside(file: pathlib.Path, name: str) -> dict[str, Any]:
   path = file.with_name(name)
   if not path.is_file():
     return {}
+  return _object(path.read_bytes(), f"{path}, which says what {file.name} is,")
+
+
+def _object(text: str | bytes, what: str) -> dict[str, Any]:
   try:
-    said = json.loads(path.read_bytes())
-  except ValueError as e:
-    raise ValueError(
-      f"{path}, which says what {file.name} is, is damaged "
-      f"({cut(str(e), 100)}): get it from its source again"
-    ) from e
-  return said if isinstance(said, dict) else {}
+    value = json.loads(text)
+    if isinstance(value, dict):
+      return value
+    reason = f"it holds {show(value)}"
+  except (ValueError, RecursionError) as e:
+    reason = cut(str(e), 100)
+  raise ValueError(
+    f"{what} is no JSON object ({reason}): get it from its source again"
+  )
 
 
-def _checkpoint(format_, arrays, path, given, note, found, checked):
+def _checkpoint(format_, arrays, path, sources, checked):
   """What a format's arrays and the facts beside them make.
 
   Args:
     format_: a module of `formats`; None: our own names.
-    note: facts that were written here into the file.
-    found: facts of the config.json beside it.
+    sources: of facts, the most trusted first.
   """
-  facts = Facts(path, ("given", given), ("config.json", found))
-  facts.add("the file's note", note)
+  facts = Facts(path, *sources)
   source = MODEL
   if format_ is not None:
     source = format_.NAME
@@ -161,9 +188,9 @@ def _checkpoint(format_, arrays, path, given, note, found, checked):
   spec = Spec(
     source=source,
     path=str(path),
-    patch_size=None if patch_size is None else tuple(patch_size),
-    trained_sizes=tuple(map(tuple, facts.get("trained_sizes", ()))),
-    classes=tuple(facts.get("classes", ())),
+    patch_size=patch_size,
+    trained_sizes=facts.get("trained_sizes", ()),
+    classes=facts.get("classes", ()),
     origins=facts.origins,
     checked=checked,
   )

@@ -2,11 +2,10 @@
 
 import json
 import pathlib
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flexivit_jax.checkpoints import files, manifest, native, npz, tensors
+from flexivit_jax.checkpoints import manifest, native, npz, tensors
 from flexivit_jax.formats import architecture, big_vision, hugging_face, timm
 from flexivit_jax.loaded import Checkpoint, LoadedViT
 from flexivit_jax.pretrained import NOTE, WEIGHTS
@@ -56,7 +55,9 @@ def note_of(checkpoint: Checkpoint) -> dict[str, Any]:
   """What the arrays cannot say, for our own reading."""
   spec = checkpoint.spec
   facts = architecture.facts_of(checkpoint.model)
-  if spec.patch_size is not None:
+  if spec.patch_size is None:
+    facts["any_patch_size"] = True
+  else:
     facts["patch_size"] = list(spec.patch_size)
   if spec.trained_sizes:
     facts["trained_sizes"] = [list(size) for size in spec.trained_sizes]
@@ -95,7 +96,7 @@ def _save_orbax(checkpoint, path):
   def write(directory):
     native.save_model(directory, checkpoint.arrays, note_of(checkpoint))
 
-  _make_directory(path, write)
+  manifest.make_directory(path, write)
   return []
 
 
@@ -125,18 +126,4 @@ def _save_tensors(checkpoint, path, arrays, beside: Mapping[str, dict]):
     for name, content in beside.items():
       (directory / name).write_text(json.dumps(content, indent=2) + "\n")
 
-  _make_directory(path, write)
-
-
-def _make_directory(path, write):
-  """A directory that gets its name once all of it, with sums, is written."""
-  unfinished = path.with_name(f"{path.name}.unfinished")
-  shutil.rmtree(unfinished, ignore_errors=True)
-  unfinished.mkdir(parents=True)
-  try:
-    write(unfinished)
-    manifest.write(unfinished)
-    unfinished.rename(path)
-    files.sync(path.parent)
-  finally:
-    shutil.rmtree(unfinished, ignore_errors=True)
+  manifest.make_directory(path, write)

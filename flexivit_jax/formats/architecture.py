@@ -1,5 +1,6 @@
 """The model that a checkpoint's arrays, under our names, are made for."""
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping
@@ -46,6 +47,12 @@ def num_heads(facts: Facts, width: int, depth: int, mlp_dim: int) -> int:
   return heads
 
 
+def add_stored_patch_size(facts: Facts, kernel_hw) -> None:
+  """For formats that store the patch embedding at the size that it is for."""
+  if not facts.get("any_patch_size", False):
+    facts.add("stored patch embedding", {"patch_size": tuple(kernel_hw)})
+
+
 def side(cells: int) -> int | None:
   """Of a square grid; None if it is none."""
   root = math.isqrt(cells)
@@ -66,7 +73,7 @@ def grid(cells: int, facts: Facts) -> tuple[int, int]:
       f"{facts.path}: its {cells} positions are not a grid {of}: give its rows "
       "and columns as posemb=(rows, cols)"
     )
-  return tuple(rows_cols)
+  return rows_cols
 
 
 def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
@@ -76,48 +83,46 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
     arrays: under our names (docs/parameters.md).
 
   Raises:
-    ValueError: an array is missing that every ViT has, or a fact.
+    ValueError: an array is missing that every ViT has, or has another rank; a
+      fact is missing, or is not what the arrays say; no model has such values.
   """
 
-  def get(name):
+  def get(name, rank):
     if name not in arrays:
+      held = f", such as {listed(sorted(arrays)[:3])}" if arrays else ""
       raise ValueError(
         f"{facts.path}: no array {name}, which every ViT has; it holds "
-        f"{len(arrays)} arrays, such as {listed(sorted(arrays)[:3])}"
+        f"{len(arrays)} arrays{held}"
       )
-    return arrays[name]
+    return _of_rank(arrays, name, rank, facts)
+
+  stacked = any(name.startswith(f"{BLOCKS}/") for name in arrays)
+  block = f"{BLOCKS}/" if stacked else f"{BLOCKS}_0/"
+  query = get(f"{block}{ATTENTION}/query/kernel", 3 + stacked)
+  mlp = get(f"{block}MlpBlock_0/Dense_0/kernel", 2 + stacked)
+  kernel = get("embedding/kernel", 4)
+  width, heads = query.shape[stacked : 2 + stacked]
+  facts.agree("num_heads", heads, f"its arrays have {heads}")
+  registers = _of_rank(arrays, "registers", 3, facts)
+  channels = kernel.shape[2]
+  # A pooling head's attention has none of the options.
+  in_blocks = [name for name in arrays if name.startswith(BLOCKS)]
 
   def has(part):
-    return any(part in name for name in arrays)
+    return any(part in name for name in in_blocks)
 
-  stacked = has(f"{BLOCKS}/")
-  block = f"{BLOCKS}/" if stacked else f"{BLOCKS}_0/"
-  query = get(f"{block}{ATTENTION}/query/kernel")
-  mlp = get(f"{block}MlpBlock_0/Dense_0/kernel")
-  kernel = get("embedding/kernel")
-  if query.ndim != 3 + stacked or mlp.ndim != 2 + stacked or kernel.ndim != 4:
-    raise ValueError(
-      f"{facts.path}: the arrays have shapes that no ViT's have: query kernel "
-      f"{query.shape}, MLP {mlp.shape}, patch embedding {kernel.shape}"
-    )
-  depth = len(query) if stacked else _depth(arrays)
-  width, heads = query.shape[stacked : 2 + stacked]
-  channels = kernel.shape[2]
-  registers = arrays.get("registers")
-  head = arrays.get("head/bias")
-  return vit.ViT(
-    size=vit.Size(width, depth, mlp.shape[-1], heads),
+  fields = dict(
     position=_position(arrays, facts),
     pool=_pool(arrays, facts),
     kernel_hw=kernel.shape[:2],
-    num_classes=0 if head is None else len(head),
+    num_classes=_classes(arrays, facts),
     channels=channels,
     kernel_antialias=facts.get("kernel_antialias", False),
-    image_mean=_per_channel("image_mean", facts, channels),
-    image_std=_per_channel("image_std", facts, channels),
+    image_mean=_per_channel("image_mean", facts),
+    image_std=_per_channel("image_std", facts),
     embedding_norm="embedding_norm/scale" in arrays,
     registers=0 if registers is None else registers.shape[1],
-    prefix_position=has("_pos_embedding"),
+    prefix_position=any(name.endswith("_pos_embedding") for name in arrays),
     representation="pre_logits/kernel" in arrays,
     layer_scale=1e-5 if has("/LayerScale_0/") else None,
     qk_norm=has("/query_ln/"),
@@ -127,21 +132,68 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
     norm_eps=facts.get("eps"),
     scan=stacked,
   )
+  depth = len(query) if stacked else _depth(arrays)
+  with _naming(facts.path):
+    return vit.ViT(vit.Size(width, depth, mlp.shape[-1], heads), **fields)
+
+
+@contextlib.contextmanager
+def _naming(path):
+  """Puts the path before what a module says of its own values."""
+  try:
+    yield
+  except ValueError as e:
+    raise ValueError(f"{path}: {e}") from e
+
+
+def _of_rank(arrays, name, rank, facts):
+  """The array, or None where there is none."""
+  array = arrays.get(name)
+  if array is not None and array.ndim != rank:
+    raise ValueError(
+      f"{facts.path}: {name} has shape {array.shape}, and every ViT's has "
+      f"{rank} axes"
+    )
+  return array
 
 
 def _depth(arrays):
-  numbers = (re.match(rf"{BLOCKS}_(\d+)/", name) for name in arrays)
+  # No more digits than any depth has: Python refuses thousands of them.
+  numbers = (re.match(rf"{BLOCKS}_(\d{{1,9}})/", name) for name in arrays)
   return 1 + max(int(m[1]) for m in numbers if m)
 
 
+def _classes(arrays, facts):
+  for name, rank in (("head/bias", 1), ("head/kernel", 2)):
+    if (head := _of_rank(arrays, name, rank, facts)) is not None:
+      return head.shape[-1]
+  return 0
+
+
 def _position(arrays, facts):
-  table = arrays.get("pos_embedding")
+  table = _of_rank(arrays, "pos_embedding", 3, facts)
   if table is not None:
     antialias = facts.get("posemb_antialias", True)
-    return positions.LearnedGrid(grid(table.shape[1], facts), antialias)
-  if facts.get("position", "sincos2d") == "none":
+    size = grid(table.shape[1], facts)
+    with _naming(facts.path):
+      return positions.LearnedGrid(size, antialias)
+  facts.agree("posemb", None, "the file has no pos_embedding")
+  position = facts.get("position", None)
+  if position == "none":
     return positions.NoPosition()
-  return positions.SinCos2D(facts.get("temperature", 10_000.0))
+  if position == "sincos2d":
+    temperature = facts.get("temperature", 10_000.0)
+    with _naming(facts.path):
+      return positions.SinCos2D(temperature)
+  raise ValueError(
+    f"{facts.path}: no pos_embedding, and "
+    + (
+      "nobody says which positions it has instead"
+      if position is None
+      else f"position is {position!r} ({facts.origins['position']}): only "
+      "'sincos2d' and 'none' are known here"
+    )
+  )
 
 
 def _pool(arrays, facts):
@@ -152,6 +204,7 @@ def _pool(arrays, facts):
         f"{facts.path}: a class token beside an attention-pooling head; no "
         "model here has both"
       )
+    facts.agree("pool", "map", "the file has an attention-pooling head")
     return pooling.Map()
   pool = facts.get("pool", "tok" if class_token else "gap")
   if pool == "gap":
@@ -179,11 +232,9 @@ def _gelu(facts):
   return gelu
 
 
-def _per_channel(name, facts, channels):
+def _per_channel(name, facts):
   values = facts.get(name, (0.5,))
-  values = values if isinstance(values, (tuple, list)) else (values,)
   # One number where all are equal, so that equal models compare equal.
-  values = tuple(map(float, values))
   return values[:1] if len(set(values)) == 1 else values
 
 
@@ -276,7 +327,9 @@ def check(model: vit.ViT, arrays: Mapping[str, np.ndarray], path) -> None:
   Raises:
     ValueError: with a table of what differs, in both directions.
   """
-  match.check_shapes(arrays, parameter_shapes(model), path)
+  with _naming(path):
+    shapes = parameter_shapes(model)
+  match.check_shapes(arrays, shapes, path)
   for name, array in arrays.items():
     if not jnp.issubdtype(array.dtype, jnp.floating):
       raise ValueError(f"{path}: {name} is {array.dtype}, not floating point")

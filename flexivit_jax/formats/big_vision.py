@@ -4,6 +4,7 @@ GELU, epsilon and the resize convention are big_vision's own and stand in no
 file: tanh, 1e-6, bilinear without antialias (positions with).
 """
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -22,6 +23,7 @@ CONVENTION = {
   "posemb_antialias": True,
   "image_mean": (0.5,),
   "image_std": (0.5,),
+  "position": "sincos2d",  # where there is no table
   "temperature": 10_000.0,
 }
 
@@ -56,7 +58,7 @@ def select(
     found = {
       name.removeprefix(prefix): x
       for name, x in arrays.items()
-      if name.startswith(prefix)
+      if name.startswith(prefix) and name != prefix
     }
     if found:
       break
@@ -72,7 +74,7 @@ def select(
       for name, x in found.items()
       if name.startswith(f"{submodel}/")
     }
-    if not chosen:
+    if not chosen or ("embedding/kernel" not in chosen and tops):
       instead = f"; there are {choices}" if choices else ""
       raise ValueError(f"{path} has no submodel {submodel!r}{instead}")
     return chosen
@@ -88,29 +90,37 @@ def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
     ValueError: two names mean the same array.
   """
   ours: dict[str, np.ndarray] = {}
+  theirs: dict[str, str] = {}
   for name, array in arrays.items():
     current = name
     for old, new in OLD_NAMES:
       current = re.sub(f"^{old}$", new, current)
     if current in ours:
-      raise ValueError(f"{facts.path}: {name} and {current} are the same array")
-    ours[current] = array
+      raise ValueError(
+        f"{facts.path}: {theirs[current]} and {name} are the same array"
+      )
+    ours[current], theirs[current] = array, name
   table = ours.get("pos_embedding")
-  if _has_class_token(table, "cls" in ours, facts):
+  lacks = "cls" in ours and "cls_pos_embedding" not in ours
+  if _has_class_token(table, lacks, facts):
     # Older models added the positions after the class token.
     ours["cls_pos_embedding"] = table[:, :1]
     ours["pos_embedding"] = table[:, 1:]
   return ours
 
 
-def _has_class_token(table, class_token, facts):
-  """Whether the first row of a position table is the class token's."""
-  if table is None or not class_token or table.ndim != 3:
+def _has_class_token(table, lacks, facts):
+  """Whether the first row of a position table is the class token's.
+
+  Args:
+    lacks: whether there is a class token without a position of its own.
+  """
+  if table is None or not lacks or table.ndim != 3:
     return False
   cells = table.shape[1]
   grid = facts.get("posemb", None)
   if grid is not None:
-    return int(np.prod(grid)) == cells - 1
+    return math.prod(grid) == cells - 1
   return architecture.side(cells) is None and bool(architecture.side(cells - 1))
 
 

@@ -1,7 +1,12 @@
 """What a checkpoint's arrays cannot say, each with where it was found."""
 
+import operator
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+
+from flexivit_jax.core.text import show
 
 _REQUIRED = object()
 
@@ -15,6 +20,73 @@ MEANINGS = {
   "image_mean": "of pixels in 0 to 1, a number for each channel",
   "image_std": "of pixels in 0 to 1, a number for each channel",
   "patch_size": "pixels, or (height, width), to use where none is given",
+}
+
+
+def _whole(value):
+  if isinstance(value, (bool, np.bool_)):
+    raise TypeError
+  return operator.index(value)
+
+
+def _number(value):
+  if isinstance(value, (bool, np.bool_, str)):
+    raise TypeError
+  return float(value)
+
+
+def _numbers(value):
+  if isinstance(value, (list, tuple, np.ndarray)):
+    return tuple(map(_number, value))
+  return (_number(value),)
+
+
+def _pair(value):
+  first, second = value
+  return _whole(first), _whole(second)
+
+
+def _pairs(value):
+  return tuple(map(_pair, value))
+
+
+def _text(value):
+  if not isinstance(value, str):
+    raise TypeError
+  return value
+
+
+def _texts(value):
+  if not isinstance(value, (list, tuple)):
+    raise TypeError
+  return tuple(map(str, value))
+
+
+def _flag(value):
+  if not isinstance(value, (bool, np.bool_)):
+    raise TypeError
+  return bool(value)
+
+
+# What a value is, and what makes it that: files may hold anything.
+KINDS = {
+  "num_heads": ("a whole number", _whole),
+  "gelu": ("a text", _text),
+  "eps": ("a number", _number),
+  "pool": ("a text", _text),
+  "posemb": ("(rows, cols)", _pair),
+  "posemb_antialias": ("true or false", _flag),
+  "kernel_antialias": ("true or false", _flag),
+  "position": ("a text", _text),
+  "temperature": ("a number", _number),
+  "image_mean": ("a number, or one for each channel,", _numbers),
+  "image_std": ("a number, or one for each channel,", _numbers),
+  "patch_size": ("(height, width)", _pair),
+  "trained_sizes": ("a list of (height, width)", _pairs),
+  "classes": ("a list of names", _texts),
+  "image_hw": ("(height, width)", _pair),
+  "no_embed_class": ("true or false", _flag),
+  "any_patch_size": ("true or false", _flag),
 }
 
 
@@ -36,16 +108,32 @@ class Facts:
     """A source that is trusted less than those before it."""
     self._sources.append((source, values))
 
+  def _said(self, name: str) -> tuple[Any, str | None]:
+    """(the value, who says it), or (None, None)."""
+    for source, values in self._sources:
+      value = values.get(name)
+      if value is None:
+        continue
+      kind, convert = KINDS[name]
+      try:
+        return convert(value), source
+      except (TypeError, ValueError) as e:
+        raise ValueError(
+          f"{self.path}: {name} is {show(value)} ({source}): {kind} is expected"
+        ) from e
+    return None, None
+
   def get(self, name: str, default=_REQUIRED):
     """The value; where it was found is remembered in `origins`.
 
     Raises:
-      ValueError: nobody knows it and there is no default.
+      ValueError: nobody knows it and there is no default, or what is known is
+        not of its kind (KINDS).
     """
-    for source, values in self._sources:
-      if values.get(name) is not None:
-        self.origins[name] = source
-        return values[name]
+    value, source = self._said(name)
+    if source is not None:
+      self.origins[name] = source
+      return value
     if default is _REQUIRED:
       meaning = MEANINGS.get(name)
       what = f"{name} ({meaning})" if meaning else name
@@ -54,3 +142,19 @@ class Facts:
         "config.json that belongs to it beside it"
       )
     return default
+
+  def agree(self, name: str, value: Any, because: str) -> None:
+    """Refuses what is said otherwise than the arrays themselves show.
+
+    Args:
+      value: what they show; None: that there is no such thing.
+      because: what shows it.
+
+    Raises:
+      ValueError: somebody says otherwise.
+    """
+    said, source = self._said(name)
+    if said not in (None, value):
+      raise ValueError(
+        f"{self.path}: {name} is {said!r} ({source}), but {because}"
+      )

@@ -67,8 +67,7 @@ def facts_in(
   kind = config.get("model_type", "vit")
   if kind != "vit":
     raise ValueError(
-      f"its config.json is of a model of type {kind!r}: only 'vit' is known "
-      "here"
+      f"it is of a model of type {kind!r}, and only 'vit' is known here"
     )
   act = config.get("hidden_act")
   facts = {
@@ -109,7 +108,7 @@ def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
     raise ValueError(f"{facts.path}: no layers with the names of a ViT")
   depth, width = 1 + max(numbers), kernel.shape[0]
   heads = architecture.num_heads(facts, width, depth, len(arrays[hidden]))
-  facts.add("stored patch embedding", {"patch_size": tuple(kernel.shape[2:])})
+  architecture.add_stored_patch_size(facts, kernel.shape[2:])
   table = arrays.get(f"{prefix}embeddings.position_embeddings")
   cells = table.shape[1] - 1 if table is not None and table.ndim == 3 else 0
   return renaming.to_ours(

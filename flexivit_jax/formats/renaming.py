@@ -78,24 +78,19 @@ def same(theirs: str, ours: str) -> Rule:
   return Rule(theirs, (ours,), lambda x: (x,), lambda x: x)
 
 
-def reshaped(theirs: str, ours: str, their_shape, our_shape) -> Rule:
-  """Equal numbers in equal order, under another shape."""
-  return Rule(
-    theirs,
-    (ours,),
-    lambda x: (x.reshape(our_shape),),
-    lambda x: x.reshape(their_shape),
-  )
+def _expect(fits: bool, shape: str) -> None:
+  if not fits:
+    raise ValueError(f"{shape} is expected")
 
 
 def convolution(theirs: str, ours: str) -> Rule:
   """torch's `[out, in, h, w]` and ours `[h, w, in, out]`."""
-  return Rule(
-    theirs,
-    (ours,),
-    lambda x: (x.transpose(2, 3, 1, 0),),
-    lambda x: x.transpose(3, 2, 0, 1),
-  )
+
+  def split(x):
+    _expect(x.ndim == 4, "[out, in, h, w]")
+    return (x.transpose(2, 3, 1, 0),)
+
+  return Rule(theirs, (ours,), split, lambda x: x.transpose(3, 2, 0, 1))
 
 
 def norm(theirs: str, ours: str) -> list[Rule]:
@@ -107,10 +102,13 @@ def norm(theirs: str, ours: str) -> list[Rule]:
 
 def linear(theirs: str, ours: str) -> list[Rule]:
   """torch's `[out, in]` and ours `[in, out]`."""
+
+  def split(x):
+    _expect(x.ndim == 2, "[out, in]")
+    return (x.T,)
+
   return [
-    Rule(
-      f"{theirs}.weight", (f"{ours}/kernel",), lambda x: (x.T,), lambda x: x.T
-    ),
+    Rule(f"{theirs}.weight", (f"{ours}/kernel",), split, lambda x: x.T),
     same(f"{theirs}.bias", f"{ours}/bias"),
   ]
 
@@ -121,17 +119,26 @@ def projections(theirs: str, ours: tuple[str, ...], num_heads: int):
   torch's `[n * d, d]` and ours, n times `[d, heads, d / heads]`.
   """
   n = len(ours)
+  out = "d" if n == 1 else f"{n} * d"
+
+  def split(x, axes):
+    _expect(
+      x.ndim == len(axes) and len(x) % (n * num_heads) == 0,
+      f"[{', '.join(axes)}], d a multiple of {num_heads} heads,",
+    )
+    return np.split(x, n), (num_heads, len(x) // (n * num_heads))
 
   def split_kernels(x):
-    d = x.shape[1]
-    return tuple(part.T.reshape(d, num_heads, -1) for part in np.split(x, n))
+    parts, heads = split(x, (out, "in"))
+    return tuple(part.T.reshape(x.shape[1], *heads) for part in parts)
 
   def join_kernels(*parts):
     flat = [part.reshape(len(part), -1).T for part in parts]
     return flat[0] if n == 1 else np.concatenate(flat)
 
   def split_biases(x):
-    return tuple(part.reshape(num_heads, -1) for part in np.split(x, n))
+    parts, heads = split(x, (out,))
+    return tuple(part.reshape(heads) for part in parts)
 
   def join_biases(*parts):
     return np.concatenate([part.reshape(-1) for part in parts])
@@ -154,13 +161,19 @@ def projections(theirs: str, ours: tuple[str, ...], num_heads: int):
 
 def out_projection(theirs: str, ours: str, num_heads: int) -> list[Rule]:
   """torch's `[d, d]` and ours `[heads, d / heads, d]`."""
+
+  def split(x):
+    _expect(
+      x.ndim == 2 and x.shape[1] % num_heads == 0,
+      f"[out, d], d a multiple of {num_heads} heads,",
+    )
+    return (x.T.reshape(num_heads, x.shape[1] // num_heads, len(x)),)
+
+  def join(x):
+    return x.reshape(-1, x.shape[-1]).T
+
   return [
-    Rule(
-      f"{theirs}.weight",
-      (f"{ours}/kernel",),
-      lambda x: (x.T.reshape(num_heads, -1, len(x)),),
-      lambda x: x.reshape(-1, x.shape[-1]).T,
-    ),
+    Rule(f"{theirs}.weight", (f"{ours}/kernel",), split, join),
     same(f"{theirs}.bias", f"{ours}/bias"),
   ]
 
@@ -174,8 +187,7 @@ def rows(theirs: str, counts: Mapping[str, int]) -> Rule:
   ends = np.cumsum(list(counts.values()))
 
   def split(x):
-    if x.ndim != 3 or x.shape[1] != ends[-1]:
-      raise ValueError(f"{ends[-1]} rows are expected")
+    _expect(x.ndim == 3 and x.shape[1] == ends[-1], f"[1, {ends[-1]}, d]")
     return tuple(np.split(x, ends[:-1], axis=1))
 
   return Rule(

@@ -5,6 +5,7 @@ GELU is exact but where the model's name or `act_layer` says otherwise, epsilon
 for; its positions are those of one input size.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -100,7 +101,7 @@ def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
   depth = 1 + max(int(m[1]) for m in numbers if m)
   width = kernel.shape[0]
   heads = architecture.num_heads(facts, width, depth, mlp.shape[0])
-  facts.add("stored patch embedding", {"patch_size": tuple(kernel.shape[2:])})
+  architecture.add_stored_patch_size(facts, kernel.shape[2:])
   prefix = {
     name: arrays[theirs].shape[1]
     for name, theirs in PREFIX.items()
@@ -109,7 +110,7 @@ def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
   counts = {}
   if "pos_embed" in arrays:
     table = _get(arrays, "pos_embed", 3, path)
-    counts = _position_rows(table.shape[1], prefix, kernel.shape[2:], facts)
+    counts = position_rows(table.shape[1], prefix, kernel.shape[2:], facts)
   return renaming.to_ours(arrays, rules(depth, heads, counts), path)
 
 
@@ -124,30 +125,39 @@ def _get(arrays, name, rank, path):
   return arrays[name]
 
 
-def _position_rows(total, prefix, patch_hw, facts):
-  """Rows of the position table: of the prefix, where it has any; the grid.
+def position_rows(
+  total: int,
+  prefix: Mapping[str, int],
+  patch_hw: tuple[int, int],
+  facts: Facts,
+) -> dict[str, int]:
+  """What the rows of the position table are for, in their order.
 
-  Raises:
-    ValueError: the grid that remains is none that is known.
+  Args:
+    total: rows of the table.
+    prefix: our names of the tokens in front, and how many they are; whether
+      the table has rows for them is not written in it.
+    patch_hw: of the stored patch embedding.
   """
   extra = sum(prefix.values())
-  without = facts.get("no_embed_class", None)
+  grid_hw = facts.get("posemb", None)
   image_hw = facts.get("image_hw", None)
-  expected = facts.get("posemb", None)
-  if expected is None and image_hw is not None:
-    expected = [side // patch for side, patch in zip(image_hw, patch_hw)]
+  if grid_hw is None and image_hw is not None:
+    grid_hw = tuple(side // p for side, p in zip(image_hw, patch_hw))
+    facts.add("config.json", {"posemb": grid_hw})
+
+  def is_grid(cells):
+    if grid_hw is not None:
+      return cells == math.prod(grid_hw)
+    return architecture.side(cells) is not None
+
+  without = facts.get("no_embed_class", None)
   if without is None:
-    for without in (True, False):
-      cells = total if without else total - extra
-      if expected is not None and cells == np.prod(expected):
-        break
-      if expected is None and architecture.side(cells):
-        break
-  cells = total if without else total - extra
-  if expected is not None and np.prod(expected) == cells:
-    facts.add("config.json", {"posemb": tuple(expected)})
-  rows = {f"{name}_pos_embedding": n for name, n in prefix.items()}
-  return {**({} if without else rows), "pos_embedding": cells}
+    without = is_grid(total) or not is_grid(total - extra)
+  if without:
+    return {"pos_embedding": total}
+  rows = {f"{name}_pos_embedding": count for name, count in prefix.items()}
+  return rows | {"pos_embedding": total - extra}
 
 
 def rules(depth: int, heads: int, position_rows: Mapping[str, int]):

@@ -1,0 +1,205 @@
+import jax
+import numpy as np
+import pytest
+
+from flexivit_jax.formats import architecture, fitting
+from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.pretrained import Checkpoint, Spec, on_device
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 3), np.uint8)
+
+
+def _model(**changes):
+  fields = dict(
+    size=vit.Size(16, 2, 32, 2),
+    position=positions.LearnedGrid((3, 4)),
+    pool=pooling.ClassToken(),
+    kernel_hw=(16, 16),
+    num_classes=5,
+  )
+  return vit.ViT(**(fields | changes))
+
+
+def _arrays(model, dtype=np.float32):
+  rng = np.random.default_rng(1)
+  return {
+    name: (0.2 * rng.normal(size=x.shape)).astype(dtype)
+    for name, x in architecture.parameter_shapes(model).items()
+  }
+
+
+def _fit(source, target, dont_load=(), dtype=np.float32):
+  arrays = _arrays(source, dtype)
+  return arrays, *fitting.fit(source, arrays, target, dont_load, "file")
+
+
+def _logits(model, arrays, patch_size=16):
+  loaded = on_device(Checkpoint(model, dict(arrays), Spec("test", "made up")))
+  with jax.default_matmul_precision("highest"):
+    return np.asarray(loaded(IMAGES, patch_size=patch_size))
+
+
+IMAGENET = dict(
+  image_mean=(0.485, 0.456, 0.406), image_std=(0.229, 0.224, 0.225)
+)
+SAME_FUNCTION = [
+  ({}, {}, []),
+  (
+    IMAGENET,
+    {},
+    ["normalisation of pixels: folded into the patch embedding"],
+  ),
+  (
+    dict(layer_scale=1e-5),
+    {},
+    ["LayerScale: folded into the projections before it"],
+  ),
+  (
+    dict(prefix_position=True, registers=2),
+    dict(registers=2),
+    ["positions of the tokens in front: added to them"],
+  ),
+  (dict(scan=True), {}, []),
+  ({}, dict(scan=True), []),
+  (
+    {},
+    dict(position=positions.LearnedGrid((3, 4))),
+    [],
+  ),
+  (
+    dict(scan=True, layer_scale=1e-5, **IMAGENET),
+    dict(scan=True),
+    [
+      "normalisation of pixels: folded into the patch embedding",
+      "LayerScale: folded into the projections before it",
+    ],
+  ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "lines"), SAME_FUNCTION)
+def test_the_function_is_kept(old, new, lines):
+  source, target = _model(**old), _model(**new)
+  arrays, fitted, said = _fit(source, target)
+  assert said == lines
+  architecture.check(target, fitted, "file")
+  # Roundings of folded values in sums of some hundred terms of order 1.
+  np.testing.assert_allclose(
+    _logits(target, fitted), _logits(source, arrays), rtol=0, atol=2e-5
+  )
+
+
+def test_other_sizes_are_resized_and_said():
+  source = _model()
+  target = _model(kernel_hw=(32, 32), position=positions.LearnedGrid((7, 7)))
+  arrays, fitted, said = _fit(source, target)
+  assert said == [
+    "patch embedding: PI-resized from 16x16 to 32x32",
+    "positions: interpolated from 3x4 to 7x7",
+  ]
+  architecture.check(target, fitted, "file")
+  # Growing is inverted exactly by the resize on the fly.
+  stem = target.clone(position=positions.NoPosition())
+  own = {n: x for n, x in fitted.items() if n != "pos_embedding"}
+  plain = {n: x for n, x in arrays.items() if n != "pos_embedding"}
+  np.testing.assert_allclose(
+    _logits(stem, own),
+    _logits(source.clone(position=positions.NoPosition()), plain),
+    rtol=0,
+    atol=2e-5,
+  )
+
+
+def test_stored_types_become_float32():
+  _, fitted, _ = _fit(_model(), _model(), dtype=np.float16)
+  assert {x.dtype.name for x in fitted.values()} == {"float32"}
+
+
+def test_what_is_not_loaded_is_left_out_and_said():
+  target = _model(num_classes=7, registers=2)
+  _, fitted, said = _fit(_model(), target, ("head/.*", "registers"))
+  assert said == [
+    "not loaded, freshly initialised: head/bias, head/kernel, registers"
+  ]
+  wanted = architecture.parameter_shapes(target).keys()
+  assert fitted.keys() == wanted - {"head/kernel", "head/bias", "registers"}
+
+
+def test_conventions_that_differ_are_noted():
+  target = _model(
+    exact_gelu=True, position=positions.LearnedGrid((3, 4), antialias=False)
+  )
+  _, _, said = _fit(_model(norm_eps=1e-12), target)
+  assert said == [
+    "note: gelu is tanh in the checkpoint and exact in the model "
+    "(model.exact_gelu)",
+    "note: eps is 1e-12 in the checkpoint and 1e-06 in the model "
+    "(model.norm_eps)",
+    "note: posemb_antialias is True in the checkpoint and False in the model "
+    "(model.position.antialias)",
+  ]
+
+
+FRESH = "to start with a fresh head, give dont_load=('head/.*',)"
+
+
+@pytest.mark.parametrize(
+  ("old", "new", "dont_load", "text"),
+  [
+    (
+      {},
+      dict(num_classes=7),
+      (),
+      f"the head of file has 5 classes and the model's 7: {FRESH}",
+    ),
+    (
+      dict(num_classes=0),
+      {},
+      (),
+      "file has no head: to start with a fresh one, give "
+      "dont_load=('head/.*',)",
+    ),
+    (
+      {},
+      dict(num_classes=0),
+      (),
+      "file has a head and the model has none: to leave it out, give "
+      "dont_load=('head/.*',)",
+    ),
+    (
+      {},
+      {},
+      ("heat/.*",),
+      "dont_load 'heat/.*' matches no array of file or of the model; they are "
+      "Transformer/encoder_norm/bias, ",
+    ),
+    (
+      {},
+      {},
+      ("head",),
+      "dont_load 'head' matches no array of file or of the model; they are ",
+    ),
+    (
+      {},
+      dict(pool=pooling.Gap()),
+      (),
+      "file does not match the model:\n"
+      "  kind        name  checkpoint  model\n"
+      "  unexpected  cls   (1, 1, 16)  -\n"
+      "hint: the checkpoint was made with model.pool=tok",
+    ),
+    (
+      {},
+      dict(registers=2),
+      (),
+      "file does not match the model:\n"
+      "  kind     name       checkpoint  model\n"
+      "  missing  registers  -           (1, 2, 16)\n"
+      "hint: the checkpoint was made with model.registers=0",
+    ),
+  ],
+)
+def test_what_does_not_fit_is_refused(old, new, dont_load, text):
+  with pytest.raises(ValueError) as caught:
+    _fit(_model(**old), _model(**new), dont_load)
+  assert str(caught.value).startswith(text)

@@ -1,0 +1,218 @@
+import json
+
+import golden
+import numpy as np
+import pytest
+
+from flexivit_jax import pretrained, saving
+from flexivit_jax.checkpoints import tensors
+from flexivit_jax.formats import architecture
+from flexivit_jax.nn import pooling, positions, vit
+
+# What the order of sums leaves in float32: a right forward has 1.7e-6.
+PARITY = 1e-5
+
+
+@pytest.fixture(scope="module")
+def arrays():
+  return golden.read("hf_vit")[0]
+
+
+@pytest.fixture
+def file(arrays, tmp_path):
+  path = tmp_path / "model.safetensors"
+  tensors.write(path, arrays, {"format": "pt"})
+  return path
+
+
+def _error(path, **given):
+  _, images, logits = golden.read("hf_vit")
+  return golden.error(
+    pretrained.load(path, **({"num_heads": 3} | given)), images, logits
+  )
+
+
+def test_equals_transformers(file):
+  assert _error(file) < PARITY
+
+
+@pytest.mark.parametrize("mutant", [{"eps": 1e-5}, {"gelu": "tanh"}], ids=str)
+def test_wrong_conventions_are_noticed(file, mutant):
+  assert _error(file, **mutant) > PARITY
+
+
+def test_the_convention_is_its_own(file):
+  model = pretrained.read(file, num_heads=3).model
+  assert model.norm_eps == 1e-12
+  assert model.exact_gelu
+  assert model.prefix_position
+  assert model.pool == pooling.ClassToken()
+
+
+# Parts of a name in memory, and on the hub.
+STYLES = (
+  ("vit.layers.", "vit.encoder.layer."),
+  (".attention.q_proj.", ".attention.attention.query."),
+  (".attention.k_proj.", ".attention.attention.key."),
+  (".attention.v_proj.", ".attention.attention.value."),
+  (".attention.o_proj.", ".attention.output.dense."),
+  (".mlp.fc1.", ".intermediate.dense."),
+  (".mlp.fc2.", ".output.dense."),
+)
+
+
+def _on_hub(arrays):
+  renamed = {}
+  for name, x in arrays.items():
+    for old, new in STYLES:
+      name = name.replace(old, new)
+    renamed[name] = x
+  return renamed
+
+
+def test_both_styles_of_names_give_the_same(arrays, file, tmp_path):
+  hub = _on_hub(arrays)
+  attention = "vit.encoder.layer.1.attention"
+  assert {
+    f"{attention}.attention.query.weight",
+    f"{attention}.output.dense.bias",
+    "vit.encoder.layer.0.intermediate.dense.weight",
+    "vit.encoder.layer.0.output.dense.weight",
+  } < hub.keys()
+  other = tmp_path / "hub.safetensors"
+  tensors.write(other, hub, {})
+  a, b = (pretrained.read(x, num_heads=3) for x in (file, other))
+  assert a.model == b.model
+  assert a.arrays.keys() == b.arrays.keys()
+  for name, x in a.arrays.items():
+    np.testing.assert_array_equal(b.arrays[name], x)
+
+
+def test_there_and_back_is_exact(arrays, file, tmp_path):
+  checkpoint = pretrained.read(file, num_heads=3)
+  assert saving.save(checkpoint, tmp_path / "out", "hugging_face") == []
+  again, _ = tensors.read(tmp_path / "out" / "model.safetensors")
+  hub = _on_hub(arrays)
+  assert again.keys() == hub.keys()
+  for name, x in hub.items():
+    np.testing.assert_array_equal(again[name], x)
+
+
+def _model(**changes):
+  fields = dict(
+    size=vit.Size(24, 2, 60, 3),
+    position=positions.LearnedGrid((3, 4)),
+    pool=pooling.ClassToken(),
+    kernel_hw=(8, 6),
+    num_classes=3,
+    prefix_position=True,
+    exact_gelu=True,
+    norm_eps=1e-12,
+  )
+  return vit.ViT(**(fields | changes))
+
+
+def _checkpoint(model, classes=()):
+  rng = np.random.default_rng(0)
+  arrays = {
+    name: rng.normal(size=x.shape).astype(np.float32)
+    for name, x in architecture.parameter_shapes(model).items()
+  }
+  spec = pretrained.Spec(
+    source="test", path="made up", patch_size=model.kernel_hw, classes=classes
+  )
+  return pretrained.Checkpoint(model, arrays, spec)
+
+
+MODELS = {
+  "as transformers makes it": dict(),
+  "tanh, eps, pixels": dict(
+    exact_gelu=False, norm_eps=1e-6, image_mean=(0.1, 0.2, 0.3)
+  ),
+  "no biases": dict(qkv_bias=False),
+  "no head": dict(num_classes=0),
+  "a pooler, no head": dict(num_classes=0, representation=True),
+  "stacked": dict(scan=True),
+  "one channel": dict(channels=1),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("noted", [True, False])
+def test_ours_there_and_back_is_exact(case, noted, tmp_path):
+  model = _model(**MODELS[case])
+  classes = ("cat", "dog", "eel") if model.num_classes else ()
+  checkpoint = _checkpoint(model, classes)
+  saving.save(checkpoint, tmp_path / "out", "hugging_face")
+  file = tmp_path / "out" / "model.safetensors"
+  if not noted:  # the JSON files alone, as transformers' own
+    arrays, _ = tensors.read(file)
+    tensors.write(file, arrays, {})
+  again = pretrained.read(file)
+  arrays = checkpoint.arrays
+  if model.scan:
+    arrays = architecture.unstack(arrays, model.size.depth)
+    model = model.clone(scan=False)
+  assert again.model == model
+  assert again.spec.classes == classes
+  assert again.arrays.keys() == arrays.keys()
+  for name, x in arrays.items():
+    np.testing.assert_array_equal(again.arrays[name], x)
+
+
+def test_a_class_token_without_a_position_gets_zeros(tmp_path):
+  checkpoint = _checkpoint(_model(prefix_position=False))
+  saving.save(checkpoint, tmp_path / "out", "hugging_face")
+  again = pretrained.read(tmp_path / "out")
+  assert not again.arrays.pop("cls_pos_embedding").any()
+  for name, x in checkpoint.arrays.items():
+    np.testing.assert_array_equal(again.arrays[name], x)
+  assert again.arrays.keys() == checkpoint.arrays.keys()
+
+
+@pytest.mark.parametrize(
+  ("changes", "lacking"),
+  [
+    (dict(pool=pooling.Gap()), "pooling but by its class token"),
+    (dict(pool=pooling.Map()), "pooling but by its class token"),
+    (dict(registers=2), "registers"),
+    (dict(layer_scale=1e-5), "layer_scale"),
+    (dict(qk_norm=True), "qk_norm"),
+    (dict(embedding_norm=True), "embedding_norm"),
+    (dict(norm_after_pool=True), "norm_after_pool"),
+    (dict(representation=True), "representation before a head"),
+    (dict(position=positions.SinCos2D()), "positions without a table"),
+  ],
+)
+def test_what_it_has_no_place_for_is_refused(changes, lacking, tmp_path):
+  model = _model(**({"prefix_position": False} | changes))
+  with pytest.raises(ValueError) as caught:
+    saving.save(_checkpoint(model), tmp_path / "out", "hugging_face")
+  assert str(caught.value) == f"Hugging Face's ViT has no {lacking}"
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_config_json_of_another_kind_of_model_is_refused(file):
+  config = file.with_name("config.json")
+  config.write_text(json.dumps({"model_type": "deit"}))
+  with pytest.raises(ValueError) as caught:
+    pretrained.read(file)
+  assert str(caught.value) == (
+    f"{file}: the config.json beside it cannot be understood: it is of a model "
+    "of type 'deit', and only 'vit' is known here"
+  )
+
+
+def test_another_activation_is_refused(file):
+  config = file.with_name("config.json")
+  config.write_text(
+    json.dumps(
+      {"model_type": "vit", "num_attention_heads": 3, "hidden_act": "relu"}
+    )
+  )
+  with pytest.raises(ValueError) as caught:
+    pretrained.read(file)
+  assert str(caught.value) == (
+    f"{file}: gelu is 'relu' (config.json): only 'tanh' and 'exact' are known "
+    "here"
+  )

@@ -1,0 +1,233 @@
+"""Every format there and back, and what damage to it does."""
+
+import json
+import random
+import subprocess
+
+import flax.traverse_util
+import numpy as np
+import pytest
+
+import flexivit_jax as fv
+from flexivit_jax import pretrained, saving
+from flexivit_jax.core.faults import Fault
+from flexivit_jax.formats import architecture
+from flexivit_jax.nn import pooling, positions, vit
+
+
+def _model(**changes):
+  fields = dict(
+    size=vit.Size(16, 2, 32, 2),
+    position=positions.LearnedGrid((7, 7)),
+    pool=pooling.ClassToken(),
+    num_classes=5,
+  )
+  return vit.ViT(**(fields | changes))
+
+
+def _random(model, seed=0):
+  """A checkpoint with other numbers in every place."""
+  rng = np.random.default_rng(seed)
+  arrays = {
+    name: rng.standard_normal(x.shape, np.float32)
+    for name, x in architecture.parameter_shapes(model).items()
+  }
+  spec = pretrained.Spec(
+    source="test",
+    path="made up",
+    trained_sizes=((8, 8), (16, 12)),
+    classes=("a", "b", "c", "d", "e") if model.num_classes == 5 else (),
+  )
+  return pretrained.Checkpoint(model, arrays, spec)
+
+
+def _path(directory, format):
+  return directory / ("out.npz" if format == "big_vision" else "out")
+
+
+def _assert_equal(found, wanted):
+  assert found.keys() == wanted.keys()
+  for name, x in wanted.items():
+    assert found[name].dtype == x.dtype
+    np.testing.assert_array_equal(found[name], x)
+
+
+@pytest.mark.parametrize("format", ["big_vision", "timm", "orbax"])
+def test_what_is_saved_loads_exactly(format, tmp_path):
+  checkpoint = _random(_model(kernel_antialias=True))
+  path = _path(tmp_path, format)
+  saving.save(checkpoint, path, format)
+  again = pretrained.read(path)
+  _assert_equal(again.arrays, checkpoint.arrays)
+  assert again.model == checkpoint.model
+  assert again.spec.trained_sizes == ((8, 8), (16, 12))
+  assert again.spec.classes == tuple("abcde")
+  assert again.spec.checked
+
+
+def test_orbax_holds_every_model(tmp_path):
+  for number, changes in enumerate(
+    (
+      dict(position=positions.SinCos2D(500.0), registers=3),
+      dict(position=positions.NoPosition(), pool=pooling.Map(), scan=True),
+      dict(pool=pooling.Gap(class_token=True), norm_after_pool=True),
+      dict(position=positions.LearnedGrid((2, 5), False), qkv_bias=False),
+    )
+  ):
+    checkpoint = _random(_model(**changes))
+    saving.save(checkpoint, tmp_path / str(number), "orbax")
+    again = pretrained.read(tmp_path / str(number))
+    _assert_equal(again.arrays, checkpoint.arrays)
+    assert again.model == checkpoint.model
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("format", ["big_vision", "timm", "orbax"])
+def test_stored_types_are_kept(format, dtype, tmp_path):
+  checkpoint = _random(_model())
+  arrays = {
+    name: x.astype(np.dtype(dtype)) for name, x in checkpoint.arrays.items()
+  }
+  path = _path(tmp_path, format)
+  half = pretrained.Checkpoint(checkpoint.model, arrays, checkpoint.spec)
+  saving.save(half, path, format)
+  _assert_equal(pretrained.read(path).arrays, arrays)
+  # A model computes in float32.
+  params = fv.load(path).params
+  flat = flax.traverse_util.flatten_dict(params, sep="/")
+  for name, x in arrays.items():
+    np.testing.assert_array_equal(flat[name], x.astype(np.float32))
+
+
+# Leaf tables of the published files: kernel 32x32, 7x7 positions, a class
+# token, 1,000 classes.
+FLEXIVIT = {"S": 22_878_568, "B": 88_223_464, "L": 306_534_376}
+
+
+@pytest.mark.parametrize("format", ["big_vision", "timm"])
+@pytest.mark.parametrize(
+  "name",
+  [
+    "S",
+    pytest.param("B", marks=pytest.mark.slow),
+    pytest.param("L", marks=pytest.mark.slow),
+  ],
+)
+def test_the_published_sizes_load_exactly(name, format, tmp_path):
+  checkpoint = _random(_model(size=vit.SIZES[name], num_classes=1000))
+  path = _path(tmp_path, format)
+  saving.save(checkpoint, path, format)
+  again = pretrained.read(path)
+  assert sum(x.size for x in again.arrays.values()) == FLEXIVIT[name]
+  assert again.model == checkpoint.model
+  _assert_equal(again.arrays, checkpoint.arrays)
+
+
+@pytest.mark.parametrize(
+  "pool", [pooling.ClassToken(), pooling.Gap(), pooling.Map()], ids=str
+)
+@pytest.mark.parametrize("prefix_position", [False, True])
+def test_big_vision_to_timm_to_big_vision(pool, prefix_position, tmp_path):
+  prefix_position = prefix_position and pool.class_token
+  checkpoint = _random(_model(pool=pool, prefix_position=prefix_position))
+  first, middle, last = (tmp_path / x for x in ("a.npz", "timm", "b.npz"))
+  saving.save(checkpoint, first, "big_vision")
+  saving.save(pretrained.read(first), middle, "timm")
+  saving.save(pretrained.read(middle), last, "big_vision")
+  assert last.read_bytes() == first.read_bytes()
+
+
+def test_a_model_that_was_loaded_is_saved(tmp_path):
+  checkpoint = _random(_model())
+  saving.save(checkpoint, tmp_path / "a", "orbax")
+  fv.save(fv.load(tmp_path / "a"), tmp_path / "b.npz", "big_vision")
+  _assert_equal(pretrained.read(tmp_path / "b.npz").arrays, checkpoint.arrays)
+
+
+def test_sums_are_those_of_sha256sum(tmp_path):
+  saving.save(_random(_model()), tmp_path / "a.npz", "big_vision")
+  saving.save(_random(_model()), tmp_path / "b", "timm")
+  for directory, name in (
+    (tmp_path, "a.npz.sha256"),
+    (tmp_path / "b", "manifest.sha256"),
+  ):
+    subprocess.run(  # noqa: S603
+      ["sha256sum", "-c", name],  # noqa: S607
+      cwd=directory,
+      check=True,
+      capture_output=True,
+    )
+
+
+@pytest.mark.parametrize(
+  "format", ["big_vision", "timm", "hugging_face", "orbax"]
+)
+def test_every_flipped_byte_is_noticed(format, tmp_path):
+  checkpoint = _random(_model())
+  path = _path(tmp_path, format)
+  saving.save(checkpoint, path, format)
+  # A name in FILE.sha256 does not matter; tests/checkpoints has its digits.
+  files = [path] if path.is_file() else sorted(path.rglob("*"))
+  files = [p for p in files if p.is_file()]
+  rng = random.Random(0)  # noqa: S311
+  for _ in range(50):
+    file = rng.choice(files)
+    whole = file.read_bytes()
+    damaged = bytearray(whole)
+    damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+    file.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"has changed|is damaged"):
+      pretrained.read(path)
+    file.write_bytes(whole)
+  assert pretrained.read(path).spec.checked
+
+
+@pytest.mark.parametrize(
+  ("path", "format", "text"),
+  [
+    (
+      "out",
+      "npz",
+      "format 'npz': give one of big_vision, timm, hugging_face, orbax",
+    ),
+    ("taken", "orbax", "{}/taken exists and is not written over: give another"),
+    ("taken", "timm", "{}/taken exists and is not written over: give another"),
+    (
+      "out",
+      "big_vision",
+      "{}/out: for the format big_vision give a file that ends in .npz",
+    ),
+    ("out.npz", "timm", "{}/out.npz: for the format timm give a directory"),
+  ],
+)
+def test_targets_that_cannot_be_are_refused(path, format, text, tmp_path):
+  (tmp_path / "taken").mkdir()
+  with pytest.raises(ValueError) as caught:
+    saving.save(_random(_model()), tmp_path / path, format)
+  assert str(caught.value) == text.format(tmp_path)
+
+
+@pytest.mark.parametrize("format", ["timm", "orbax", "big_vision"])
+def test_a_full_disk_leaves_nothing(format, small_disk):
+  disk = small_disk(256)
+  checkpoint = _random(_model(size=vit.Size(64, 2, 128, 2)))
+  with pytest.raises((OSError, ValueError, Fault)):
+    saving.save(checkpoint, _path(disk, format), format)
+  assert list(disk.iterdir()) == []
+
+
+def test_a_note_that_is_damaged_is_refused(tmp_path):
+  from flexivit_jax.checkpoints import tensors
+
+  saving.save(_random(_model()), tmp_path / "out", "timm")
+  file = tmp_path / "out" / "model.safetensors"
+  arrays, metadata = tensors.read(file)
+  for note, text in (
+    ("{", "is no JSON object"),
+    ("[1]", "is no JSON object"),
+    (json.dumps({"eps": "small"}), "eps is 'small' (the file's note)"),
+  ):
+    tensors.write(file, arrays, metadata | {"flexivit_jax": note})
+    with pytest.raises(ValueError) as caught:
+      pretrained.read(file)
+    assert text in str(caught.value)
