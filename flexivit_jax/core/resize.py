@@ -123,6 +123,30 @@ def pi_resize(kernel, new_hw, *, antialias: bool = False):
   return y.reshape(*new_hw, c, d).astype(kernel.dtype)
 
 
+def store_kernel(kernel: np.ndarray, stored_hw, *, antialias: bool = False):
+  """A kernel of another stored size that `pi_resize` turns back: w' = B^T w.
+
+  PI-resize of PI-resize does not give the first kernel: kept at 32x32 that
+  way, one of 6x6 would be another one when it meets patches of 6x6. B^T w,
+  with B from the stored size to the kernel's, is turned back exactly where no
+  side shrinks, since P B^T = pinv(B^T) B^T = 1, and comes nearest where one
+  does. Patches of the stored size it treats as resized to the kernel's.
+
+  Args:
+    kernel: `[ph, pw, c, d]`.
+    antialias: of the PI-resize that will turn it back.
+
+  Returns:
+    `[stored_h, stored_w, c, d]` in the kernel's dtype.
+  """
+  rows, cols = (
+    bilinear_matrix(stored, own, antialias)
+    for stored, own in zip(stored_hw, kernel.shape[:2], strict=True)
+  )
+  stored = np.einsum("hi,wj,hwcd->ijcd", rows, cols, kernel, optimize=True)
+  return stored.astype(kernel.dtype)
+
+
 def pi_resize_patches(patches, kernel_hw, *, antialias: bool = False):
   """The dual of `pi_resize`: <x, P w> = <P^T x, w>.
 

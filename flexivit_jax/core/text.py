@@ -13,12 +13,17 @@ def format_bytes(count: int) -> str:
   return f"{count} bytes"
 
 
-def align(rows: Sequence[Sequence[str]]) -> str:
-  """Cells as text in columns, each as wide as its widest, flush right."""
+def align(rows: Sequence[Sequence[str]], left: int = 0) -> str:
+  """Cells as text in columns, each as wide as its widest.
+
+  Args:
+    left: how many columns are flush left; the others are flush right.
+  """
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return "\n".join(
     "  ".join(
-      cell.rjust(width) for cell, width in zip(row, widths, strict=True)
+      cell.ljust(width) if i < left else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
     )
     for row in rows
   )

@@ -84,10 +84,13 @@ def _converted(source, arrays, target):
     source, arrays = repatch.without_prefix_position(source, arrays)
   if source.kernel_hw != target.kernel_hw:
     changes.append(
-      f"patch embedding: PI-resized from {_size(source.kernel_hw)} to "
+      f"patch embedding: of {_size(source.kernel_hw)}, stored at "
       f"{_size(target.kernel_hw)}"
     )
-    source, arrays = repatch.with_kernel(source, arrays, target.kernel_hw)
+    source = source.clone(kernel_antialias=target.kernel_antialias)
+    source, arrays = repatch.with_stored_kernel(
+      source, arrays, target.kernel_hw
+    )
   grids = [
     m.position.size
     for m in (source, target)

@@ -50,6 +50,17 @@ def with_kernel(model, arrays, patch_hw) -> tuple[vit.ViT, Arrays]:
   return model.clone(kernel_hw=tuple(patch_hw)), arrays
 
 
+def with_stored_kernel(model, arrays, kernel_hw) -> tuple[vit.ViT, Arrays]:
+  """For a model that resizes on the fly: at the old size it computes the
+  same (`resize.store_kernel`)."""
+  kernel = arrays[KERNEL]
+  stored = resize.store_kernel(
+    kernel.astype(np.float64), kernel_hw, antialias=model.kernel_antialias
+  )
+  arrays = {**arrays, KERNEL: stored.astype(kernel.dtype)}
+  return model.clone(kernel_hw=tuple(kernel_hw)), arrays
+
+
 def with_grid(model, arrays, grid_hw) -> tuple[vit.ViT, Arrays]:
   """Interpolates a learned table of positions; fixed ones need nothing."""
   position = model.position

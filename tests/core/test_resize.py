@@ -166,3 +166,42 @@ def test_empty_sizes_are_refused():
     resize.bilinear_matrix(8, 0)
   with pytest.raises(ValueError, match="old length 0"):
     resize.pi_matrix(0, 8)
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("own", [(6, 6), (16, 16), (5, 9), (32, 7)])
+def test_pi_resize_turns_a_stored_kernel_back(own, antialias):
+  kernel = np.random.default_rng(0).normal(size=(*own, 3, 4))
+  stored = resize.store_kernel(kernel, (32, 32), antialias=antialias)
+  assert stored.shape == (32, 32, 3, 4)
+  back = resize.pi_resize(stored, own, antialias=antialias)
+  # Float64, and conditions of at most 6.
+  np.testing.assert_allclose(back, kernel, rtol=0, atol=1e-11)
+  twice = resize.pi_resize(kernel, (32, 32), antialias=antialias)
+  twice = resize.pi_resize(twice, own, antialias=antialias)
+  assert np.abs(twice - kernel).max() > 0.1
+
+
+def test_a_stored_kernel_treats_patches_as_resized():
+  rng = np.random.default_rng(0)
+  kernel, patch = rng.normal(size=(6, 9, 3, 4)), rng.normal(size=(16, 8, 3))
+  stored = resize.store_kernel(kernel, (16, 8))
+  small = resize.resize_grid(patch, (6, 9), antialias=False)
+  np.testing.assert_allclose(
+    np.einsum("hwc,hwcd->d", patch, stored),
+    np.einsum("hwc,hwcd->d", small, kernel),
+    rtol=0,
+    atol=1e-12,
+  )
+
+
+def test_resizing_a_grid_equals_jax():
+  table = np.random.default_rng(0).normal(size=(7, 5, 3))
+  for new_hw in ((7, 5), (3, 9), (14, 2)):
+    for antialias in (False, True):
+      got = resize.resize_grid(table, new_hw, antialias=antialias)
+      expected = jax.image.resize(
+        table.astype(np.float32), (*new_hw, 3), "linear", antialias=antialias
+      )
+      # float32 weights of jax against float64 here.
+      np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)

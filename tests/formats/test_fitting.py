@@ -94,11 +94,11 @@ def test_other_sizes_are_resized_and_said():
   target = _model(kernel_hw=(32, 32), position=positions.LearnedGrid((7, 7)))
   arrays, fitted, said = _fit(source, target)
   assert said == [
-    "patch embedding: PI-resized from 16x16 to 32x32",
+    "patch embedding: of 16x16, stored at 32x32",
     "positions: interpolated from 3x4 to 7x7",
   ]
   architecture.check(target, fitted, "file")
-  # Growing is inverted exactly by the resize on the fly.
+  # The resize on the fly turns the kernel back.
   stem = target.clone(position=positions.NoPosition())
   own = {n: x for n, x in fitted.items() if n != "pos_embedding"}
   plain = {n: x for n, x in arrays.items() if n != "pos_embedding"}

@@ -1,0 +1,212 @@
+"""The command, as a user runs it, on real files."""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from flexivit_jax import pretrained
+from flexivit_jax.cli import convert
+from flexivit_jax.core.faults import Fault
+from flexivit_jax.experiment import ConfigError
+from flexivit_jax.nn import positions
+
+DATA = pathlib.Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture(scope="module")
+def flexivit(tmp_path_factory):
+  golden = np.load(DATA / "big_vision_flexivit_tok.npz")
+  path = tmp_path_factory.mktemp("in") / "flexivit.npz"
+  np.savez(path, **{k: golden[k] for k in golden.files if "params/" in k})
+  return path
+
+
+@pytest.fixture
+def run(capsys):
+  """Runs the command in this process; returns the lines that it printed."""
+
+  def call(*arguments):
+    convert.main([str(a) for a in arguments])
+    return capsys.readouterr().out.splitlines()
+
+  return call
+
+
+def test_inspect_as_a_process(command, flexivit):
+  done = command("-m", "flexivit_jax.cli.convert", flexivit, "--inspect")
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  assert lines[0] == f"big_vision npz: {flexivit}"
+  assert lines[1].startswith("  ViT-custom: width 48, depth 2, MLP 96, 3 heads")
+  digest = hashlib.sha256(flexivit.read_bytes()).hexdigest()
+  assert lines[7:9] == [
+    f"  SHA-256 {digest}",
+    "  (no sum is beside it: compare this one with its source's)",
+  ]
+  table = [line.split() for line in lines[9:]]
+  assert table[0] == ["array", "shape", "type", "mean", "std"]
+  assert len(table) == 1 + len(np.load(flexivit).files)
+  kernel = np.load(flexivit)["params/embedding/kernel"]
+  row = next(row for row in table if row[0] == "embedding/kernel")
+  assert row[1:3] == ["32x32x3x48", "float32"]
+  assert float(row[4]) == pytest.approx(kernel.std(), rel=1e-3)
+
+
+def test_inspect_says_that_a_sum_agrees(run, flexivit, tmp_path):
+  run(flexivit, tmp_path / "a.npz", "--format=big_vision")
+  run(flexivit, tmp_path / "b", "--format=timm")
+  agrees = "  its SHA-256 agrees with what was saved beside it"
+  for path, file in (("a.npz", "a.npz"), ("b", "b/model.safetensors")):
+    lines = run(tmp_path / path, "--inspect")
+    digest = hashlib.sha256((tmp_path / file).read_bytes()).hexdigest()
+    assert agrees in lines
+    assert f"  SHA-256 {digest}" in lines
+
+
+CHECK = "check: two photographs at {} pixels, patches of {}: "
+
+
+@pytest.mark.parametrize(
+  ("arguments", "size", "patch"),
+  [
+    (("--format=orbax",), "224x224", "32x32"),
+    (("--format=timm", "--patch=16", "--image=96"), "96x96", "16x16"),
+    (("--format=timm", "--patch=24x12", "--image=96x48"), "96x48", "24x12"),
+    (("--format=hugging_face", "--patch=8", "--image=64"), "64x64", "8x8"),
+    (("--format=orbax", "--patch=8"), "56x56", "8x8"),
+    (("--format=timm", "--pixels=imagenet"), "224x224", "32x32"),
+  ],
+)
+def test_out_computes_what_in_does(
+  run, flexivit, tmp_path, arguments, size, patch
+):
+  lines = run(flexivit, tmp_path / "out", *arguments, "--check")
+  assert lines[-2] == f"wrote {tmp_path}/out ({arguments[0].split('=')[1]})"
+  start = CHECK.format(size, patch)
+  assert lines[-1].startswith(start)
+  worst, largest = (
+    lines[-1].removeprefix(start).split("at most ")[1].split(", of ")
+  )
+  assert float(worst) < 1e-5 < 0.1 < float(largest)
+  kernel_hw = pretrained.read(tmp_path / "out").model.kernel_hw
+  assert patch == f"{kernel_hw[0]}x{kernel_hw[1]}"
+
+
+def test_a_model_for_one_size_keeps_its_input(run, flexivit, tmp_path):
+  run(flexivit, tmp_path / "a", "--format=timm", "--patch=16", "--image=96")
+  run(tmp_path / "a", tmp_path / "b", "--format=timm", "--patch=8")
+  model = pretrained.read(tmp_path / "b").model
+  assert model.kernel_hw == (8, 8)
+  assert model.position == positions.LearnedGrid((12, 12))
+  config = json.loads((tmp_path / "b" / "config.json").read_text())
+  assert config["model_args"]["img_size"] == [96, 96]
+  # Another input alone: more of the same patches.
+  run(tmp_path / "a", tmp_path / "c", "--format=timm", "--image=160")
+  model = pretrained.read(tmp_path / "c").model
+  assert (model.kernel_hw, model.position.size) == ((16, 16), (10, 10))
+
+
+def test_what_the_file_does_not_say_is_given(run, flexivit, tmp_path):
+  run(flexivit, tmp_path / "a", "--format=timm")
+  for name in ("config.json", "manifest.sha256", "model.safetensors.sha256"):
+    (tmp_path / "a" / name).unlink()
+  file = tmp_path / "a" / "model.safetensors"
+  arguments = ("--gelu=exact", "--eps=1e-5", "--posemb=7x7", "--pool=tok")
+  lines = run(file, "--inspect", "--num_heads=4", *arguments)
+  assert "12" not in lines[1]
+  assert lines[1].split(", ")[3] == "4 heads"
+  assert lines[4] == "  pool tok, GELU exact, eps 1e-05"
+
+
+def test_what_the_format_cannot_say_is_noted(run, flexivit, tmp_path):
+  lines = run(
+    flexivit, tmp_path / "a.npz", "--format=big_vision", "--gelu=exact"
+  )
+  assert lines[-1] == "note: gelu is exact, and will be tanh there"
+
+
+def test_a_run_is_converted(run, small_run, tmp_path):
+  workdir, _ = small_run
+  lines = run(workdir, tmp_path / "run.npz", "--format=big_vision", "--check")
+  assert lines[-1].startswith("check: ")
+  again = pretrained.read(tmp_path / "run.npz")
+  assert again.spec.trained_sizes == ((6, 6), (12, 12))
+  assert again.spec.classes == tuple("0123456789")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "text"),
+  [
+    (
+      ("{in}",),
+      "give OUT and --format, one of big_vision, timm, hugging_face, orbax; or "
+      "--inspect to see what IN is",
+    ),
+    (
+      ("{in}", "{out}", "--format=timm", "--patch=16"),
+      "--patch: timm stores positions for one input size: give --image too",
+    ),
+    (
+      ("{in}", "{out}", "--format=timm", "--patch=16", "--image=100"),
+      "--image: an image of 100x100 pixels is not a whole number of 16x16 "
+      "patches: resize it to 96x96, or take a patch size whose sides divide "
+      "100 and 100",
+    ),
+    (
+      ("{in}", "{out}", "--format=timm", "--patch=sixteen"),
+      "--patch: size 'sixteen': give pixels, 8 or 8x6",
+    ),
+    (
+      ("{in}", "{in}", "--format=big_vision"),
+      "OUT: {in} exists and is not written over: give another",
+    ),
+    (
+      ("{in}", "{out}.npz", "--format=timm"),
+      "OUT: {out}.npz: for the format timm give a directory",
+    ),
+    (("{out}", "--inspect"), "IN: {out}: no such file or directory"),
+    (
+      ("{in}", "--inspect", "--step=3"),
+      "IN: {in}: only a run's directory has steps",
+    ),
+    (
+      ("{in}", "--inspect", "--posemb=seven"),
+      "--posemb: size 'seven': give pixels, 8 or 8x6",
+    ),
+    (
+      ("{in}", "{out}", "--format=npz"),
+      "argument --format: invalid choice: 'npz' (choose from 'big_vision', "
+      "'timm', 'hugging_face', 'orbax') (try --help)",
+    ),
+    (
+      ("{in}", "{out}", "--fromat=timm"),
+      "unknown argument '--fromat=timm'; did you mean --format? (try --help)",
+    ),
+  ],
+)
+def test_refusals(run, flexivit, tmp_path, arguments, text):
+  places = {"in": str(flexivit), "out": str(tmp_path / "out")}
+
+  def fill(x):
+    return x.replace("{in}", places["in"]).replace("{out}", places["out"])
+
+  with pytest.raises(ConfigError) as caught:
+    run(*map(fill, arguments))
+  # Python 3.12 writes the choices without quotes.
+  quoted = str(caught.value).replace("'", "")
+  assert quoted == fill(text).replace("'", "")
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_check_fails_where_out_computes_otherwise(flexivit, capsys):
+  before = pretrained.read(flexivit)
+  after = pretrained.read(flexivit, gelu="exact")
+  with pytest.raises(Fault) as caught:
+    convert.check(before, after)
+  assert str(caught.value) == (
+    "that is more than rounding: OUT does not compute what IN does"
+  )
+  assert "features differ by at most 0.000" in capsys.readouterr().out
