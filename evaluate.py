@@ -44,6 +44,11 @@ def main(argv=None):
   )
   add("--data", help="digits, or folder:PATH; default: a run's test data")
   add("--image_size", help="240 or 240x320; with --data only")
+  add(
+    "--resize",
+    help="272 or 272x360: squash to this size first, and take the centre of "
+    "--image_size, as FlexiViT's paper does",
+  )
   add("--split", help="of --data; default: test")
   add("--batch_size", type=int, help="default: the run's, or 128")
   add("--step", type=int, help="of a run: which checkpoint; default: the best")
@@ -116,24 +121,41 @@ def choose_data(args, run) -> Data:
       raise ConfigError(
         f"{args.checkpoint} names no data: give --data digits or folder:PATH"
       )
-    if args.image_size or args.split:
+    if args.image_size or args.resize or args.split:
       raise ConfigError(
-        "--image_size and --split need --data: a run's test data has its own"
+        "--image_size, --resize and --split need --data: a run's test data has "
+        "its own"
       )
     return run.test
-  transforms = ()
+  size = None
+  if args.resize and not args.image_size:
+    raise ConfigError("--resize needs --image_size, the size of the centre")
   if args.image_size:
     with blaming("--image_size"):
-      transforms = (augment.Resize(parse_hw(args.image_size)),)
+      size = parse_hw(args.image_size)
+      transforms = choose_transforms(size, args.resize)
   split = args.split or "test"
   kind, _, path = args.data.partition(":")
   if kind == "digits" and not path:
-    return Data(sources.Digits(split), transforms)
+    if size is None:
+      return Data(sources.Digits(split))
+    with blaming("--image_size"):
+      # Drawn as large as they are wanted, not enlarged twice.
+      side = max(transforms[0].size)
+      return Data(sources.Digits(split, side), transforms)
   if kind == "folder" and path:
-    if not transforms:
+    if size is None:
       raise ConfigError("--data folder:PATH needs --image_size, 240 say")
     return Data(sources.ImageFolder(path, split), transforms)
   raise ConfigError(f"--data {args.data!r}: give digits or folder:PATH")
+
+
+def choose_transforms(size, resize):
+  """Squashed to --image_size, or to --resize of which the centre is taken."""
+  if resize is None:
+    return (augment.Resize(size),)
+  with blaming("--resize"):
+    return augment.Resize(parse_hw(resize)), augment.CentralCrop(size)
 
 
 def check_classes(vit, source) -> None:

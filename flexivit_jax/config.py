@@ -58,6 +58,7 @@ CHOICES: dict[Any, dict[str, Any]] = {
   augment.Transform: {
     "resize": augment.Resize,
     "resize_crop": augment.ResizeCrop,
+    "central_crop": augment.CentralCrop,
     "inception_crop": augment.InceptionCrop,
     "flip": augment.Flip,
     "affine": augment.Affine,

@@ -188,8 +188,9 @@ def on_device(checkpoint: Checkpoint) -> LoadedViT:
   """The model ready to call; takes the checkpoint's arrays, one by one."""
   flat, arrays = {}, checkpoint.arrays
   for name in list(arrays):
-    # At no time is the whole model there twice.
-    flat[name] = jnp.asarray(arrays.pop(name), jnp.float32)
+    # Waited for, so that at no time the whole model is there twice.
+    array = jnp.asarray(arrays.pop(name), jnp.float32)
+    flat[name] = jax.block_until_ready(array)
   params = flax.traverse_util.unflatten_dict(flat, sep="/")
   return LoadedViT(checkpoint.model, params, checkpoint.spec)
 

@@ -54,6 +54,7 @@ REQUIRED = {
   "tfds": {"dataset": "cifar10"},
   "resize": {"size": (24, 20)},
   "resize_crop": {"short": 24, "size": (24, 20)},
+  "central_crop": {"size": (24, 20)},
   "inception_crop": {"size": (24, 20)},
   "adamw": {"learning_rate": 1e-3},
   "sgd": {"learning_rate": 1e-3},
@@ -400,7 +401,7 @@ def test_a_whole_group_can_be_taken_away():
     (
       "train.transforms=(5,)",
       "config.train.transforms[0] is 5: give a name, one of 'resize', "
-      "'resize_crop', 'inception_crop', 'flip', 'affine'",
+      "'resize_crop', 'central_crop', 'inception_crop', 'flip', 'affine'",
     ),
     (
       "train.transforms=({'name': 'affine', 'shfit': 0.1},)",

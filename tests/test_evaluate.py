@@ -1,11 +1,15 @@
-"""evaluate.py as a process."""
+"""evaluate.py, as a process but for the choice of data."""
 
+import argparse
 import json
 import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
+
+import evaluate
+from flexivit_jax.data import sources
 
 DATA = pathlib.Path(__file__).parent / "data"
 
@@ -74,6 +78,26 @@ def test_evaluates_a_big_vision_file_on_a_folder(npz, command, tmp_path):
   assert sizes == ["16x16", "24x24"]
 
 
+def test_the_centre_of_larger_images(npz):
+  args = argparse.Namespace(
+    checkpoint=npz,
+    data="digits",
+    split=None,
+    image_size="24x32",
+    resize="40x36",
+  )
+  data = evaluate.choose_data(args, None)
+  assert data.source == sources.Digits("test", 40)
+  image = data.source.open().image(0)
+  for transform in data.transforms:
+    image = transform(image, None)
+  assert image.shape == (24, 32, 3)
+  # Without --resize, drawn at the size itself.
+  args.resize, args.image_size = None, "64"
+  data = evaluate.choose_data(args, None)
+  assert data.source == sources.Digits("test", 64)
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
@@ -85,6 +109,14 @@ def test_evaluates_a_big_vision_file_on_a_folder(npz, command, tmp_path):
     (["--image_size=48"], "need --data"),
     (["--data=digits", "--split=val"], "--data: digits have no split 'val'"),
     (["--data=nothing"], "--data 'nothing': give digits or folder:PATH"),
+    (
+      ["--data=digits", "--resize=40"],
+      "--resize needs --image_size, the size of the centre",
+    ),
+    (
+      ["--data=digits", "--resize=4x", "--image_size=24"],
+      "--resize: size '4x': give pixels, 8 or 8x6",
+    ),
     (["--data=folder:/nowhere"], "needs --image_size"),
     (["--data=folder:/nowhere", "--image_size=24"], "no directory /nowhere/te"),
     (["--batch_size=0"], "--batch_size 0: give at least 1"),

@@ -110,7 +110,7 @@ def _array(archive, member):
         f"{member.filename} declares shape {show(shape)} of {dtype}, "
         f"{cut(f'{declared:,}', 80)} bytes, and has {held:,}"
       )
-    array = np.empty(shape[::-1] if columns_first else shape, dtype)
+    array = _aligned(shape[::-1] if columns_first else shape, dtype)
     # Not by read_array, which parses the header again, and whose pieces are new
     # memory each: it takes a quarter longer.
     left = memoryview(array.reshape(-1).view(np.uint8))
@@ -122,6 +122,15 @@ def _array(archive, member):
     array = array.view(ml_dtypes.bfloat16)
   array = array.astype(array.dtype.newbyteorder("="), copy=False)
   return array.T if columns_first else array
+
+
+def _aligned(shape, dtype) -> np.ndarray:
+  """An array where JAX on a CPU takes it over without a copy."""
+  alignment = 64
+  size = math.prod(shape) * dtype.itemsize + alignment
+  memory = np.empty(size, np.uint8)
+  start = -memory.ctypes.data % alignment
+  return np.ndarray(shape, dtype, memory, start)
 
 
 def _header(file, name):

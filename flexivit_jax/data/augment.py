@@ -76,6 +76,27 @@ class ResizeCrop:
 
 
 @dataclasses.dataclass(frozen=True)
+class CentralCrop:
+  """The central `size` (height, width); the image is at least as large."""
+
+  size: tuple[int, int]
+
+  def __post_init__(self):
+    _check_size(self.size)
+
+  def __call__(self, image, rng):
+    del rng
+    (h, w), (crop_h, crop_w) = image.shape[:2], self.size
+    if h < crop_h or w < crop_w:
+      raise ValueError(
+        f"a centre of {crop_h}x{crop_w} does not fit into an image of {h}x{w}: "
+        "resize it first"
+      )
+    top, left = (h - crop_h) // 2, (w - crop_w) // 2
+    return image[top : top + crop_h, left : left + crop_w]
+
+
+@dataclasses.dataclass(frozen=True)
 class InceptionCrop:
   """A random part of the image, resized (Inception, arXiv:1409.4842).
 

@@ -468,3 +468,12 @@ def test_lack_of_memory_is_not_the_files_fault(tmp_path, monkeypatch):
   _fail(monkeypatch, MemoryError())
   with pytest.raises(MemoryError):
     npz.read(path)
+
+
+def test_arrays_lie_where_jax_takes_them_over(tmp_path):
+  path = tmp_path / "a.npz"
+  wanted = {str(n): np.arange(n, dtype=np.float32) for n in (1, 7, 100, 4096)}
+  npz.write(path, wanted)
+  for name, array in npz.read(path)[0].items():
+    assert array.ctypes.data % 64 == 0
+    np.testing.assert_array_equal(array, wanted[name])

@@ -51,6 +51,7 @@ def centre_of_mass(image):
   [
     augment.Resize((5, 6)),
     augment.ResizeCrop(8, (5, 6)),
+    augment.CentralCrop((5, 6)),
     augment.InceptionCrop((5, 6)),
     augment.Flip(),
     augment.Affine(),
@@ -89,6 +90,19 @@ def test_resize_crop_takes_the_centre():
   np.testing.assert_array_equal(cut, draw("34 45 56 67"))
 
 
+def test_central_crop_is_a_slice():
+  image = np.arange(7 * 9 * 3, dtype=np.uint8).reshape(7, 9, 3)
+  cut = augment.CentralCrop((4, 9))(image, None)
+  np.testing.assert_array_equal(cut, image[1:5])
+  cut = augment.CentralCrop((7, 3))(image, None)
+  np.testing.assert_array_equal(cut, image[:, 3:6])
+  with pytest.raises(ValueError) as caught:
+    augment.CentralCrop((8, 9))(image, None)
+  assert str(caught.value) == (
+    "a centre of 8x9 does not fit into an image of 7x9: resize it first"
+  )
+
+
 def test_resize_crop_scales_the_shorter_side():
   # 8x16 at half the size is 4x8; its centre is what a crop of the whole takes.
   image = noise(8, 16)
@@ -122,6 +136,7 @@ def test_resize_crop_must_fit():
   [
     augment.Resize,
     functools.partial(augment.ResizeCrop, 24),
+    augment.CentralCrop,
     augment.InceptionCrop,
   ],
 )
