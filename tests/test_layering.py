@@ -14,6 +14,7 @@ PACKAGE = ROOT / "flexivit_jax"
 LAYERS = (
   "cli",
   "run",
+  "exporting",
   "saving",
   "pretrained",
   "loaded",
@@ -26,6 +27,7 @@ LAYERS = (
   "formats",
   "nn",
   "training",
+  "serving",
   "checkpoints",
   "data",
   "attention",
@@ -34,6 +36,7 @@ LAYERS = (
 
 # Third-party packages that a layer may import, where that is restricted.
 ALLOWED = {
+  "serving": {"numpy", "jax"},
   "core": {"numpy", "jax"},
   "attention": {"numpy", "jax"},
 }

@@ -1,10 +1,12 @@
 """Softmax attention within segments: `kernel(q, k, v, ...) -> Partial`."""
 
 import functools
+import math
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax import export
 
 # log of "no key": finite, since merging two -inf gives NaN.
 NO_KEY = -1e30
@@ -88,7 +90,7 @@ def _over_heads(f, *args):
   """f on each head of `[b, l, h, ...]` arguments: at once, or one by one."""
   args = [jnp.moveaxis(x, 2, 0) for x in args]
   q, k = args[:2]
-  logits = 4 * q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
+  shape = (*q.shape[:3], k.shape[2])
 
   def together(*args):
     return jax.vmap(f)(*args)
@@ -96,12 +98,19 @@ def _over_heads(f, *args):
   def one_by_one(*args):
     return jax.lax.map(lambda args: f(*args), args)
 
-  if logits < CPU_CACHE_BYTES:
+  def as_it_fits(*args):
+    # Of float32: the product may leave int32.
+    sides = jnp.stack([jnp.asarray(n, jnp.float32) for n in shape])
+    fits = 4 * sides.prod() < CPU_CACHE_BYTES
+    return jax.lax.cond(fits, together, one_by_one, *args)
+
+  symbolic = any(map(export.is_symbolic_dim, shape))
+  if not symbolic and 4 * math.prod(shape) < CPU_CACHE_BYTES:
     outputs = together(*args)
   else:
-    outputs = jax.lax.platform_dependent(
-      *args, cpu=one_by_one, default=together
-    )
+    # Exported for any batch, compiled for one: XLA then drops a branch.
+    on_cpu = as_it_fits if symbolic else one_by_one
+    outputs = jax.lax.platform_dependent(*args, cpu=on_cpu, default=together)
   return tuple(jnp.moveaxis(x, 0, 2) for x in outputs)
 
 

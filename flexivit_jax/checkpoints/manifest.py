@@ -8,7 +8,8 @@ import contextlib
 import hashlib
 import pathlib
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 
 from flexivit_jax.checkpoints.files import replacing, sync
 
@@ -22,6 +23,26 @@ def write(directory: pathlib.Path) -> None:
     file.write(text)
   for path in (directory, *directory.rglob("*")):
     sync(path)
+
+
+def make_directory(
+  path: pathlib.Path, fill: Callable[[pathlib.Path], None]
+) -> None:
+  """A directory that gets its name once all of it, with sums, is written.
+
+  Args:
+    fill: called with the directory in which it writes.
+  """
+  unfinished = path.with_name(f"{path.name}.unfinished")
+  shutil.rmtree(unfinished, ignore_errors=True)
+  unfinished.mkdir(parents=True)
+  try:
+    fill(unfinished)
+    write(unfinished)
+    unfinished.rename(path)
+    sync(path.parent)
+  finally:
+    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def damage(directory: pathlib.Path) -> str | None:

@@ -104,6 +104,8 @@ def inspect(checkpoint: Checkpoint) -> None:
   """Prints what a checkpoint is, its sum, and each of its arrays."""
   print(checkpoint)
   path = pathlib.Path(checkpoint.spec.path)
+  if (path / pretrained.WEIGHTS).is_file():
+    path /= pretrained.WEIGHTS
   if checkpoint.spec.checked:
     print("  its SHA-256 agrees with what was saved beside it")
   if path.is_file():
@@ -115,7 +117,7 @@ def inspect(checkpoint: Checkpoint) -> None:
     shape = "x".join(map(str, x.shape))
     mean, std = (f"{f(x, dtype=np.float64):.4g}" for f in (np.mean, np.std))
     rows.append((name, shape, x.dtype.name, mean, std))
-  print(align(rows))
+  print(align(rows, left=1))
 
 
 def convert(args) -> None:
@@ -179,11 +181,7 @@ def check(before: Checkpoint, after: Checkpoint) -> None:
   if isinstance(model.position, positions.LearnedGrid):
     rows_cols = model.position.size
   image_hw = tuple(n * p for n, p in zip(rows_cols, patch_hw))
-  photographs = datasets.load_sample_images().images
-  pixels = np.stack([images.resize(x, image_hw) for x in photographs])
-  if model.channels != 3:
-    repeats = -(-model.channels // 3)
-    pixels = np.tile(pixels, (1, 1, 1, repeats))[..., : model.channels]
+  pixels = photographs(image_hw, model.channels)
   stored = np.result_type(*after.arrays.values())
   precise = stored in (np.float32, np.float64)
   with jax.default_matmul_precision("highest"):
@@ -200,6 +198,16 @@ def check(before: Checkpoint, after: Checkpoint) -> None:
   )
   if not worst <= (1e-4 if precise else 3e-2) * largest:
     raise Fault("that is more than rounding: OUT does not compute what IN does")
+
+
+def photographs(image_hw: tuple[int, int], channels: int) -> np.ndarray:
+  """Two real images, u8 `[2, h, w, channels]`; colours recur beyond three."""
+  colour = datasets.load_sample_images().images
+  pixels = np.stack([images.resize(x, image_hw) for x in colour])
+  if channels == 3:
+    return pixels
+  repeats = -(-channels // 3)
+  return np.tile(pixels, (1, 1, 1, repeats))[..., :channels]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,101 @@
+"""Exports a model for serving, where jax alone runs it, and checks the result.
+
+  python -m flexivit_jax.cli.export runs/flexivit OUT --patch_sizes 4,6 \\
+      --image_size 24
+  python -m flexivit_jax.cli.export flexivit_b_i1k OUT --patch_sizes 16,30x24 \\
+      --image_size 240 --platforms cpu,cuda,tpu
+
+IN is all that `load` takes: a run, a big_vision npz, a timm or Hugging Face
+ViT, a published name. OUT is a directory to be made; flexivit_jax/serving.py
+says what is in it and how to use it. It takes any number of images at once,
+uint8, of the one size. Where it can run here, it is read back and compared with
+the model on photographs.
+"""
+
+import pathlib
+
+import jax.export
+import numpy as np
+
+from flexivit_jax import exporting, serving
+from flexivit_jax.cli import arguments, convert, errors
+from flexivit_jax.core.faults import Fault
+from flexivit_jax.core.patch_size import parse_hw
+from flexivit_jax.core.text import format_bytes
+from flexivit_jax.experiment import blaming
+from flexivit_jax.loaded import LoadedViT, on_device
+
+
+def main(argv=None):
+  parser = arguments.parser(__doc__)
+  add = parser.add_argument
+  add("source", metavar="IN", help="a checkpoint, or a published one's name")
+  add("out", metavar="OUT", help="directory to be made")
+  add("--patch_sizes", required=True, help="8,16x12: a program for each")
+  add("--image_size", required=True, help="240 or 240x320: of all images")
+  add(
+    "--platforms",
+    default="cpu",
+    help=f"where it will run, of {','.join(exporting.PLATFORMS)}; default: cpu",
+  )
+  add("--step", type=int, help="of a run: which checkpoint; default: the best")
+  group = parser.add_argument_group("what IN's file may not say")
+  parser.names += [f"--{name}" for name in convert.given_arguments(group)]
+  args, _ = arguments.parse(parser, argv)
+  export(args)
+
+
+def export(args) -> None:
+  with blaming("--patch_sizes"):
+    patch_sizes = [parse_hw(text) for text in args.patch_sizes.split(",")]
+  with blaming("--image_size"):
+    image_hw = parse_hw(args.image_size)
+  vit = on_device(convert.read(args))
+  print(vit, flush=True)
+  platforms = args.platforms.split(",")
+  with blaming("cannot export"):
+    exporting.export(
+      vit,
+      args.out,
+      patch_sizes=patch_sizes,
+      image_hw=image_hw,
+      platforms=platforms,
+    )
+  size = sum(path.stat().st_size for path in pathlib.Path(args.out).iterdir())
+  print(f"wrote {args.out} ({format_bytes(size)})", flush=True)
+  here = jax.export.default_export_platform()
+  if here in platforms:
+    check(vit, serving.load(args.out))
+  else:
+    print(f"not checked: it does not run on {here}, which this machine has")
+
+
+def check(vit: LoadedViT, served: serving.Served) -> None:
+  """Runs both on photographs at each patch size, and compares.
+
+  Raises:
+    Fault: they differ by more than rounding.
+  """
+  _, h, w, channels = served.contract["input"]["shape"]
+  pixels = convert.photographs((h, w), channels)
+  # Where products are rounded to fewer bits, so are the resized kernels.
+  precise = vit.model.dtype == "float32" and jax.default_backend() == "cpu"
+  for ph, pw in served.programs:
+    expected = vit.outputs(pixels, (ph, pw))
+    for name, x in served(pixels, (ph, pw)).items():
+      key = "pooled" if name == "features" else name
+      a, b = np.asarray(x), np.asarray(expected[key], np.float32)
+      worst, largest = np.abs(a - b).max(), np.abs(b).max()
+      print(
+        f"check: two photographs at {h}x{w} pixels, patches of {ph}x{pw}: "
+        f"{name} differ by at most {worst:.2g}, of {largest:.2g}"
+      )
+      if not worst <= (1e-4 if precise else 3e-2) * largest:
+        raise Fault(
+          f"that is more than rounding: {served.path} does not compute what "
+          f"{vit.spec.path} does"
+        )
+
+
+if __name__ == "__main__":
+  errors.run(main)

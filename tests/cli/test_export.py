@@ -1,0 +1,189 @@
+import dataclasses
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from flexivit_jax import exporting, serving
+from flexivit_jax.cli import convert, export
+from flexivit_jax.core import resize
+from flexivit_jax.core.faults import Fault
+from flexivit_jax.experiment import ConfigError
+
+DATA = pathlib.Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+  path = tmp_path_factory.mktemp("npz") / "flexivit.npz"
+  golden = np.load(DATA / "big_vision_flexivit_tok.npz")
+  np.savez(path, **{k: x for k, x in golden.items() if k.startswith("params/")})
+  return path
+
+
+def _arguments(checkpoint, out, *more):
+  sizes = ("--patch_sizes=8,24x16", "--image_size=96x144")
+  return [str(checkpoint), str(out), "--num_heads=3", *sizes, *more]
+
+
+def test_it_is_written_and_compared_with_the_model(
+  checkpoint, tmp_path, capsys
+):
+  out = tmp_path / "out"
+  export.main(_arguments(checkpoint, out, "--platforms=cpu,cuda"))
+  printed = capsys.readouterr().out.splitlines()
+  assert printed[0] == f"big_vision npz: {checkpoint}"
+  assert re.fullmatch(rf"wrote {out} \(\d+\.\d (K|M)iB\)", printed[-5])
+  checks = [
+    re.fullmatch(
+      r"check: two photographs at 96x144 pixels, patches of (\w+): (\w+) "
+      r"differ by at most (\S+), of (\S+)",
+      line,
+    ).groups()
+    for line in printed[-4:]
+  ]
+  assert [x[:2] for x in checks] == [
+    (size, output)
+    for size in ("8x8", "24x16")
+    for output in ("features", "logits")
+  ]
+  for *_, worst, largest in checks:
+    # Float32 rounding; the values are of order 1.
+    assert float(worst) < 1e-5 < 0.5 < float(largest)
+  served = serving.load(out)
+  assert served.contract["platforms"] == ["cpu", "cuda"]
+  # What was compared is what lies there.
+  images = convert.photographs((96, 144), 3)
+  largest = np.abs(served(images, 8)["logits"]).max()
+  assert checks[1][3] == f"{largest:.2g}"
+
+
+def test_what_computes_something_else_is_a_fault(
+  checkpoint, tmp_path, capsys, monkeypatch
+):
+  def antialiased(kernel, hw, *, antialias):
+    return resize.pi_resize(kernel, hw, antialias=not antialias)
+
+  # As other programs resize: near to it, but not the same.
+  monkeypatch.setattr(
+    exporting.repatch, "resize", _With(resize, pi_resize=antialiased)
+  )
+  with pytest.raises(Fault) as caught:
+    export.main(_arguments(checkpoint, tmp_path / "out"))
+  assert str(caught.value) == (
+    f"that is more than rounding: {tmp_path}/out does not compute what "
+    f"{checkpoint} does"
+  )
+  last = capsys.readouterr().out.splitlines()[-1]
+  worst = float(last.split("at most ")[1].split(",")[0])
+  # A thousand times what tests/test_serving.py allows.
+  assert worst > 1e-2
+
+
+class _With:
+  """A module with other attributes."""
+
+  def __init__(self, module, **others):
+    self._module = module
+    vars(self).update(others)
+
+  def __getattr__(self, name):
+    return getattr(self._module, name)
+
+
+def test_a_bfloat16_model_may_differ_by_its_rounding(
+  checkpoint, tmp_path, monkeypatch
+):
+  read = convert.read
+
+  def as_bfloat16(args):
+    found = read(args)
+    model = found.model.clone(dtype="bfloat16")
+    return dataclasses.replace(found, model=model)
+
+  monkeypatch.setattr(convert, "read", as_bfloat16)
+  export.main(_arguments(checkpoint, tmp_path / "out"))
+  assert b"BF16" in (tmp_path / "out" / serving.WEIGHTS).read_bytes()
+
+
+def test_what_does_not_run_here_is_not_checked(checkpoint, tmp_path, capsys):
+  export.main(_arguments(checkpoint, tmp_path / "out", "--platforms=tpu,cuda"))
+  assert capsys.readouterr().out.splitlines()[-1] == (
+    "not checked: it does not run on cpu, which this machine has"
+  )
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (
+      ["--patch_sizes=8,x"],
+      "--patch_sizes: size 'x': give pixels, 8 or 8x6",
+    ),
+    (
+      ["--patch_sizes=8,"],
+      "--patch_sizes: size '': give pixels, 8 or 8x6",
+    ),
+    (
+      ["--image_size=96x"],
+      "--image_size: size '96x': give pixels, 8 or 8x6",
+    ),
+    (
+      ["--patch_sizes=7"],
+      "cannot export: an image of 96x144 pixels is not a whole number of 7x7 "
+      "patches: resize it to 98x147, or take a patch size whose sides divide "
+      "96 and 144",
+    ),
+    (
+      ["--platforms=gpu"],
+      "cannot export: platforms gpu: give some of cpu, cuda, rocm, tpu",
+    ),
+    (
+      ["--platform=cpu"],
+      "unknown argument '--platform=cpu'; did you mean --platforms? (try "
+      "--help)",
+    ),
+  ],
+)
+def test_what_cannot_be_is_refused_and_nothing_written(
+  checkpoint, tmp_path, arguments, message
+):
+  with pytest.raises(ConfigError) as caught:
+    export.main(_arguments(checkpoint, tmp_path / "out", *arguments))
+  assert str(caught.value) == message
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_written_over(checkpoint, tmp_path):
+  out = tmp_path / "out"
+  out.mkdir()
+  with pytest.raises(ConfigError) as caught:
+    export.main(_arguments(checkpoint, out))
+  assert str(caught.value) == (
+    f"cannot export: {out} exists and is not written over: give another"
+  )
+  assert list(out.iterdir()) == []
+
+
+def test_as_a_command(command, checkpoint, tmp_path):
+  module = ("-m", "flexivit_jax.cli.export")
+  done = command(*module, *_arguments(checkpoint, tmp_path / "out"))
+  assert (done.returncode, done.stderr) == (0, "")
+  again = command(*module, *_arguments(checkpoint, tmp_path / "out"))
+  assert again.returncode == 2
+  assert again.stderr == (
+    f"error: cannot export: {tmp_path}/out exists and is not written over: "
+    "give another\n"
+  )
+
+
+def test_photographs_have_as_many_channels_as_the_model():
+  two, four, five = (convert.photographs((8, 12), c) for c in (2, 4, 5))
+  three = convert.photographs((8, 12), 3)
+  assert three.shape == (2, 8, 12, 3)
+  assert three.dtype == np.uint8
+  np.testing.assert_array_equal(two, three[..., :2])
+  np.testing.assert_array_equal(four, three[..., [0, 1, 2, 0]])
+  np.testing.assert_array_equal(five, three[..., [0, 1, 2, 0, 1]])
+  assert not np.array_equal(three[0], three[1])
