@@ -151,8 +151,8 @@ def _of_rank(arrays, name, rank, facts):
   array = arrays.get(name)
   if array is not None and array.ndim != rank:
     raise ValueError(
-      f"{facts.path}: {name} has shape {array.shape}, and every ViT's has "
-      f"{rank} axes"
+      f"{facts.path}: {name} has shape {array.shape}, and rank {rank} in every "
+      "ViT"
     )
   return array
 
@@ -284,7 +284,7 @@ def differences(model: vit.ViT, convention: Mapping) -> list[str]:
   """
   facts = facts_of(model)
   return [
-    f"{name} is {facts[name]}, and will be {value} there"
+    f"{name} is {facts[name]}, and will be {to_json(value)} there"
     for name, value in convention.items()
     if name in facts and facts[name] != to_json(value)
   ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from flexivit_jax.core.patch_size import as_hw
 from flexivit_jax.core.text import show
 
 _REQUIRED = object()
@@ -46,8 +47,8 @@ def _pair(value):
   return _whole(first), _whole(second)
 
 
-def _pairs(value):
-  return tuple(map(_pair, value))
+def _sizes(value):
+  return tuple(map(as_hw, value))
 
 
 def _text(value):
@@ -81,8 +82,8 @@ KINDS = {
   "temperature": ("a number", _number),
   "image_mean": ("a number, or one for each channel,", _numbers),
   "image_std": ("a number, or one for each channel,", _numbers),
-  "patch_size": ("(height, width)", _pair),
-  "trained_sizes": ("a list of (height, width)", _pairs),
+  "patch_size": ("pixels, or (height, width),", as_hw),
+  "trained_sizes": ("a list of patch sizes", _sizes),
   "classes": ("a list of names", _texts),
   "image_hw": ("(height, width)", _pair),
   "no_embed_class": ("true or false", _flag),
@@ -117,7 +118,7 @@ class Facts:
       kind, convert = KINDS[name]
       try:
         return convert(value), source
-      except (TypeError, ValueError) as e:
+      except (TypeError, ValueError, OverflowError) as e:
         raise ValueError(
           f"{self.path}: {name} is {show(value)} ({source}): {kind} is expected"
         ) from e

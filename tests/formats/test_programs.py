@@ -6,11 +6,13 @@ numbers that they gave are in tests/data.
 
 import json
 
+import golden
 import jax
 import numpy as np
 import pytest
 
 from flexivit_jax import pretrained, saving
+from flexivit_jax.cli import convert
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -77,9 +79,11 @@ def _assert_equal(vit, expected, images=IMAGES):
 
 @pytest.mark.parametrize("case", TIMM)
 def test_timm_opens_ours_and_we_open_timms(case, tmp_path):
-  module = _randomize(
-    timm.create_model("vit_base_patch16_224", **TINY | TIMM[case])
+  # DeiT III's own, which expects ImageNet's mean and std.
+  name = (
+    "deit3_small_patch16_224" if case == "deit3" else "vit_base_patch16_224"
   )
+  module = _randomize(timm.create_model(name, **TINY | TIMM[case]))
   cfg = module.pretrained_cfg
   expected = _theirs(module, cfg["mean"], cfg["std"]).numpy()
   directory = tmp_path / "theirs"
@@ -142,11 +146,9 @@ def test_transformers_opens_ours_and_we_open_its(case, head, tmp_path):
 
 def test_flexivit_at_one_size_runs_in_timm(tmp_path):
   # big_vision's own logits, given by timm: tests/data has the file.
-  golden = dict(np.load("tests/data/big_vision_flexivit_tok.npz"))
+  numbers = dict(np.load(golden.DATA / "big_vision_flexivit_tok.npz"))
   file = tmp_path / "flexivit.npz"
-  np.savez(file, **{k: v for k, v in golden.items() if "params/" in k})
-  from flexivit_jax.cli import convert
-
+  np.savez(file, **{k: v for k, v in numbers.items() if "params/" in k})
   convert.main(
     [
       str(file),
@@ -157,6 +159,6 @@ def test_flexivit_at_one_size_runs_in_timm(tmp_path):
     ]
   )
   module = timm.create_model(f"local-dir:{tmp_path}/ours", pretrained=True)
-  got = _theirs(module.eval(), 0.5, 0.5, golden["images_uint8"])
-  expected = golden["logits/seqhw=8"]
+  got = _theirs(module.eval(), 0.5, 0.5, numbers["images_uint8"])
+  expected = numbers["logits/seqhw=8"]
   np.testing.assert_allclose(got, expected, rtol=0, atol=3e-5)
