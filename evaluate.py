@@ -17,7 +17,7 @@ import pathlib
 import jax
 
 from flexivit_jax import config, pretrained
-from flexivit_jax.cli import arguments, errors
+from flexivit_jax.cli import arguments, errors, reading
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.data import augment, bad_images, sources
 from flexivit_jax.evaluation import report, sweep
@@ -36,7 +36,12 @@ from flexivit_jax.training import compilation, memory, provenance, sharding
 def main(argv=None):
   parser = arguments.parser(__doc__)
   add = parser.add_argument
-  add("--checkpoint", required=True, help="a run's directory, or an npz file")
+  add(
+    "--checkpoint",
+    required=True,
+    help="a run, a file or directory of another program, or the name of a "
+    "published model: docs/checkpoints.md",
+  )
   add(
     "--patch_sizes",
     help="4,6,8x6 or 8:48, the sizes in that range that it was trained at or, "
@@ -59,6 +64,7 @@ def main(argv=None):
     "left out; default: the run's, or error",
   )
   add("--output", help="directory for results.json and curve.png")
+  reading.add_facts(parser)
   args, _ = arguments.parse(parser, argv)
   evaluate(args)
 
@@ -69,8 +75,9 @@ def evaluate(args) -> list[sweep.Point]:
     if output.exists() and not output.is_dir():
       raise ConfigError(f"--output {output} is a file: give a directory")
     output.mkdir(parents=True, exist_ok=True)
+  given = reading.facts(args)
   with blaming("--checkpoint"):
-    vit = pretrained.load(args.checkpoint, step=args.step)
+    vit = pretrained.load(args.checkpoint, step=args.step, **given)
   print(vit, flush=True)
   run = vit.spec.experiment
   data = choose_data(args, run)

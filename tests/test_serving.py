@@ -18,7 +18,7 @@ import pytest
 
 from flexivit_jax import exporting, pretrained, serving
 from flexivit_jax.checkpoints import manifest, tensors
-from flexivit_jax.cli.convert import photographs
+from flexivit_jax.cli.comparison import photographs
 from flexivit_jax.core.tokens import patchify
 from flexivit_jax.loaded import LoadedViT, Spec
 from flexivit_jax.nn import pooling, positions

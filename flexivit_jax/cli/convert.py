@@ -15,15 +15,12 @@ import pathlib
 
 import jax
 import numpy as np
-from sklearn import datasets
 
 from flexivit_jax import pretrained, saving
 from flexivit_jax.checkpoints import manifest
-from flexivit_jax.cli import arguments, errors
-from flexivit_jax.core.faults import Fault
+from flexivit_jax.cli import arguments, comparison, errors, reading
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.text import align
-from flexivit_jax.data import images
 from flexivit_jax.experiment import ConfigError, blaming
 from flexivit_jax.formats import architecture, repatch
 from flexivit_jax.loaded import Checkpoint, on_device
@@ -39,12 +36,11 @@ NORMALIZATIONS = {
 def main(argv=None):
   parser = arguments.parser(__doc__)
   add = parser.add_argument
-  add("source", metavar="IN", help="a checkpoint, or a published one's name")
+  reading.add_source(parser)
   add(
     "out", metavar="OUT", nargs="?", help="where to write; not with --inspect"
   )
   add("--format", choices=tuple(saving.FORMATS))
-  add("--step", type=int, help="of a run: which checkpoint; default: the best")
   add("--inspect", action="store_true", help="say what IN is; write nothing")
   add("--check", action="store_true", help="run both on the same images")
   add("--patch", help="8 or 8x6: store the patch embedding at this size")
@@ -60,11 +56,9 @@ def main(argv=None):
     action="store_true",
     help="multiply LayerScale into the projections, for where there is none",
   )
-  group = parser.add_argument_group("what IN's file may not say")
-  parser.names += [f"--{name}" for name in given_arguments(group)]
   args, _ = arguments.parse(parser, argv)
   if args.inspect:
-    inspect(read(args))
+    inspect(reading.read(args))
     return
   if args.out is None or args.format is None:
     raise ConfigError(
@@ -73,31 +67,6 @@ def main(argv=None):
       + "; or --inspect to see what IN is"
     )
   convert(args)
-
-
-def given_arguments(group) -> list[str]:
-  """Adds an argument for each fact that `load` may be given."""
-  group.add_argument("--num_heads", type=int)
-  group.add_argument("--gelu", choices=("tanh", "exact"))
-  group.add_argument("--eps", type=float, help="of every LayerNorm")
-  group.add_argument("--pool", choices=("tok", "gap", "map"))
-  group.add_argument("--posemb", help="7x7: rows and columns of the positions")
-  return ["num_heads", "gelu", "eps", "pool", "posemb"]
-
-
-def read(args) -> Checkpoint:
-  with blaming("--posemb"):
-    posemb = None if args.posemb is None else parse_hw(args.posemb)
-  with blaming("IN"):
-    return pretrained.read(
-      args.source,
-      step=args.step,
-      num_heads=args.num_heads,
-      gelu=args.gelu,
-      eps=args.eps,
-      pool=args.pool,
-      posemb=posemb,
-    )
 
 
 def inspect(checkpoint: Checkpoint) -> None:
@@ -124,7 +93,7 @@ def convert(args) -> None:
   out = pathlib.Path(args.out)
   with blaming("OUT"):
     saving.check_target(out, args.format)
-  before = read(args)
+  before = reading.read(args)
   print(before, flush=True)
   with blaming("--image" if args.image else "--patch"):
     after = transformed(before, args)
@@ -181,33 +150,16 @@ def check(before: Checkpoint, after: Checkpoint) -> None:
   if isinstance(model.position, positions.LearnedGrid):
     rows_cols = model.position.size
   image_hw = tuple(n * p for n, p in zip(rows_cols, patch_hw))
-  pixels = photographs(image_hw, model.channels)
+  pixels = comparison.photographs(image_hw, model.channels)
   stored = np.result_type(*after.arrays.values())
-  precise = stored in (np.float32, np.float64)
   with jax.default_matmul_precision("highest"):
-    a, b = (
-      np.asarray(on_device(x).outputs(pixels, patch_hw)["pooled"])
-      for x in (before, after)
-    )
-  worst, largest = np.abs(a - b).max(), np.abs(a).max()
-  h, w = image_hw
-  print(
-    f"check: two photographs at {h}x{w} pixels, patches of "
-    f"{patch_hw[0]}x{patch_hw[1]}: features differ by at most {worst:.2g}, of "
-    f"{largest:.2g}"
+    outputs = [on_device(x).outputs(pixels, patch_hw) for x in (before, after)]
+  comparison.compare(
+    *({"features": x["pooled"]} for x in outputs),
+    image_hw=image_hw,
+    patch_hw=patch_hw,
+    precise=stored in (np.float32, np.float64),
   )
-  if not worst <= (1e-4 if precise else 3e-2) * largest:
-    raise Fault("that is more than rounding: OUT does not compute what IN does")
-
-
-def photographs(image_hw: tuple[int, int], channels: int) -> np.ndarray:
-  """Two real images, u8 `[2, h, w, channels]`; colours recur beyond three."""
-  colour = datasets.load_sample_images().images
-  pixels = np.stack([images.resize(x, image_hw) for x in colour])
-  if channels == 3:
-    return pixels
-  repeats = -(-channels // 3)
-  return np.tile(pixels, (1, 1, 1, repeats))[..., :channels]
 
 
 if __name__ == "__main__":

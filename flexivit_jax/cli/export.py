@@ -15,11 +15,9 @@ the model on photographs.
 import pathlib
 
 import jax.export
-import numpy as np
 
 from flexivit_jax import exporting, serving
-from flexivit_jax.cli import arguments, convert, errors
-from flexivit_jax.core.faults import Fault
+from flexivit_jax.cli import arguments, comparison, errors, reading
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.text import format_bytes
 from flexivit_jax.experiment import blaming
@@ -29,7 +27,7 @@ from flexivit_jax.loaded import LoadedViT, on_device
 def main(argv=None):
   parser = arguments.parser(__doc__)
   add = parser.add_argument
-  add("source", metavar="IN", help="a checkpoint, or a published one's name")
+  reading.add_source(parser)
   add("out", metavar="OUT", help="directory to be made")
   add("--patch_sizes", required=True, help="8,16x12: a program for each")
   add("--image_size", required=True, help="240 or 240x320: of all images")
@@ -38,9 +36,6 @@ def main(argv=None):
     default="cpu",
     help=f"where it will run, of {','.join(exporting.PLATFORMS)}; default: cpu",
   )
-  add("--step", type=int, help="of a run: which checkpoint; default: the best")
-  group = parser.add_argument_group("what IN's file may not say")
-  parser.names += [f"--{name}" for name in convert.given_arguments(group)]
   args, _ = arguments.parse(parser, argv)
   export(args)
 
@@ -50,7 +45,7 @@ def export(args) -> None:
     patch_sizes = [parse_hw(text) for text in args.patch_sizes.split(",")]
   with blaming("--image_size"):
     image_hw = parse_hw(args.image_size)
-  vit = on_device(convert.read(args))
+  vit = on_device(reading.read(args))
   print(vit, flush=True)
   platforms = args.platforms.split(",")
   with blaming("cannot export"):
@@ -77,24 +72,19 @@ def check(vit: LoadedViT, served: serving.Served) -> None:
     Fault: they differ by more than rounding.
   """
   _, h, w, channels = served.contract["input"]["shape"]
-  pixels = convert.photographs((h, w), channels)
-  # Where products are rounded to fewer bits, so are the resized kernels.
-  precise = vit.model.dtype == "float32" and jax.default_backend() == "cpu"
-  for ph, pw in served.programs:
-    expected = vit.outputs(pixels, (ph, pw))
-    for name, x in served(pixels, (ph, pw)).items():
-      key = "pooled" if name == "features" else name
-      a, b = np.asarray(x), np.asarray(expected[key], np.float32)
-      worst, largest = np.abs(a - b).max(), np.abs(b).max()
-      print(
-        f"check: two photographs at {h}x{w} pixels, patches of {ph}x{pw}: "
-        f"{name} differ by at most {worst:.2g}, of {largest:.2g}"
-      )
-      if not worst <= (1e-4 if precise else 3e-2) * largest:
-        raise Fault(
-          f"that is more than rounding: {served.path} does not compute what "
-          f"{vit.spec.path} does"
-        )
+  pixels = comparison.photographs((h, w), channels)
+  for patch_hw in served.programs:
+    expected = vit.outputs(pixels, patch_hw)
+    expected["features"] = expected["pooled"]
+    found = served(pixels, patch_hw)
+    comparison.compare(
+      {name: expected[name] for name in found},
+      found,
+      image_hw=(h, w),
+      patch_hw=patch_hw,
+      # Where products are rounded to fewer bits, so are the resized kernels.
+      precise=vit.model.dtype == "float32" and jax.default_backend() == "cpu",
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,44 @@
+"""The checkpoint that a command works on: arguments, and reading it."""
+
+from typing import Any
+
+from flexivit_jax import pretrained
+from flexivit_jax.cli.arguments import Parser
+from flexivit_jax.core.patch_size import parse_hw
+from flexivit_jax.experiment import blaming
+from flexivit_jax.loaded import Checkpoint
+
+
+def add_source(parser: Parser) -> None:
+  """IN, which step of it, and what its file may not say."""
+  parser.add_argument(
+    "source", metavar="IN", help="a checkpoint, or a published one's name"
+  )
+  parser.add_argument(
+    "--step", type=int, help="of a run: which checkpoint; default: the best"
+  )
+  add_facts(parser)
+
+
+def add_facts(parser: Parser) -> None:
+  """What a checkpoint's file may not say."""
+  add = parser.add_argument
+  add("--num_heads", type=int, help="where the checkpoint does not say")
+  add("--gelu", choices=("tanh", "exact"), help="the same")
+  add("--eps", type=float, help="the same, of every LayerNorm")
+  add("--pool", choices=("tok", "gap", "map"), help="the same")
+  add("--posemb", help="the same: 7x7, rows and columns of the positions")
+
+
+def facts(args) -> dict[str, Any]:
+  """What was given of them, for `load`."""
+  with blaming("--posemb"):
+    posemb = None if args.posemb is None else parse_hw(args.posemb)
+  names = ("num_heads", "gelu", "eps", "pool")
+  return {name: getattr(args, name) for name in names} | {"posemb": posemb}
+
+
+def read(args) -> Checkpoint:
+  given = facts(args)
+  with blaming("IN"):
+    return pretrained.read(args.source, step=args.step, **given)

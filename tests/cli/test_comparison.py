@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from flexivit_jax.cli import comparison
+from flexivit_jax.core.faults import Fault
+
+
+def test_photographs_have_as_many_channels_as_the_model():
+  two, four, five = (comparison.photographs((8, 12), c) for c in (2, 4, 5))
+  three = comparison.photographs((8, 12), 3)
+  assert three.shape == (2, 8, 12, 3)
+  assert three.dtype == np.uint8
+  np.testing.assert_array_equal(two, three[..., :2])
+  np.testing.assert_array_equal(four, three[..., [0, 1, 2, 0]])
+  np.testing.assert_array_equal(five, three[..., [0, 1, 2, 0, 1]])
+  assert not np.array_equal(three[0], three[1])
+
+
+@pytest.mark.parametrize("precise", [True, False])
+def test_more_than_rounding_is_a_fault(precise, capsys):
+  before = {"features": np.array([[1.0, -2.0]], np.float32)}
+  bar = 2e-4 if precise else 6e-2
+  sizes = dict(image_hw=(8, 12), patch_hw=(4, 6), precise=precise)
+  within, beyond = (
+    {"features": before["features"] + np.float32(f * bar)} for f in (0.9, 1.1)
+  )
+  comparison.compare(before, within, **sizes)
+  assert capsys.readouterr().out == (
+    "check: two photographs at 8x12 pixels, patches of 4x6: features differ by "
+    f"at most {0.9 * bar:.2g}, of 2\n"
+  )
+  for wrong in (beyond, {"features": np.full((1, 2), np.nan)}):
+    with pytest.raises(Fault) as caught:
+      comparison.compare(before, wrong, **sizes)
+    assert str(caught.value) == (
+      "that is more than rounding: OUT does not compute what IN does"
+    )
