@@ -54,6 +54,11 @@ def main(argv=None):
     raise ConfigError("--workdir is missing: give the run a directory")
   if not args.workdir:
     raise ConfigError("--workdir is empty: give the run a directory")
+  if "://" in args.workdir:
+    raise ConfigError(
+      f"--workdir {args.workdir}: give a directory of this machine, or a "
+      "mounted one"
+    )
   status = train(experiment, pathlib.Path(args.workdir))
   if status:
     # A signal that reached the workers too may have ended them with locks held

@@ -6,8 +6,9 @@ Name the folder, and the model's size if it is not S, after a colon:
   python train.py --config configs/flexivit_folder.py:PATH,B --workdir runs/big
   python evaluate.py --checkpoint runs/mine --patch_sizes 8:48
 
-FlexiViT's own setting (arXiv:2212.08013): 240 px, ten patch sizes from 48 to 8,
-patch embedding stored at 32x32, positions at 7x7. One image in ten is left out
+FlexiViT's own sizes (arXiv:2212.08013): 240 px, ten patch sizes from 48 to 8,
+patch embedding stored at 32x32, positions at 7x7; the recipe is a usual one for
+supervised training, not the paper's distillation. One image in ten is left out
 of training to choose the checkpoint. Other numbers of epochs, image sizes or
 patch sizes: --config.total_epochs=30, --config.patch_size.choices=(16,24,48).
 """

@@ -8,6 +8,9 @@ tanh layer before the head, batch 1,024, learning rate 1e-3, 10,000 steps of
 warm-up, cosine, clipping at 1, 90 epochs. big_vision's weight decay of 1e-4 is
 not multiplied by the learning rate; optax's is, so it is 1e-4 / 1e-3 here.
 
+Otherwise than there: products in bfloat16 (--config.model.dtype=float32), crops
+drawn by their area, and images resized with antialias.
+
 Expected: 73.6 % in 90 epochs, the paper's figure without RandAugment and mixup,
 which this recipe does not have yet (with them: 76.5 %). Not run here.
 """

@@ -71,7 +71,8 @@ def read(path, *, step: int | None = None, **given) -> Checkpoint:
     arrays, note = npz.read(path)
     arrays = big_vision.select(arrays, submodel, path)
     sources = ((GIVEN, given), (NOTED, note or {}), ("its name", known))
-    return _checkpoint(big_vision, arrays, path, sources, checked)
+    place = f"{path}:{submodel}" if submodel else path
+    return _checkpoint(big_vision, arrays, place, sources, checked)
   return _read_tensors(path, path, given, checked)
 
 
@@ -135,7 +136,7 @@ def _read_tensors(file, path, given, checked) -> Checkpoint:
         preprocessor = _beside(file, "preprocessor_config.json")
         found = hugging_face.facts_in(said, preprocessor)
   # A config.json may hold anything in any place.
-  except (ValueError, TypeError, AttributeError, KeyError) as e:
+  except _WRONG_KIND as e:
     raise ValueError(
       f"{file}: the config.json beside it cannot be understood: {e}"
     ) from e
@@ -146,6 +147,13 @@ def _read_tensors(file, path, given, checked) -> Checkpoint:
     f"{file}: neither timm's nor Hugging Face's ViT; its {len(arrays)} arrays "
     f"have names such as {listed(sorted(arrays)[:3])}"
   )
+
+
+# What using a value as another kind of value raises.
+_WRONG_KIND = (
+  *(ValueError, TypeError, AttributeError),
+  *(LookupError, ArithmeticError),
+)
 
 
 def _beside(file: pathlib.Path, name: str) -> dict[str, Any]:
@@ -185,12 +193,18 @@ def _checkpoint(format_, arrays, path, sources, checked):
   model = architecture.model_of(arrays, facts)
   architecture.check(model, arrays, path)
   patch_size = facts.get("patch_size", None)
+  classes = facts.get("classes", ())
+  if classes and len(classes) != model.num_classes:
+    raise ValueError(
+      f"{path}: {len(classes)} names of classes ({facts.origins['classes']}), "
+      f"but the head has {model.num_classes}"
+    )
   spec = Spec(
     source=source,
     path=str(path),
     patch_size=patch_size,
     trained_sizes=facts.get("trained_sizes", ()),
-    classes=facts.get("classes", ()),
+    classes=classes,
     origins=facts.origins,
     checked=checked,
   )

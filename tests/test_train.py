@@ -126,6 +126,11 @@ def test_other_data_in_the_same_directory_is_refused(
     ("--config.test.source.split=val", "config.test: digits have no split"),
     ("--workdir=README.md", "--workdir README.md is a file"),
     ("--workdir=", "--workdir is empty: give the run a directory"),
+    (
+      "--workdir=gs://bucket/run",
+      "--workdir gs://bucket/run: give a directory of this machine, or a "
+      "mounted one",
+    ),
     ("--config.lr=1", "config.lr: no such key"),
   ],
 )

@@ -60,7 +60,7 @@ def _rows(found: Shapes, wanted: Shapes) -> list[tuple[str, str, str, str]]:
     kind = "wrong shape"
     if have is None or want is None:
       kind = "missing" if have is None else "unexpected"
-    number = re.search(r"(?<=_)\d+(?=/)", name)
+    number = re.search(r"(?<=_)\d{1,9}(?=/)", name)
     if number:
       name = f"{name[: number.start()]}{{}}{name[number.end() :]}"
     numbers = groups.setdefault((kind, name, have, want), [])

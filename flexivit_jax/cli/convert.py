@@ -12,6 +12,7 @@ directory for timm, hugging_face and orbax; it is not written over.
 
 import dataclasses
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -72,7 +73,9 @@ def main(argv=None):
 def inspect(checkpoint: Checkpoint) -> None:
   """Prints what a checkpoint is, its sum, and each of its arrays."""
   print(checkpoint)
-  path = pathlib.Path(checkpoint.spec.path)
+  text = checkpoint.spec.path
+  # One model of several in a file: FILE.npz:img.
+  path = pathlib.Path(re.sub(r"(?<=\.npz):[^:]*$", "", text))
   if (path / pretrained.WEIGHTS).is_file():
     path /= pretrained.WEIGHTS
   if checkpoint.spec.checked:

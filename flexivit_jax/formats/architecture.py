@@ -3,7 +3,7 @@
 import contextlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import flax.traverse_util
 import jax
@@ -47,6 +47,28 @@ def num_heads(facts: Facts, width: int, depth: int, mlp_dim: int) -> int:
   return heads
 
 
+def count_layers(names: Iterable[str], start: str, path) -> int:
+  """One more than the largest number of a layer.
+
+  Args:
+    start: how the names of a layer begin, with {} for its number; one does.
+
+  Raises:
+    ValueError: it is more than any model has: tables of so many rows would be
+      made.
+  """
+  # No more digits than any depth has: Python refuses thousands of them.
+  pattern = re.escape(start).replace(r"\{\}", r"(\d{1,9})")
+  numbers = (re.match(pattern, name) for name in names)
+  depth = 1 + max(int(m[1]) for m in numbers if m)
+  if depth > vit.MAX_DEPTH:
+    raise ValueError(
+      f"{path}: {start.format(depth - 1)}... is beyond the {vit.MAX_DEPTH} "
+      "layers that a model may have"
+    )
+  return depth
+
+
 def add_stored_patch_size(facts: Facts, kernel_hw) -> None:
   """For formats that store the patch embedding at the size that it is for."""
   if not facts.get("any_patch_size", False):
@@ -68,10 +90,12 @@ def grid(cells: int, facts: Facts) -> tuple[int, int]:
   root = side(cells)
   rows_cols = facts.get("posemb", (root, root) if root else None)
   if rows_cols is None or math.prod(rows_cols) != cells:
-    of = "square" if rows_cols is None else f"of {rows_cols[0]}x{rows_cols[1]}"
+    what = "square"
+    if rows_cols is not None:
+      what = f"grid of {rows_cols[0]}x{rows_cols[1]}"
     raise ValueError(
-      f"{facts.path}: its {cells} positions are not a grid {of}: give its rows "
-      "and columns as posemb=(rows, cols)"
+      f"{facts.path}: its {cells} positions are no {what}: give its rows and "
+      "columns as posemb=(rows, cols)"
     )
   return rows_cols
 
@@ -132,7 +156,10 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
     norm_eps=facts.get("eps"),
     scan=stacked,
   )
-  depth = len(query) if stacked else _depth(arrays)
+  if stacked:
+    depth = len(query)
+  else:
+    depth = count_layers(arrays, f"{BLOCKS}_{{}}/", facts.path)
   with _naming(facts.path):
     return vit.ViT(vit.Size(width, depth, mlp.shape[-1], heads), **fields)
 
@@ -155,12 +182,6 @@ def _of_rank(arrays, name, rank, facts):
       "ViT"
     )
   return array
-
-
-def _depth(arrays):
-  # No more digits than any depth has: Python refuses thousands of them.
-  numbers = (re.match(rf"{BLOCKS}_(\d{{1,9}})/", name) for name in arrays)
-  return 1 + max(int(m[1]) for m in numbers if m)
 
 
 def _classes(arrays, facts):

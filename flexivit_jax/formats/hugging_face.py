@@ -5,7 +5,6 @@ token has a position of its own and is what the head reads; without a head, a
 pooler may follow (ours is `representation`).
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,25 +93,21 @@ def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
     ValueError: an array that no ViT here has, or a fact that is missing.
   """
   prefix = "vit." if f"vit.{KERNEL}" in arrays else ""
-  kernel = arrays[prefix + KERNEL]
-  found = {}
+  kernel, style = arrays[prefix + KERNEL], None
   for style in (HUB, IN_MEMORY):
-    pattern = re.escape(prefix + style["layer"]).replace(r"\{\}", r"(\d+)")
-    numbers = [re.match(pattern + r"\.", name) for name in arrays]
-    numbers = [int(m[1]) for m in numbers if m]
-    hidden = prefix + f"{style['layer'].format(0)}.{style['fc1']}.weight"
-    if numbers and hidden in arrays and kernel.ndim == arrays[hidden].ndim + 2:
-      found = style
+    start = f"{prefix}{style['layer']}."
+    hidden = arrays.get(f"{start.format(0)}{style['fc1']}.weight")
+    if hidden is not None:
       break
-  if not found:
+  if hidden is None or (kernel.ndim, hidden.ndim) != (4, 2):
     raise ValueError(f"{facts.path}: no layers with the names of a ViT")
-  depth, width = 1 + max(numbers), kernel.shape[0]
-  heads = architecture.num_heads(facts, width, depth, len(arrays[hidden]))
+  depth = architecture.count_layers(arrays, start, facts.path)
+  heads = architecture.num_heads(facts, len(kernel), depth, len(hidden))
   architecture.add_stored_patch_size(facts, kernel.shape[2:])
   table = arrays.get(f"{prefix}embeddings.position_embeddings")
   cells = table.shape[1] - 1 if table is not None and table.ndim == 3 else 0
   return renaming.to_ours(
-    arrays, rules(depth, heads, cells, found, prefix), facts.path
+    arrays, rules(depth, heads, cells, style, prefix), facts.path
   )
 
 

@@ -24,6 +24,7 @@ CONVENTION = {
   "eps": 1e-6,
   "image_mean": (0.5,),
   "image_std": (0.5,),
+  "position": "none",  # where there is no table
 }
 
 # Of timm 1.0.31's VisionTransformers, those with the tanh approximation, and
@@ -97,8 +98,7 @@ def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
   path = facts.path
   kernel = _get(arrays, "patch_embed.proj.weight", 4, path)
   mlp = _get(arrays, "blocks.0.mlp.fc1.weight", 2, path)
-  numbers = (re.match(r"blocks\.(\d+)\.", name) for name in arrays)
-  depth = 1 + max(int(m[1]) for m in numbers if m)
+  depth = architecture.count_layers(arrays, "blocks.{}.", path)
   width = kernel.shape[0]
   heads = architecture.num_heads(facts, width, depth, mlp.shape[0])
   architecture.add_stored_patch_size(facts, kernel.shape[2:])

@@ -66,6 +66,18 @@ def test_inspect_says_that_a_sum_agrees(run, flexivit, tmp_path):
     assert f"  SHA-256 {digest}" in lines
 
 
+def test_one_of_several_models_is_inspected(run, flexivit, tmp_path):
+  arrays = dict(np.load(flexivit))
+  path = tmp_path / "towers.npz"
+  np.savez(
+    path, **{k.replace("params/", "params/img/"): x for k, x in arrays.items()}
+  )
+  lines = run(f"{path}:img", "--inspect")
+  assert lines[0] == f"big_vision npz: {path}:img"
+  digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  assert f"  SHA-256 {digest}" in lines
+
+
 CHECK = "check: two photographs at {} pixels, patches of {}: "
 
 

@@ -271,11 +271,11 @@ def test_a_grid_is_as_said_or_a_square(cells, said, expected):
 @pytest.mark.parametrize(
   ("cells", "said", "of"),
   [
-    (50, {}, "50 positions are not a grid square"),
-    (0, {}, "0 positions are not a grid square"),
-    (6, {"posemb": (3, 3)}, "6 positions are not a grid of 3x3"),
-    (49, {"posemb": (7, 8)}, "49 positions are not a grid of 7x8"),
-    (0, {"posemb": (1, 1)}, "0 positions are not a grid of 1x1"),
+    (50, {}, "50 positions are no square"),
+    (0, {}, "0 positions are no square"),
+    (6, {"posemb": (3, 3)}, "6 positions are no grid of 3x3"),
+    (49, {"posemb": (7, 8)}, "49 positions are no grid of 7x8"),
+    (0, {"posemb": (1, 1)}, "0 positions are no grid of 1x1"),
   ],
 )
 def test_positions_that_are_no_grid_are_refused(cells, said, of):
@@ -450,7 +450,8 @@ def test_facts_that_have_a_default_need_not_be_said():
     ({"embedding/kernel": (4, 4, 0, 8)}, "channels is 0: give 1 to 10000"),
     (
       {f"{BLOCKS}_100000000/x": (1,)},
-      "depth is 100000001: give 1 to 1000",
+      "Transformer/encoderblock_100000000/... is beyond the 1000 layers that a "
+      "model may have",
     ),
     (
       {"head/bias": (20_000_000,)},

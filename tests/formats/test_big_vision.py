@@ -496,13 +496,13 @@ def test_the_class_tokens_row(rows, class_token, given, expected):
 @pytest.mark.parametrize(
   ("rows", "pool", "given", "text"),
   [
-    (10, pooling.Gap(), {}, "its 10 positions are not a grid square"),
-    (12, pooling.ClassToken(), {}, "its 12 positions are not a grid square"),
+    (10, pooling.Gap(), {}, "its 10 positions are no square"),
+    (12, pooling.ClassToken(), {}, "its 12 positions are no square"),
     (
       9,
       pooling.ClassToken(),
       {"posemb": (2, 3)},
-      "its 9 positions are not a grid of 2x3",
+      "its 9 positions are no grid of 2x3",
     ),
   ],
 )
@@ -524,7 +524,7 @@ def test_a_class_token_with_two_positions_is_refused():
   with pytest.raises(ValueError) as caught:
     _read(theirs)
   assert str(caught.value) == (
-    "file: its 10 positions are not a grid square: give its rows and columns "
+    "file: its 10 positions are no square: give its rows and columns "
     "as posemb=(rows, cols)"
   )
 

@@ -97,7 +97,7 @@ ODD = {
   ),
   "no positions": (
     _with(pos_embedding=_zeros(1, 0, 8)),
-    ": its 0 positions are not a grid square: give its rows and columns as "
+    ": its 0 positions are no square: give its rows and columns as "
     "posemb=(rows, cols)",
   ),
   "heads that do not divide": (
@@ -273,7 +273,7 @@ def test_half_of_a_model_in_each_of_two_places_is_none(tmp_path):
     ({"posemb": 3}, "posemb is 3 (given): (rows, cols) is expected"),
     (
       {"posemb": (9, 9)},
-      "its 9 positions are not a grid of 9x9: give its rows and columns as "
+      "its 9 positions are no grid of 9x9: give its rows and columns as "
       "posemb=(rows, cols)",
     ),
     ({"num_heads": 4}, "num_heads is 4 (given), but its arrays have 2"),
@@ -445,3 +445,55 @@ def test_safetensors_that_were_tampered_with(format_, fast, tmp_path):
     tensors.write(path, arrays, {})
 
   _fuzz(write, tmp_path / "file.safetensors", arrays, num_heads=2)
+
+
+CONFIGS = (
+  '{"architecture": 5, "model_args": 7}',
+  '{"architecture": "vit", "model_args": {"img_size": "large"}}',
+  '{"architecture": "vit", "model_args": {"num_heads": "two"}}',
+  '{"architecture": "vit", "pretrained_cfg": {"mean": {"r": 1}}}',
+  '{"architecture": "vit", "model_args": {"global_pool": ["avg"]}}',
+  '{"architecture": "vit", "label_names": ["one"]}',
+  '{"model_type": "vit", "patch_size": 0, "image_size": 12}',
+  '{"model_type": "vit", "patch_size": [4], "image_size": 12}',
+  '{"model_type": "vit", "layer_norm_eps": "tiny"}',
+  '{"model_type": "vit", "num_attention_heads": 0}',
+  '{"model_type": "vit", "id2label": [1, 2]}',
+  '{"model_type": "vit", "id2label": {"0": "one"}}',
+  '{"model_type": ["vit"]}',
+  "[]",
+  "nothing",
+  "\xff",
+)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_config_json_may_hold_anything(config, tmp_path):
+  format_ = timm if "architecture" in config else hugging_face
+  model = _tiny(prefix_position=True)
+  file = tmp_path / "model.safetensors"
+  tensors.write(file, format_.from_ours(_random(model), model), {})
+  assert _outcome(file, num_heads=2) is None
+  (tmp_path / "config.json").write_text(config, "latin-1")
+  # Heads are given where nothing is wrong with what is said of them.
+  given = {} if "heads" in config else {"num_heads": 2}
+  text = _outcome(file, **given)
+  assert text is not None
+  assert str(tmp_path) in text
+  assert len(text.splitlines()) == 1
+
+
+def test_names_of_classes_are_as_many_as_the_head_has(tmp_path):
+  arrays = {f"params/{k}": x for k, x in _random(_tiny()).items()}
+  npz.write(tmp_path / "file.npz", arrays, {"classes": ["a", "b"]})
+  assert _outcome(tmp_path / "file.npz") == (
+    f"{tmp_path}/file.npz: 2 names of classes (the file's note), but the head "
+    "has 5"
+  )
+
+
+def test_a_submodel_is_named(tmp_path):
+  arrays = {f"params/img/{k}": x for k, x in _random(_tiny()).items()}
+  npz.write(tmp_path / "file.npz", arrays)
+  checkpoint = pretrained.read(f"{tmp_path}/file.npz:img")
+  assert checkpoint.spec.path == f"{tmp_path}/file.npz:img"

@@ -356,7 +356,7 @@ def test_positions_that_make_no_grid_are_refused(tmp_path):
   with pytest.raises(ValueError) as caught:
     pretrained.read(path, num_heads=3)
   assert str(caught.value) == (
-    f"{path}: its 60 positions are not a grid square: give its rows and "
+    f"{path}: its 60 positions are no square: give its rows and "
     "columns as posemb=(rows, cols)"
   )
   read = pretrained.read(path, num_heads=3, posemb=(6, 10))
