@@ -221,8 +221,8 @@ def _choice(hint, value, path):
 
 def _record(cls, value, path):
   fields = {f.name: f for f in _fields(cls)}
+  hints = typing.get_type_hints(cls)
   if not isinstance(value, Mapping):
-    hints = typing.get_type_hints(cls)
     meant = [
       f" (did you mean {path}.{name}={value}?)"
       for name in fields
@@ -240,7 +240,6 @@ def _record(cls, value, path):
         f"{path}.{cut(str(key), 100)}: no such key{hint}; "
         f"valid: {listed(fields or ['none'])}"
       )
-  hints = typing.get_type_hints(cls)
   built = {
     key: _build(hints[key], item, f"{path}.{key}")
     for key, item in value.items()
