@@ -104,13 +104,15 @@ def _read_directory(path, step, given) -> Checkpoint:
     return _read_run(path, step, given)
   if step is not None:
     raise ValueError(f"{path}: only a run's directory has steps")
-  damage = manifest.damage(path) if (path / manifest.NAME).is_file() else None
+  ours = (path / native.MODEL).is_file()
+  checked = ours or (path / manifest.NAME).is_file()
+  damage = manifest.damage(path) if checked else None
   if damage:
     raise ValueError(f"{path} is damaged: {damage}; get it from its source")
-  checked = (path / manifest.NAME).is_file()
-  if (path / native.MODEL).is_file():
-    arrays, note = native.load_model(path)
-    sources = ((GIVEN, given), (NOTED, note))
+  if ours:
+    file = path / native.MODEL
+    sources = ((GIVEN, given), (NOTED, _object(file.read_bytes(), str(file))))
+    arrays = native.load_model(path)
     return _checkpoint(None, arrays, path, sources, checked)
   if (path / WEIGHTS).is_file():
     return _read_tensors(path / WEIGHTS, path, given, checked)
@@ -194,7 +196,7 @@ def _checkpoint(format_, arrays, path, sources, checked):
   architecture.check(model, arrays, path)
   patch_size = facts.get("patch_size", None)
   classes = facts.get("classes", ())
-  if classes and len(classes) != model.num_classes:
+  if len(classes) > model.num_classes:  # a head may be wider than the data
     raise ValueError(
       f"{path}: {len(classes)} names of classes ({facts.origins['classes']}), "
       f"but the head has {model.num_classes}"

@@ -1,5 +1,6 @@
 """Every format there and back, and what damage to it does."""
 
+import dataclasses
 import json
 import random
 import subprocess
@@ -63,6 +64,18 @@ def test_what_is_saved_loads_exactly(format, tmp_path):
   assert again.spec.trained_sizes == ((8, 8), (16, 12))
   assert again.spec.classes == tuple("abcde")
   assert again.spec.checked
+
+
+@pytest.mark.parametrize("format", saving.FORMATS)
+def test_a_head_that_is_wider_than_the_data(format, tmp_path):
+  checkpoint = _random(_model(num_classes=7))
+  spec = dataclasses.replace(checkpoint.spec, classes=("a", "b"))
+  checkpoint = pretrained.Checkpoint(checkpoint.model, checkpoint.arrays, spec)
+  path = _path(tmp_path, format)
+  saving.save(checkpoint, path, format)
+  again = pretrained.read(path)
+  assert again.model.num_classes == 7
+  assert again.spec.classes[:2] == ("a", "b")
 
 
 def test_orbax_holds_every_model(tmp_path):
@@ -214,6 +227,17 @@ def test_a_full_disk_leaves_nothing(format, small_disk):
   with pytest.raises((OSError, ValueError, Fault)):
     saving.save(checkpoint, _path(disk, format), format)
   assert list(disk.iterdir()) == []
+
+
+def test_a_model_of_ours_without_its_sums_is_refused(tmp_path):
+  saving.save(_random(_model()), tmp_path / "out", "orbax")
+  (tmp_path / "out" / "manifest.sha256").unlink()
+  with pytest.raises(ValueError) as caught:
+    pretrained.read(tmp_path / "out")
+  assert str(caught.value) == (
+    f"{tmp_path}/out is damaged: {tmp_path}/out/manifest.sha256 is missing; "
+    "get it from its source"
+  )
 
 
 def test_a_note_that_is_damaged_is_refused(tmp_path):

@@ -255,17 +255,14 @@ def save_model(
   (directory / MODEL).write_text(json.dumps(note, indent=2) + "\n")
 
 
-def load_model(
-  directory: pathlib.Path,
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """What `save_model` wrote: arrays and note."""
+def load_model(directory: pathlib.Path) -> dict[str, np.ndarray]:
+  """The arrays that `save_model` wrote, by name."""
   _silence()
   path = directory.absolute() / ARRAYS
   with ocp.PyTreeCheckpointer() as checkpointer:
     tree = checkpointer.metadata(path).item_metadata.tree
     tree = _restore_numpy(checkpointer, path, tree)
-  note = json.loads((directory / MODEL).read_bytes())
-  return ocp.tree.to_flat_dict(tree, sep="/"), note
+  return ocp.tree.to_flat_dict(tree, sep="/")
 
 
 def _restore_numpy(checkpointer, path, wanted):

@@ -206,7 +206,8 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
 def config(model: vit.ViT, classes=()) -> dict:
   """A config.json that transformers opens."""
   size = model.size
-  names = classes or [f"LABEL_{i}" for i in range(model.num_classes)]
+  others = range(len(classes), model.num_classes)
+  names = [*classes, *(f"LABEL_{i}" for i in others)]
   has_head = bool(model.num_classes)
   return {
     "architectures": ["ViTForImageClassification" if has_head else "ViTModel"],

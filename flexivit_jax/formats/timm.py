@@ -279,7 +279,12 @@ def config(model: vit.ViT, classes=()) -> dict:
       "first_conv": "patch_embed.proj",
       "classifier": "head",
     },
-    **({"label_names": list(classes)} if classes else {}),
+    # Of every class, or of none.
+    **(
+      {"label_names": list(classes)}
+      if len(classes) == model.num_classes > 0
+      else {}
+    ),
   }
 
 
