@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks import machine, markdown
 from flexivit_jax import pretrained, saving
-from flexivit_jax.formats import architecture
+from flexivit_jax.formats import parameters
 from flexivit_jax.nn import pooling, positions, vit
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -75,7 +75,7 @@ def made_up() -> pretrained.Checkpoint:
   rng = np.random.default_rng(0)
   arrays = {
     name: rng.standard_normal(x.shape, np.float32)
-    for name, x in architecture.parameter_shapes(model).items()
+    for name, x in parameters.shapes(model).items()
   }
   return pretrained.Checkpoint(model, arrays, pretrained.Spec("made up", ""))
 

@@ -12,7 +12,13 @@ from flexivit_jax import config, record
 from flexivit_jax.checkpoints import manifest, native, npz, published, tensors
 from flexivit_jax.core.patch_size import FixedPatchSize, as_hw
 from flexivit_jax.core.text import cut, listed, show
-from flexivit_jax.formats import architecture, big_vision, hugging_face, timm
+from flexivit_jax.formats import (
+  architecture,
+  big_vision,
+  hugging_face,
+  parameters,
+  timm,
+)
 from flexivit_jax.formats.facts import MEANINGS, Facts
 from flexivit_jax.loaded import Checkpoint, LoadedViT, Spec, on_device
 from flexivit_jax.training import log
@@ -193,7 +199,7 @@ def _checkpoint(format_, arrays, path, sources, checked):
     arrays = format_.to_ours(arrays, facts)
     facts.add(f"convention of {format_.PROGRAM}", format_.CONVENTION)
   model = architecture.model_of(arrays, facts)
-  architecture.check(model, arrays, path)
+  parameters.check(model, arrays, path)
   patch_size = facts.get("patch_size", None)
   classes = facts.get("classes", ())
   if len(classes) > model.num_classes:  # a head may be wider than the data
@@ -235,7 +241,7 @@ def _read_run(path, step, given) -> Checkpoint:
     raise ValueError(f"{path}: no checkpoint of step {step}; there are {have}")
   flatten = functools.partial(flax.traverse_util.flatten_dict, sep="/")
   arrays = flatten(native.load_params(path, step))
-  architecture.check(experiment.model, arrays, f"{path}, step {step}")
+  parameters.check(experiment.model, arrays, f"{path}, step {step}")
   policy = experiment.patch_size
   fixed = policy.sizes[0] if isinstance(policy, FixedPatchSize) else None
   spec = Spec(

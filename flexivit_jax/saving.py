@@ -6,7 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flexivit_jax.checkpoints import manifest, native, npz, tensors
-from flexivit_jax.formats import architecture, big_vision, hugging_face, timm
+from flexivit_jax.formats import (
+  architecture,
+  big_vision,
+  hugging_face,
+  parameters,
+  timm,
+)
 from flexivit_jax.loaded import Checkpoint, LoadedViT
 from flexivit_jax.pretrained import NOTE, WEIGHTS
 
@@ -114,7 +120,7 @@ def _unstacked(checkpoint):
   model, arrays = checkpoint.model, checkpoint.arrays
   if not model.scan:
     return model, arrays
-  arrays = architecture.unstack(arrays, model.size.depth)
+  arrays = parameters.unstack(arrays, model.size.depth)
   return model.clone(scan=False), arrays
 
 

@@ -12,7 +12,7 @@ import pytest
 import flexivit_jax as fv
 from flexivit_jax import pretrained, saving
 from flexivit_jax.core.faults import Fault
-from flexivit_jax.formats import architecture
+from flexivit_jax.formats import parameters
 from flexivit_jax.nn import pooling, positions, vit
 
 
@@ -31,7 +31,7 @@ def _random(model, seed=0):
   rng = np.random.default_rng(seed)
   arrays = {
     name: rng.standard_normal(x.shape, np.float32)
-    for name, x in architecture.parameter_shapes(model).items()
+    for name, x in parameters.shapes(model).items()
   }
   spec = pretrained.Spec(
     source="test",

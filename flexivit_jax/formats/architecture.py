@@ -1,23 +1,15 @@
 """The model that a checkpoint's arrays, under our names, are made for."""
 
-import contextlib
 import math
 import re
 from collections.abc import Iterable, Mapping
 
-import flax.traverse_util
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from flexivit_jax.checkpoints import match
 from flexivit_jax.core.text import listed
-from flexivit_jax.core.tokens import patchify
 from flexivit_jax.formats.facts import Facts
+from flexivit_jax.formats.parameters import ATTENTION, BLOCKS, naming
 from flexivit_jax.nn import pooling, positions, vit
-
-BLOCKS = "Transformer/encoderblock"
-ATTENTION = "MultiHeadDotProductAttention_0"
 
 
 def variant(width: int, depth: int, mlp_dim: int) -> str | None:
@@ -160,17 +152,8 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
     depth = len(query)
   else:
     depth = count_layers(arrays, f"{BLOCKS}_{{}}/", facts.path)
-  with _naming(facts.path):
+  with naming(facts.path):
     return vit.ViT(vit.Size(width, depth, mlp.shape[-1], heads), **fields)
-
-
-@contextlib.contextmanager
-def _naming(path):
-  """Puts the path before what a module says of its own values."""
-  try:
-    yield
-  except ValueError as e:
-    raise ValueError(f"{path}: {e}") from e
 
 
 def _of_rank(arrays, name, rank, facts):
@@ -196,7 +179,7 @@ def _position(arrays, facts):
   if table is not None:
     antialias = facts.get("posemb_antialias", True)
     size = grid(table.shape[1], facts)
-    with _naming(facts.path):
+    with naming(facts.path):
       return positions.LearnedGrid(size, antialias)
   facts.agree("posemb", None, "the file has no pos_embedding")
   position = facts.get("position", None)
@@ -204,7 +187,7 @@ def _position(arrays, facts):
     return positions.NoPosition()
   if position == "sincos2d":
     temperature = facts.get("temperature", 10_000.0)
-    with _naming(facts.path):
+    with naming(facts.path):
       return positions.SinCos2D(temperature)
   raise ValueError(
     f"{facts.path}: no pos_embedding, and "
@@ -326,61 +309,3 @@ def refuse(format_name: str, used: Mapping[str, object]) -> None:
   """
   if missing := [name for name, value in used.items() if value]:
     raise ValueError(f"{format_name} has no {', no '.join(missing)}")
-
-
-def parameter_shapes(model: vit.ViT) -> dict[str, jax.ShapeDtypeStruct]:
-  """{our name: shape and type} of what the model would initialise."""
-  # One traced block stands for all.
-  scanned = model.clone(scan=True)
-  kh, kw = model.kernel_hw
-  image = jax.ShapeDtypeStruct((1, kh, kw, model.channels), jnp.uint8)
-
-  def init(image):
-    return scanned.init(jax.random.key(0), patchify(image, (kh, kw)))["params"]
-
-  flat = flax.traverse_util.flatten_dict(jax.eval_shape(init, image), sep="/")
-  return dict(flat) if model.scan else unstack(flat, model.size.depth)
-
-
-def check(model: vit.ViT, arrays: Mapping[str, np.ndarray], path) -> None:
-  """Compares names and shapes with what the model would initialise.
-
-  Raises:
-    ValueError: with a table of what differs, in both directions.
-  """
-  with _naming(path):
-    shapes = parameter_shapes(model)
-  match.check_shapes(arrays, shapes, path)
-  for name, array in arrays.items():
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-      raise ValueError(f"{path}: {name} is {array.dtype}, not floating point")
-
-
-def unstack(arrays: Mapping, depth: int) -> dict:
-  """`encoderblock/x` with a leading depth axis as `encoderblock_{i}/x`.
-
-  Views of numpy arrays; shapes of shapes.
-  """
-  flat = {}
-  for name, array in arrays.items():
-    rest = name.removeprefix(f"{BLOCKS}/")
-    if rest == name:
-      flat[name] = array
-      continue
-    for i in range(depth):
-      if isinstance(array, jax.ShapeDtypeStruct):
-        layer = jax.ShapeDtypeStruct(array.shape[1:], array.dtype)
-      else:
-        layer = array[i]
-      flat[f"{BLOCKS}_{i}/{rest}"] = layer
-  return flat
-
-
-def stack(arrays: Mapping[str, np.ndarray], depth: int) -> dict:
-  """The inverse of `unstack`."""
-  flat = {k: v for k, v in arrays.items() if not k.startswith(f"{BLOCKS}_")}
-  for name in arrays:
-    if (rest := name.removeprefix(f"{BLOCKS}_0/")) != name:
-      layers = [arrays[f"{BLOCKS}_{i}/{rest}"] for i in range(depth)]
-      flat[f"{BLOCKS}/{rest}"] = np.stack(layers)
-  return flat

@@ -7,7 +7,7 @@ import numpy as np
 
 from flexivit_jax.checkpoints import match
 from flexivit_jax.core.text import listed
-from flexivit_jax.formats import architecture, repatch
+from flexivit_jax.formats import architecture, parameters, repatch
 from flexivit_jax.nn import positions, vit
 
 HEAD = r"head/.*"
@@ -43,7 +43,7 @@ def fit(
   """
   notes = list(_differences(source, target))
   source, arrays, changes = _converted(source, dict(arrays), target)
-  wanted = architecture.parameter_shapes(target)
+  wanted = parameters.shapes(target)
   kept = {
     pattern: {n for n in (*arrays, *wanted) if re.fullmatch(pattern, n)}
     for pattern in dont_load
@@ -59,7 +59,7 @@ def fit(
   wanted = {n: x for n, x in wanted.items() if n not in left}
   _check_head(arrays, wanted, path)
   match.check_shapes(arrays, wanted, path)
-  fresh = sorted(left & architecture.parameter_shapes(target).keys())
+  fresh = sorted(left & parameters.shapes(target).keys())
   if fresh:
     changes.append(f"not loaded, freshly initialised: {listed(fresh)}")
   arrays = {n: np.asarray(x, np.float32) for n, x in arrays.items()}
@@ -70,7 +70,7 @@ def _converted(source, arrays, target):
   """`source` and its arrays in the target's sizes and stacking."""
   changes = []
   if source.scan:
-    arrays = architecture.unstack(arrays, source.size.depth)
+    arrays = parameters.unstack(arrays, source.size.depth)
     source = source.clone(scan=False)
   pixels = target.image_mean, target.image_std
   if (source.image_mean, source.image_std) != pixels:
@@ -101,7 +101,7 @@ def _converted(source, arrays, target):
     changes.append(f"positions: interpolated from {_size(old)} to {_size(new)}")
     source, arrays = repatch.with_grid(source, arrays, new)
   if target.scan:
-    arrays = architecture.stack(arrays, source.size.depth)
+    arrays = parameters.stack(arrays, source.size.depth)
   return source, arrays, changes
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flexivit_jax.formats import architecture, renaming
+from flexivit_jax.formats import architecture, parameters, renaming
 from flexivit_jax.formats.facts import Facts
 from flexivit_jax.nn import pooling, positions, vit
 
@@ -128,8 +128,8 @@ def rules(
   block_rules = []
   for i in range(depth):
     theirs = f"{prefix}{style['layer'].format(i)}"
-    ours = f"{architecture.BLOCKS}_{i}"
-    attention = f"{ours}/{architecture.ATTENTION}"
+    ours = f"{parameters.BLOCKS}_{i}"
+    attention = f"{ours}/{parameters.ATTENTION}"
     block_rules += [
       *renaming.norm(f"{theirs}.layernorm_before", f"{ours}/LayerNorm_0"),
       *(

@@ -11,7 +11,7 @@ import numpy as np
 
 from flexivit_jax.core import resize
 from flexivit_jax.core.tokens import grid_shape
-from flexivit_jax.formats import architecture
+from flexivit_jax.formats import parameters
 from flexivit_jax.nn import positions, vit
 
 Arrays = dict[str, np.ndarray]
@@ -129,7 +129,7 @@ def without_layer_scale(
     if not found:
       continue
     before = {
-      "0/scale": f"{block}/{architecture.ATTENTION}/out",
+      "0/scale": f"{block}/{parameters.ATTENTION}/out",
       "1/scale": f"{block}/MlpBlock_0/Dense_1",
     }[rest]
     scale = folded.pop(name).astype(np.float64)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flexivit_jax.formats import architecture, renaming
+from flexivit_jax.formats import architecture, parameters, renaming
 from flexivit_jax.formats.facts import Facts
 from flexivit_jax.nn import positions, vit
 
@@ -169,8 +169,8 @@ def rules(depth: int, heads: int, position_rows: Mapping[str, int]):
   """
   block_rules = []
   for i in range(depth):
-    theirs, ours = f"blocks.{i}", f"{architecture.BLOCKS}_{i}"
-    attention = f"{ours}/{architecture.ATTENTION}"
+    theirs, ours = f"blocks.{i}", f"{parameters.BLOCKS}_{i}"
+    attention = f"{ours}/{parameters.ATTENTION}"
     qkv = tuple(f"{attention}/{name}" for name in ("query", "key", "value"))
     block_rules += [
       *renaming.norm(f"{theirs}.norm1", f"{ours}/LayerNorm_0"),
@@ -186,7 +186,7 @@ def rules(depth: int, heads: int, position_rows: Mapping[str, int]):
       *renaming.linear(f"{theirs}.mlp.fc2", f"{ours}/MlpBlock_0/Dense_1"),
       renaming.same(f"{theirs}.ls2.gamma", f"{ours}/LayerScale_1/scale"),
     ]
-  attention = f"MAPHead_0/{architecture.ATTENTION}"
+  attention = f"MAPHead_0/{parameters.ATTENTION}"
   positions_rule = []
   if position_rows:
     positions_rule = [renaming.rows("pos_embed", position_rows)]

@@ -10,7 +10,7 @@ import pytest
 
 from flexivit_jax import pretrained, saving
 from flexivit_jax.checkpoints import npz
-from flexivit_jax.formats import architecture, big_vision
+from flexivit_jax.formats import architecture, big_vision, parameters
 from flexivit_jax.formats.facts import Facts
 from flexivit_jax.nn import pooling, positions, vit
 
@@ -315,7 +315,7 @@ def _random(model, dtype=np.float32):
   rng = np.random.default_rng(0)
   return {
     name: rng.normal(size=x.shape).astype(dtype)
-    for name, x in architecture.parameter_shapes(model).items()
+    for name, x in parameters.shapes(model).items()
   }
 
 
@@ -325,7 +325,7 @@ def _read(theirs, **given):
   ours = big_vision.to_ours(big_vision.select(theirs, "", "file"), facts)
   facts.add("convention", big_vision.CONVENTION)
   model = architecture.model_of(ours, facts)
-  architecture.check(model, ours, "file")
+  parameters.check(model, ours, "file")
   return model, ours
 
 
@@ -418,7 +418,7 @@ def test_theirs_there_and_back_is_exact(name, scan):
     table = arrays["pos_embedding"]
     arrays["pos_embedding"] = np.concatenate([table[:, :1] * 2, table], axis=1)
   if scan:
-    arrays = architecture.stack(arrays, 2)
+    arrays = parameters.stack(arrays, 2)
   theirs = {f"params/{k}": x for k, x in arrays.items()}
   model, ours = _read(theirs)
   again = big_vision.from_ours(ours, model)
@@ -439,7 +439,7 @@ def test_old_names_come_back_as_todays():
 
 def test_stacked_layers_give_the_logits_of_single_ones(tmp_path):
   arrays, _, logits, _ = _golden("flexivit_map")
-  path = _file(tmp_path, architecture.stack(arrays, 2))
+  path = _file(tmp_path, parameters.stack(arrays, 2))
   assert pretrained.read(path).model.scan
   got = _logits(path, "flexivit_map")
   np.testing.assert_allclose(got, logits, rtol=0, atol=PARITY)

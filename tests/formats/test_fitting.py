@@ -1,8 +1,9 @@
 import jax
+import made_up
 import numpy as np
 import pytest
 
-from flexivit_jax.formats import architecture, fitting
+from flexivit_jax.formats import fitting, parameters
 from flexivit_jax.nn import pooling, positions, vit
 from flexivit_jax.pretrained import Checkpoint, Spec, on_device
 
@@ -20,16 +21,8 @@ def _model(**changes):
   return vit.ViT(**(fields | changes))
 
 
-def _arrays(model, dtype=np.float32):
-  rng = np.random.default_rng(1)
-  return {
-    name: (0.2 * rng.normal(size=x.shape)).astype(dtype)
-    for name, x in architecture.parameter_shapes(model).items()
-  }
-
-
 def _fit(source, target, dont_load=(), dtype=np.float32):
-  arrays = _arrays(source, dtype)
+  arrays = made_up.arrays(source, dtype)
   return arrays, *fitting.fit(source, arrays, target, dont_load, "file")
 
 
@@ -82,7 +75,7 @@ def test_the_function_is_kept(old, new, lines):
   source, target = _model(**old), _model(**new)
   arrays, fitted, said = _fit(source, target)
   assert said == lines
-  architecture.check(target, fitted, "file")
+  parameters.check(target, fitted, "file")
   # Roundings of folded values in sums of some hundred terms of order 1.
   np.testing.assert_allclose(
     _logits(target, fitted), _logits(source, arrays), rtol=0, atol=2e-5
@@ -97,7 +90,7 @@ def test_other_sizes_are_resized_and_said():
     "patch embedding: of 16x16, stored at 32x32",
     "positions: interpolated from 3x4 to 7x7",
   ]
-  architecture.check(target, fitted, "file")
+  parameters.check(target, fitted, "file")
   # The resize on the fly turns the kernel back.
   stem = target.clone(position=positions.NoPosition())
   own = {n: x for n, x in fitted.items() if n != "pos_embedding"}
@@ -121,7 +114,7 @@ def test_what_is_not_loaded_is_left_out_and_said():
   assert said == [
     "not loaded, freshly initialised: head/bias, head/kernel, registers"
   ]
-  wanted = architecture.parameter_shapes(target).keys()
+  wanted = parameters.shapes(target).keys()
   assert fitted.keys() == wanted - {"head/kernel", "head/bias", "registers"}
 
 

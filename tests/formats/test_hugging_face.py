@@ -1,12 +1,13 @@
 import json
 
 import golden
+import made_up
 import numpy as np
 import pytest
 
 from flexivit_jax import pretrained, saving
 from flexivit_jax.checkpoints import tensors
-from flexivit_jax.formats import architecture
+from flexivit_jax.formats import parameters
 from flexivit_jax.nn import pooling, positions, vit
 
 # What the order of sums leaves in float32: a right forward has 1.7e-6.
@@ -112,18 +113,6 @@ def _model(**changes):
   return vit.ViT(**(fields | changes))
 
 
-def _checkpoint(model, classes=()):
-  rng = np.random.default_rng(0)
-  arrays = {
-    name: rng.normal(size=x.shape).astype(np.float32)
-    for name, x in architecture.parameter_shapes(model).items()
-  }
-  spec = pretrained.Spec(
-    source="test", path="made up", patch_size=model.kernel_hw, classes=classes
-  )
-  return pretrained.Checkpoint(model, arrays, spec)
-
-
 MODELS = {
   "as transformers makes it": dict(),
   "tanh, eps, pixels": dict(
@@ -142,7 +131,7 @@ MODELS = {
 def test_ours_there_and_back_is_exact(case, noted, tmp_path):
   model = _model(**MODELS[case])
   classes = ("cat", "dog", "eel") if model.num_classes else ()
-  checkpoint = _checkpoint(model, classes)
+  checkpoint = made_up.checkpoint(model, classes)
   saving.save(checkpoint, tmp_path / "out", "hugging_face")
   file = tmp_path / "out" / "model.safetensors"
   if not noted:  # the JSON files alone, as transformers' own
@@ -151,7 +140,7 @@ def test_ours_there_and_back_is_exact(case, noted, tmp_path):
   again = pretrained.read(file)
   arrays = checkpoint.arrays
   if model.scan:
-    arrays = architecture.unstack(arrays, model.size.depth)
+    arrays = parameters.unstack(arrays, model.size.depth)
     model = model.clone(scan=False)
   assert again.model == model
   assert again.spec.classes == classes
@@ -161,7 +150,7 @@ def test_ours_there_and_back_is_exact(case, noted, tmp_path):
 
 
 def test_a_class_token_without_a_position_gets_zeros(tmp_path):
-  checkpoint = _checkpoint(_model(prefix_position=False))
+  checkpoint = made_up.checkpoint(_model(prefix_position=False))
   saving.save(checkpoint, tmp_path / "out", "hugging_face")
   again = pretrained.read(tmp_path / "out")
   assert not again.arrays.pop("cls_pos_embedding").any()
@@ -187,7 +176,7 @@ def test_a_class_token_without_a_position_gets_zeros(tmp_path):
 def test_what_it_has_no_place_for_is_refused(changes, lacking, tmp_path):
   model = _model(**({"prefix_position": False} | changes))
   with pytest.raises(ValueError) as caught:
-    saving.save(_checkpoint(model), tmp_path / "out", "hugging_face")
+    saving.save(made_up.checkpoint(model), tmp_path / "out", "hugging_face")
   assert str(caught.value) == f"Hugging Face's ViT has no {lacking}"
   assert list(tmp_path.iterdir()) == []
 

@@ -11,9 +11,9 @@ import pytest
 from flexivit_jax import pretrained
 from flexivit_jax.checkpoints import npz, tensors
 from flexivit_jax.formats import (
-  architecture,
   big_vision,
   hugging_face,
+  parameters,
   timm,
 )
 from flexivit_jax.nn import pooling, positions, vit
@@ -32,7 +32,7 @@ def _tiny(**changes):
   return vit.ViT(**(fields | changes))
 
 
-_shapes = functools.cache(architecture.parameter_shapes)
+_shapes = functools.cache(parameters.shapes)
 
 
 @functools.cache
@@ -121,7 +121,7 @@ ODD = {
     f"{NO_QUERY} 40 arrays, such as Transformer/encoder_norm/bias, ",
   ),
   "stacked, and layer by layer": (
-    _with(**architecture.stack(_random(_tiny()), 2)),
+    _with(**parameters.stack(_random(_tiny()), 2)),
     f"{TABLE} unexpected {BLOCK}_{{0..1}}/LayerNorm_0/bias (2x) (8,) -",
   ),
   "a head without a bias": (
@@ -407,7 +407,7 @@ def _outcome(path, **given):
 @pytest.fixture
 def fast(monkeypatch):
   """Each model is traced once."""
-  monkeypatch.setattr(architecture, "parameter_shapes", _shapes)
+  monkeypatch.setattr(parameters, "shapes", _shapes)
 
 
 ROUNDS = 100

@@ -1,11 +1,12 @@
 import jax
 import jax.numpy as jnp
+import made_up
 import numpy as np
 import pytest
 
 from flexivit_jax.core import resize
 from flexivit_jax.core.tokens import patchify
-from flexivit_jax.formats import architecture, repatch
+from flexivit_jax.formats import parameters, repatch
 from flexivit_jax.nn import pooling, positions, vit
 from flexivit_jax.pretrained import Checkpoint, Spec, on_device
 
@@ -28,14 +29,6 @@ def _model(**changes):
   return vit.ViT(**(fields | changes))
 
 
-def _arrays(model, dtype=np.float32):
-  rng = np.random.default_rng(1)
-  return {
-    name: (0.2 * rng.normal(size=x.shape)).astype(dtype)
-    for name, x in architecture.parameter_shapes(model).items()
-  }
-
-
 def _logits(model, arrays, images=IMAGES, patch_size=16):
   loaded = on_device(Checkpoint(model, dict(arrays), Spec("test", "made up")))
   with jax.default_matmul_precision("highest"):
@@ -55,7 +48,7 @@ def _stem(model, arrays, images, patch_hw):
 def test_larger_patches_of_a_larger_image_keep_every_embedding(factor):
   # Enlarging is what PI-resize inverts: <B x, P w> = <x, w>.
   model = _model()
-  arrays = _arrays(model)
+  arrays = made_up.arrays(model)
   big_hw = (16 * factor, 16 * factor)
   enlarge = resize.bilinear_matrix(16, 16 * factor)
   patches = patchify(IMAGES / 127.5 - 1, (16, 16)).patches
@@ -79,12 +72,12 @@ def test_larger_patches_of_a_larger_image_keep_every_embedding(factor):
 @pytest.mark.parametrize("patch_hw", [(8, 8), (12, 16), (24, 16), (16, 32)])
 def test_stored_at_a_size_equals_resized_on_the_fly(patch_hw):
   model = _model()
-  arrays = _arrays(model)
+  arrays = made_up.arrays(model)
   expected = _logits(model, arrays, patch_size=patch_hw)
   stored, resized = repatch.repatch(model, arrays, patch_hw, (48, 64))
   assert stored.kernel_hw == patch_hw
   assert stored.position.size == (48 // patch_hw[0], 64 // patch_hw[1])
-  architecture.check(stored, resized, "made up")
+  parameters.check(stored, resized, "made up")
   got = _logits(stored, resized, patch_size=patch_hw)
   np.testing.assert_allclose(got, expected, rtol=0, atol=ROUNDING)
   assert np.abs(expected).max() > 0.1
@@ -92,20 +85,20 @@ def test_stored_at_a_size_equals_resized_on_the_fly(patch_hw):
 
 def test_a_table_is_left_alone_where_no_image_is_given():
   model = _model()
-  arrays = _arrays(model)
+  arrays = made_up.arrays(model)
   stored, resized = repatch.repatch(model, arrays, (8, 8))
   assert stored.position == model.position
   np.testing.assert_array_equal(
     resized["pos_embedding"], arrays["pos_embedding"]
   )
   fixed = _model(position=positions.SinCos2D())
-  stored, _ = repatch.repatch(fixed, _arrays(fixed), (8, 8), (48, 64))
+  stored, _ = repatch.repatch(fixed, made_up.arrays(fixed), (8, 8), (48, 64))
   assert stored.position == positions.SinCos2D()
 
 
 def test_the_same_size_changes_no_bit():
   model = _model()
-  arrays = _arrays(model)
+  arrays = made_up.arrays(model)
   same, got = repatch.repatch(model, arrays, (16, 16), (48, 64))
   assert same == model
   for name, x in arrays.items():
@@ -116,7 +109,7 @@ def test_antialias_is_the_models():
   model = _model(
     kernel_antialias=True, position=positions.LearnedGrid((3, 4), False)
   )
-  arrays = _arrays(model)
+  arrays = made_up.arrays(model)
   expected = _logits(model, arrays, patch_size=8)
   stored, resized = repatch.repatch(model, arrays, (8, 8), (48, 64))
   got = _logits(stored, resized, patch_size=8)
@@ -139,7 +132,7 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 )
 def test_folded_normalisation_computes_the_same(old, new):
   model = _model(image_mean=old[0], image_std=old[1])
-  arrays = _arrays(model)
+  arrays = made_up.arrays(model)
   folded_model, folded = repatch.with_normalization(model, arrays, *new)
   assert (folded_model.image_mean, folded_model.image_std) == new
   expected = _logits(model, arrays)
@@ -156,9 +149,9 @@ def test_folded_normalisation_computes_the_same(old, new):
 @pytest.mark.parametrize("scan", [False, True])
 def test_folded_layer_scale_computes_the_same(scan):
   model = _model(layer_scale=1e-5, scan=scan)
-  arrays = _arrays(model)
+  arrays = made_up.arrays(model)
   folded_model, folded = repatch.without_layer_scale(model, arrays)
-  architecture.check(folded_model, folded, "made up")
+  parameters.check(folded_model, folded, "made up")
   expected = _logits(model, arrays)
   got = _logits(folded_model, folded)
   np.testing.assert_allclose(got, expected, rtol=0, atol=ROUNDING)
@@ -168,9 +161,9 @@ def test_folded_layer_scale_computes_the_same(scan):
 
 def test_folded_prefix_positions_compute_the_same_bit_for_bit():
   model = _model()
-  arrays = _arrays(model)
+  arrays = made_up.arrays(model)
   folded_model, folded = repatch.without_prefix_position(model, arrays)
-  architecture.check(folded_model, folded, "made up")
+  parameters.check(folded_model, folded, "made up")
   np.testing.assert_array_equal(
     _logits(folded_model, folded), _logits(model, arrays)
   )
@@ -178,7 +171,7 @@ def test_folded_prefix_positions_compute_the_same_bit_for_bit():
 
 def test_inputs_are_not_changed_and_types_are_kept():
   model = _model(layer_scale=1e-5, image_mean=(0.4,))
-  arrays = _arrays(model, np.float16)
+  arrays = made_up.arrays(model, np.float16)
   before = {name: x.copy() for name, x in arrays.items()}
   changed = model, arrays
   changed = repatch.repatch(*changed, (8, 8), (48, 64))
@@ -193,4 +186,4 @@ def test_inputs_are_not_changed_and_types_are_kept():
 def test_an_image_of_no_whole_number_of_patches_is_refused():
   model = _model()
   with pytest.raises(ValueError, match="48x60 pixels is not a whole number"):
-    repatch.repatch(model, _arrays(model), (8, 8), (48, 60))
+    repatch.repatch(model, made_up.arrays(model), (8, 8), (48, 60))

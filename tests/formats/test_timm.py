@@ -2,12 +2,13 @@ import dataclasses
 import json
 
 import golden
+import made_up
 import numpy as np
 import pytest
 
 from flexivit_jax import pretrained, saving
 from flexivit_jax.checkpoints import tensors
-from flexivit_jax.formats import architecture, timm
+from flexivit_jax.formats import architecture, parameters, timm
 from flexivit_jax.formats.facts import Facts
 from flexivit_jax.nn import pooling, positions, vit
 
@@ -141,20 +142,10 @@ MODELS = {
 }
 
 
-def _checkpoint(model, path="made up"):
-  rng = np.random.default_rng(0)
-  arrays = {
-    name: rng.normal(size=x.shape).astype(np.float32)
-    for name, x in architecture.parameter_shapes(model).items()
-  }
-  spec = pretrained.Spec(source="test", path=path, patch_size=model.kernel_hw)
-  return pretrained.Checkpoint(model, arrays, spec)
-
-
 @pytest.mark.parametrize("case", MODELS)
 @pytest.mark.parametrize("noted", [True, False])
 def test_ours_there_and_back_is_exact(case, noted, tmp_path):
-  checkpoint = _checkpoint(_model(**MODELS[case]))
+  checkpoint = made_up.checkpoint(_model(**MODELS[case]))
   saving.save(checkpoint, tmp_path / "out", "timm")
   file = tmp_path / "out" / "model.safetensors"
   if not noted:  # config.json alone, as timm's own
@@ -163,7 +154,7 @@ def test_ours_there_and_back_is_exact(case, noted, tmp_path):
   again = pretrained.read(file)
   model, arrays = checkpoint.model, checkpoint.arrays
   if model.scan:
-    arrays = architecture.unstack(arrays, model.size.depth)
+    arrays = parameters.unstack(arrays, model.size.depth)
     model = model.clone(scan=False)
   assert again.model == model
   assert again.spec.patch_size == (8, 6)
@@ -224,13 +215,13 @@ def test_the_mlp_ratio_gives_the_hidden_width(name):
 )
 def test_what_timm_has_no_place_for_is_refused(changes, lacking, tmp_path):
   with pytest.raises(ValueError) as caught:
-    saving.save(_checkpoint(_model(**changes)), tmp_path / "out", "timm")
+    saving.save(made_up.checkpoint(_model(**changes)), tmp_path / "out", "timm")
   assert str(caught.value) == f"timm has {lacking}"
   assert list(tmp_path.iterdir()) == []
 
 
 def test_an_epsilon_that_timm_cannot_be_told_is_said(tmp_path):
-  checkpoint = _checkpoint(_model(norm_eps=1e-12))
+  checkpoint = made_up.checkpoint(_model(norm_eps=1e-12))
   notes = saving.save(checkpoint, tmp_path / "out", "timm")
   assert notes == ["eps is 1e-12, and will be 1e-06 there"]
   assert pretrained.read(tmp_path / "out").model.norm_eps == 1e-12
@@ -276,7 +267,7 @@ def _file(tmp_path, arrays, config=None):
 
 def test_config_json_wins_over_widths_and_convention(tmp_path):
   model = _model(size=vit.SIZES["Ti"], position=positions.LearnedGrid((4, 4)))
-  arrays = timm.from_ours(_checkpoint(model).arrays, model)
+  arrays = timm.from_ours(made_up.checkpoint(model).arrays, model)
   path = _file(tmp_path, arrays)
   plain = pretrained.read(path)
   assert plain.model == model
@@ -303,7 +294,7 @@ def test_config_json_wins_over_widths_and_convention(tmp_path):
 
 def test_config_json_of_another_program_is_none_of_ours(tmp_path):
   model = _model(size=vit.SIZES["Ti"], position=positions.LearnedGrid((4, 4)))
-  arrays = timm.from_ours(_checkpoint(model).arrays, model)
+  arrays = timm.from_ours(made_up.checkpoint(model).arrays, model)
   path = _file(tmp_path, arrays, {"model_type": "bert", "num_heads": 5})
   assert pretrained.read(path).model == model
 
