@@ -182,6 +182,8 @@ def check_classes(vit, source) -> None:
 def choose_sizes(text, vit, image_hw) -> list[tuple[int, int]]:
   """The patch sizes that --patch_sizes asks for, checked against the image."""
   trained = list(vit.spec.trained_sizes)
+  if not trained and vit.spec.patch_size is not None:
+    trained = [vit.spec.patch_size]
   if text is None:
     if not trained:
       raise ValueError(

@@ -104,9 +104,7 @@ def _locate(path) -> tuple[pathlib.Path, str, dict[str, Any]]:
 
 
 def _read_directory(path, step, given) -> Checkpoint:
-  if (path / native.DIRECTORY).is_dir() or (
-    (path / record.NAME).is_file() and not (path / WEIGHTS).is_file()
-  ):
+  if (path / native.DIRECTORY).is_dir():
     return _read_run(path, step, given)
   if step is not None:
     raise ValueError(f"{path}: only a run's directory has steps")
@@ -114,7 +112,10 @@ def _read_directory(path, step, given) -> Checkpoint:
   checked = ours or (path / manifest.NAME).is_file()
   damage = manifest.damage(path) if checked else None
   if damage:
-    raise ValueError(f"{path} is damaged: {damage}; get it from its source")
+    raise ValueError(
+      f"{path} is damaged: {damage}; get it from its source, or delete "
+      f"{manifest.NAME} if the change was meant"
+    )
   if ours:
     file = path / native.MODEL
     sources = ((GIVEN, given), (NOTED, _object(file.read_bytes(), str(file))))
@@ -132,29 +133,37 @@ def _read_directory(path, step, given) -> Checkpoint:
 def _read_tensors(file, path, given, checked) -> Checkpoint:
   arrays, metadata = tensors.read(file)
   note = _object(metadata.get(NOTE, "{}"), f"{file}: its note {NOTE!r}")
-  said = _beside(file, "config.json")
-  found, format_ = {}, None
+  sources = [(GIVEN, given)]
+  if timm.recognises(arrays):
+    format_, key = timm, "architecture"
+    readers = {"config.json": timm.facts_in}
+  elif hugging_face.recognises(arrays):
+    format_, key = hugging_face, "model_type"
+    readers = {
+      "config.json": hugging_face.facts_in,
+      "preprocessor_config.json": hugging_face.preprocessing_in,
+    }
+  else:
+    raise ValueError(
+      f"{file}: neither timm's nor Hugging Face's ViT; its {len(arrays)} "
+      f"arrays have names such as {listed(sorted(arrays)[:3])}"
+    )
+  # One of another program is none of ours.
+  if key in _beside(file, "config.json"):
+    for name, facts_in in readers.items():
+      sources.append((name, _understood(file, name, facts_in)))
+  sources.append((NOTED, note))
+  return _checkpoint(format_, arrays, path, sources, checked)
+
+
+def _understood(file, name, facts_in) -> dict[str, Any]:
+  """The facts in a JSON file, which may hold anything in any place."""
   try:
-    if timm.recognises(arrays):
-      format_ = timm
-      found = timm.facts_in(said) if "architecture" in said else {}
-    elif hugging_face.recognises(arrays):
-      format_ = hugging_face
-      if "model_type" in said:
-        preprocessor = _beside(file, "preprocessor_config.json")
-        found = hugging_face.facts_in(said, preprocessor)
-  # A config.json may hold anything in any place.
+    return facts_in(_beside(file, name))
   except _WRONG_KIND as e:
     raise ValueError(
-      f"{file}: the config.json beside it cannot be understood: {e}"
+      f"{file}: the {name} beside it cannot be understood: {e}"
     ) from e
-  if format_ is not None:
-    sources = ((GIVEN, given), ("config.json", found), (NOTED, note))
-    return _checkpoint(format_, arrays, path, sources, checked)
-  raise ValueError(
-    f"{file}: neither timm's nor Hugging Face's ViT; its {len(arrays)} arrays "
-    f"have names such as {listed(sorted(arrays)[:3])}"
-  )
 
 
 # What using a value as another kind of value raises.
@@ -197,7 +206,8 @@ def _checkpoint(format_, arrays, path, sources, checked):
   if format_ is not None:
     source = format_.NAME
     arrays = format_.to_ours(arrays, facts)
-    facts.add(f"convention of {format_.PROGRAM}", format_.CONVENTION)
+    # Trusted least, so what it says is assumed.
+    facts.add(f"assumed, as usual in {format_.PROGRAM}", format_.CONVENTION)
   model = architecture.model_of(arrays, facts)
   parameters.check(model, arrays, path)
   patch_size = facts.get("patch_size", None)

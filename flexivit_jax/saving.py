@@ -49,8 +49,9 @@ def check_target(path: pathlib.Path, format: str) -> None:
   """
   if format not in FORMATS:
     raise ValueError(f"format {format!r}: give one of {', '.join(FORMATS)}")
-  if path.exists():
-    raise ValueError(f"{path} exists and is not written over: give another")
+  for taken in (path, path.with_name(f"{path.name}.sha256")):
+    if taken.exists():
+      raise ValueError(f"{taken} exists and is not written over: give another")
   is_file = path.suffix == ".npz"
   if is_file != (format == "big_vision"):
     kind = "a directory" if is_file else "a file that ends in .npz"
@@ -75,6 +76,7 @@ def note_of(checkpoint: Checkpoint) -> dict[str, Any]:
 def _save_big_vision(checkpoint, path):
   model = checkpoint.model
   arrays = big_vision.from_ours(checkpoint.arrays, model)
+  path.parent.mkdir(parents=True, exist_ok=True)
   npz.write(path, arrays, note_of(checkpoint))
   return architecture.differences(model, big_vision.CONVENTION)
 

@@ -66,8 +66,9 @@ def test_printing_says_what_was_found(vit, checkpoint, golden):
     "  positions learned 7x7; other grids bilinear with antialias",
     "  pool tok, GELU tanh, eps 1e-06",
     "  10 classes, pixels normalised by mean 0.5, std 0.5",
-    "  convention of big_vision: posemb_antialias, kernel_antialias, "
+    "  assumed, as usual in big_vision: posemb_antialias, kernel_antialias, "
     "image_mean, image_std, gelu, eps",
+    "  assumed, as it has a class token: pool",
   ]
 
 

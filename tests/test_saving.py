@@ -229,6 +229,25 @@ def test_a_full_disk_leaves_nothing(format, small_disk):
   assert list(disk.iterdir()) == []
 
 
+@pytest.mark.parametrize("format", ["timm", "orbax"])
+def test_what_another_process_made_meanwhile_stays(
+  format, tmp_path, monkeypatch
+):
+  path = tmp_path / "out"
+  write = saving.manifest.write
+
+  def meanwhile(directory):
+    path.mkdir()
+    (path / "precious").touch()
+    write(directory)
+
+  monkeypatch.setattr(saving.manifest, "write", meanwhile)
+  with pytest.raises(FileExistsError, match="made by another process"):
+    saving.save(_random(_model()), path, format)
+  assert [p.name for p in tmp_path.iterdir()] == ["out"]
+  assert [p.name for p in path.iterdir()] == ["precious"]
+
+
 def test_a_model_of_ours_without_its_sums_is_refused(tmp_path):
   saving.save(_random(_model()), tmp_path / "out", "orbax")
   (tmp_path / "out" / "manifest.sha256").unlink()
@@ -236,7 +255,7 @@ def test_a_model_of_ours_without_its_sums_is_refused(tmp_path):
     pretrained.read(tmp_path / "out")
   assert str(caught.value) == (
     f"{tmp_path}/out is damaged: {tmp_path}/out/manifest.sha256 is missing; "
-    "get it from its source"
+    "get it from its source, or delete manifest.sha256 if the change was meant"
   )
 
 

@@ -4,9 +4,42 @@ import contextlib
 import os
 import pathlib
 import secrets
+import shutil
 from collections.abc import Iterator
 
 from flexivit_jax.core.text import cut
+
+# Files and directories under way, for a command that is interrupted.
+_unfinished: set[pathlib.Path] = set()
+
+
+def unfinished_name(path: pathlib.Path) -> pathlib.Path:
+  """A name beside `path` that nobody else writes to."""
+  return path.with_name(f"{path.name}.{secrets.token_hex(4)}.unfinished")
+
+
+@contextlib.contextmanager
+def removing(unfinished: pathlib.Path) -> Iterator[None]:
+  """Removes what is there at the end, or when `remove_unfinished` is called."""
+  _unfinished.add(unfinished)
+  try:
+    yield
+  finally:
+    _remove(unfinished)
+    _unfinished.discard(unfinished)
+
+
+def remove_unfinished() -> None:
+  """Removes all that is under way: the process is about to end."""
+  for path in list(_unfinished):
+    _remove(path)
+
+
+def _remove(path):
+  if path.is_dir():
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -21,19 +54,18 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     OSError: of the writer, or of renaming; its filename is `path`.
   """
   # Not one name for all: two processes may write the same file.
-  unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.unfinished")
-  try:
-    yield unfinished
-    sync(unfinished)
-    unfinished.replace(path)
-    sync(path.parent)
-  except OSError as e:
-    # A full disk comes without a name, and the unfinished one is gone.
-    if e.filename is None or str(e.filename) == str(unfinished):
-      e.filename = str(path)
-    raise
-  finally:
-    unfinished.unlink(missing_ok=True)
+  unfinished = unfinished_name(path)
+  with removing(unfinished):
+    try:
+      yield unfinished
+      sync(unfinished)
+      unfinished.replace(path)
+      sync(path.parent)
+    except OSError as e:
+      # A full disk comes without a name, and the unfinished one is gone.
+      if e.filename is None or str(e.filename) == str(unfinished):
+        e.filename = str(path)
+      raise
 
 
 def sync(path: pathlib.Path) -> None:

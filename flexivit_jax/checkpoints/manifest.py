@@ -5,13 +5,18 @@ array would be restored as another number, without a word.
 """
 
 import contextlib
+import errno
 import hashlib
 import pathlib
 import re
-import shutil
 from collections.abc import Callable, Iterator
 
-from flexivit_jax.checkpoints.files import replacing, sync
+from flexivit_jax.checkpoints.files import (
+  removing,
+  replacing,
+  sync,
+  unfinished_name,
+)
 
 NAME = "manifest.sha256"
 
@@ -32,17 +37,19 @@ def make_directory(
 
   Args:
     fill: called with the directory in which it writes.
+
+  Raises:
+    FileExistsError: somebody else made it meanwhile.
   """
-  unfinished = path.with_name(f"{path.name}.unfinished")
-  shutil.rmtree(unfinished, ignore_errors=True)
-  unfinished.mkdir(parents=True)
-  try:
+  unfinished = unfinished_name(path)
+  with removing(unfinished):
+    unfinished.mkdir(parents=True)
     fill(unfinished)
     write(unfinished)
+    if path.exists():
+      raise FileExistsError(errno.EEXIST, "made by another process", str(path))
     unfinished.rename(path)
     sync(path.parent)
-  finally:
-    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def damage(directory: pathlib.Path) -> str | None:

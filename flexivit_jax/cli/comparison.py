@@ -35,11 +35,13 @@ def compare(
     precise: whether both were computed and stored in float32.
 
   Raises:
-    Fault: they differ by more than rounding.
+    Fault: they differ by more than rounding, or are not finite.
   """
   (h, w), (ph, pw) = image_hw, patch_hw
   for name, expected in before.items():
     a, b = (np.asarray(x, np.float32) for x in (expected, after[name]))
+    if not np.isfinite(b).all():
+      raise Fault(f"OUT gives {name} that are not finite numbers")
     worst, largest = np.abs(a - b).max(), np.abs(a).max()
     print(
       f"check: two photographs at {h}x{w} pixels, patches of {ph}x{pw}: "

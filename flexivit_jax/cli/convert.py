@@ -23,7 +23,7 @@ from flexivit_jax.cli import arguments, comparison, errors, reading
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.text import align
 from flexivit_jax.experiment import ConfigError, blaming
-from flexivit_jax.formats import architecture, repatch
+from flexivit_jax.formats import architecture, hugging_face, repatch, timm
 from flexivit_jax.loaded import Checkpoint, on_device
 from flexivit_jax.nn import positions
 
@@ -58,6 +58,8 @@ def main(argv=None):
     help="multiply LayerScale into the projections, for where there is none",
   )
   args, _ = arguments.parse(parser, argv)
+  if args.inspect and args.out is not None:
+    raise ConfigError(f"--inspect writes nothing: leave out {args.out}")
   if args.inspect:
     inspect(reading.read(args))
     return
@@ -96,10 +98,13 @@ def convert(args) -> None:
   out = pathlib.Path(args.out)
   with blaming("OUT"):
     saving.check_target(out, args.format)
+  patch_hw, image_hw = (
+    parsed("--patch", args.patch),
+    parsed("--image", args.image),
+  )
   before = reading.read(args)
   print(before, flush=True)
-  with blaming("--image" if args.image else "--patch"):
-    after = transformed(before, args)
+  after = transformed(before, args, patch_hw, image_hw)
   with blaming("OUT"):
     notes = saving.save(after, out, args.format)
   print(f"wrote {args.out} ({args.format})")
@@ -109,7 +114,12 @@ def convert(args) -> None:
     check(before, pretrained.read(args.out))
 
 
-def transformed(checkpoint: Checkpoint, args) -> Checkpoint:
+def parsed(name: str, text: str | None) -> tuple[int, int] | None:
+  with blaming(name):
+    return None if text is None else parse_hw(text)
+
+
+def transformed(checkpoint: Checkpoint, args, patch_hw, image_hw) -> Checkpoint:
   """As --fold_layer_scale, --pixels, --patch and --image ask for."""
   model, arrays = checkpoint.model, checkpoint.arrays
   spec = checkpoint.spec
@@ -118,28 +128,47 @@ def transformed(checkpoint: Checkpoint, args) -> Checkpoint:
   if args.pixels:
     normalization = NORMALIZATIONS[args.pixels]
     model, arrays = repatch.with_normalization(model, arrays, *normalization)
-  if args.patch or args.image:
-    patch_hw, image_hw = chosen_sizes(model, spec, args)
-    model, arrays = repatch.repatch(model, arrays, patch_hw, image_hw)
-    spec = dataclasses.replace(spec, patch_size=patch_hw)
+  one_size = args.format in ("timm", "hugging_face")
+  if patch_hw or image_hw:
+    with blaming("--image" if image_hw else "--patch"):
+      if image_hw is None:
+        image_hw = kept_image_hw(checkpoint, one_size)
+      elif not isinstance(model.position, positions.LearnedGrid):
+        raise ValueError("the model has no table of positions to resize")
+      patch_hw = patch_hw or model.kernel_hw
+      model, arrays = repatch.repatch(model, arrays, patch_hw, image_hw)
+    # What it was trained at is not what it is for any more.
+    spec = dataclasses.replace(spec, patch_size=patch_hw, trained_sizes=())
+  elif one_size and spec.trained_sizes:
+    h, w = model.kernel_hw
+    sizes = ", ".join(f"{h}x{w}" for h, w in spec.trained_sizes)
+    print(
+      f"note: OUT has patches of {h}x{w} only, the size that is stored, and IN "
+      f"was trained at {sizes}: give --patch and --image for another"
+    )
   return Checkpoint(model, arrays, spec)
 
 
-def chosen_sizes(model, spec, args):
-  """(patch size, image size or None) of --patch and --image."""
-  patch_hw = parse_hw(args.patch) if args.patch else model.kernel_hw
-  if args.image:
-    return patch_hw, parse_hw(args.image)
-  if spec.patch_size == model.kernel_hw and isinstance(
-    model.position, positions.LearnedGrid
-  ):
-    # Made for one input size, and kept for it.
-    return patch_hw, architecture.stored_image_hw(model)
-  if args.format in ("timm", "hugging_face"):
+def kept_image_hw(checkpoint: Checkpoint, one_size: bool):
+  """The input size that a model was made for; None: the table stays.
+
+  Args:
+    one_size: whether it is written for one input size.
+
+  Raises:
+    ValueError: it has to be known, and is not.
+  """
+  model, spec = checkpoint.model, checkpoint.spec
+  if not isinstance(model.position, positions.LearnedGrid):
+    return None
+  made_for_one = spec.source in (timm.NAME, hugging_face.NAME)
+  if made_for_one or spec.patch_size == model.kernel_hw:
+    return architecture.stored_image_hw(model)
+  if one_size:
     raise ValueError(
-      f"{args.format} stores positions for one input size: give --image too"
+      "OUT stores positions for one input size: give --image too"
     )
-  return patch_hw, None
+  return None
 
 
 def check(before: Checkpoint, after: Checkpoint) -> None:
@@ -157,8 +186,11 @@ def check(before: Checkpoint, after: Checkpoint) -> None:
   stored = np.result_type(*after.arrays.values())
   with jax.default_matmul_precision("highest"):
     outputs = [on_device(x).outputs(pixels, patch_hw) for x in (before, after)]
+  names = {"features": "pooled", "logits": "logits"}
   comparison.compare(
-    *({"features": x["pooled"]} for x in outputs),
+    *(
+      {name: x[key] for name, key in names.items() if key in x} for x in outputs
+    ),
     image_hw=image_hw,
     patch_hw=patch_hw,
     precise=stored in (np.float32, np.float64),

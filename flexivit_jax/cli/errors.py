@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from flexivit_jax.checkpoints import files
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.text import format_bytes
 from flexivit_jax.data.images import BadImageError
@@ -49,6 +50,7 @@ def _interrupted(number, frame):
   # Not by an exception: one that is raised in a callback of a library is lost.
   del number, frame
   print("interrupted", file=sys.stderr, flush=True)
+  files.remove_unfinished()
   _drop_output()
   os._exit(130)
 

@@ -152,6 +152,16 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
     depth = len(query)
   else:
     depth = count_layers(arrays, f"{BLOCKS}_{{}}/", facts.path)
+  shown = {
+    "width": width,
+    "depth": depth,
+    "mlp_dim": mlp.shape[-1],
+    "channels": channels,
+    "kernel_hw": kernel.shape[:2],
+    "qkv_bias": fields["qkv_bias"],
+  }
+  for name, value in shown.items():
+    facts.agree(name, value, f"its arrays have {value}")
   with naming(facts.path):
     return vit.ViT(vit.Size(width, depth, mlp.shape[-1], heads), **fields)
 
@@ -210,7 +220,9 @@ def _pool(arrays, facts):
       )
     facts.agree("pool", "map", "the file has an attention-pooling head")
     return pooling.Map()
-  pool = facts.get("pool", "tok" if class_token else "gap")
+  if class_token:
+    facts.add("assumed, as it has a class token", {"pool": "tok"})
+  pool = facts.get("pool", "gap")
   if pool == "gap":
     return pooling.Gap(class_token)
   if pool == "tok" and class_token:
@@ -309,3 +321,6 @@ def refuse(format_name: str, used: Mapping[str, object]) -> None:
   """
   if missing := [name for name, value in used.items() if value]:
     raise ValueError(f"{format_name} has no {', no '.join(missing)}")
+
+
+LAYER_SCALE = "layer_scale (--fold_layer_scale multiplies it into its layers)"

@@ -134,7 +134,7 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
     PROGRAM,
     {
       "registers": model.registers,
-      "layer_scale": model.layer_scale is not None,
+      architecture.LAYER_SCALE: model.layer_scale is not None,
       "qk_norm": model.qk_norm,
       "embedding_norm": model.embedding_norm,
       "norm_after_pool": model.norm_after_pool,

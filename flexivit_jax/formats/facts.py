@@ -47,6 +47,12 @@ def _pair(value):
   return _whole(first), _whole(second)
 
 
+def as_pair(value):
+  """A number twice, as configs write a square; else the value itself."""
+  is_number = isinstance(value, int) and not isinstance(value, bool)
+  return (value, value) if is_number else value
+
+
 def _sizes(value):
   return tuple(map(as_hw, value))
 
@@ -87,7 +93,15 @@ KINDS = {
   "classes": ("a list of names", _texts),
   "image_hw": ("(height, width)", _pair),
   "no_embed_class": ("true or false", _flag),
+  # What the arrays show as well.
+  "width": ("a whole number", _whole),
+  "depth": ("a whole number", _whole),
+  "mlp_dim": ("a whole number", _whole),
+  "channels": ("a whole number", _whole),
+  "kernel_hw": ("(height, width)", _pair),
+  "qkv_bias": ("true or false", _flag),
   "any_patch_size": ("true or false", _flag),
+  "pooler_act": ("a text", _text),
 }
 
 
@@ -139,8 +153,8 @@ class Facts:
       meaning = MEANINGS.get(name)
       what = f"{name} ({meaning})" if meaning else name
       raise ValueError(
-        f"{self.path} does not say {what}: give {name}= to load, or put the "
-        "config.json that belongs to it beside it"
+        f"{self.path} does not say {what}, and neither does a config.json "
+        f"beside it: give {name}= to load, --{name} to a command"
       )
     return default
 

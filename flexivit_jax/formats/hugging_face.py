@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flexivit_jax.formats import architecture, parameters, renaming
-from flexivit_jax.formats.facts import Facts
+from flexivit_jax.formats.facts import Facts, as_pair
 from flexivit_jax.nn import pooling, positions, vit
 
 NAME = "Hugging Face ViT safetensors"
@@ -55,10 +55,8 @@ def recognises(names) -> bool:
   return f"vit.{KERNEL}" in names or KERNEL in names
 
 
-def facts_in(
-  config: Mapping[str, Any], preprocessor: Mapping[str, Any]
-) -> dict:
-  """What config.json and preprocessor_config.json say of their model.
+def facts_in(config: Mapping[str, Any]) -> dict:
+  """What a config.json says of its model.
 
   Raises:
     ValueError: it is another kind of model.
@@ -69,21 +67,47 @@ def facts_in(
       f"it is of a model of type {kind!r}, and only 'vit' is known here"
     )
   act = config.get("hidden_act")
+  patch = as_pair(config.get("patch_size"))
   facts = {
     "num_heads": config.get("num_attention_heads"),
     "gelu": ACTIVATIONS.get(act, act),
     "eps": config.get("layer_norm_eps"),
+    "width": config.get("hidden_size"),
+    "depth": config.get("num_hidden_layers"),
+    "mlp_dim": config.get("intermediate_size"),
+    "channels": config.get("num_channels"),
+    "kernel_hw": patch,
+    "qkv_bias": config.get("qkv_bias"),
+    "pooler_act": config.get("pooler_act"),
   }
-  image, patch = config.get("image_size"), config.get("patch_size")
+  image = as_pair(config.get("image_size"))
   if image is not None and patch is not None:
-    sides = zip(*([x] * 2 if isinstance(x, int) else x for x in (image, patch)))
-    facts["posemb"] = tuple(i // p for i, p in sides)
+    facts["posemb"] = tuple(i // p for i, p in zip(image, patch))
   labels = config.get("id2label")
   if labels and labels.get("0") != "LABEL_0":
     facts["classes"] = [labels[k] for k in sorted(labels, key=int)]
-  facts["image_mean"] = preprocessor.get("image_mean")
-  facts["image_std"] = preprocessor.get("image_std")
   return facts
+
+
+def preprocessing_in(preprocessor: Mapping[str, Any]) -> dict:
+  """What a preprocessor_config.json says of the pixels.
+
+  Raises:
+    ValueError: they are scaled otherwise than to 0 to 1 before anything else.
+  """
+  factor = preprocessor.get("rescale_factor", 1 / 255)
+  if not preprocessor.get("do_rescale", True) or abs(factor * 255 - 1) > 1e-3:
+    raise ValueError(
+      f"pixels are multiplied by {factor}, and only 1 / 255 is known here: "
+      "give image_mean= and image_std= of pixels in 0 to 1, and put the file "
+      "away"
+    )
+  if not preprocessor.get("do_normalize", True):
+    return {"image_mean": (0.0,), "image_std": (1.0,)}
+  return {
+    "image_mean": preprocessor.get("image_mean"),
+    "image_std": preprocessor.get("image_std"),
+  }
 
 
 def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
@@ -104,6 +128,8 @@ def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
   depth = architecture.count_layers(arrays, start, facts.path)
   heads = architecture.num_heads(facts, len(kernel), depth, len(hidden))
   architecture.add_stored_patch_size(facts, kernel.shape[2:])
+  if f"{prefix}pooler.dense.weight" in arrays:
+    facts.agree("pooler_act", "tanh", "only tanh is known here")
   table = arrays.get(f"{prefix}embeddings.position_embeddings")
   cells = table.shape[1] - 1 if table is not None and table.ndim == 3 else 0
   return renaming.to_ours(
@@ -181,7 +207,7 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
     {
       "pooling but by its class token": model.pool != pooling.ClassToken(),
       "registers": model.registers,
-      "layer_scale": model.layer_scale is not None,
+      architecture.LAYER_SCALE: model.layer_scale is not None,
       "qk_norm": model.qk_norm,
       "embedding_norm": model.embedding_norm,
       "norm_after_pool": model.norm_after_pool,

@@ -42,12 +42,13 @@ def repatch(
 
 def with_kernel(model, arrays, patch_hw) -> tuple[vit.ViT, Arrays]:
   """PI-resizes the patch embedding."""
+  # First, as it refuses sizes that no memory would hold.
+  resized_model = model.clone(kernel_hw=tuple(patch_hw))
   kernel = arrays[KERNEL]
   resized = resize.pi_resize(
     kernel.astype(np.float64), patch_hw, antialias=model.kernel_antialias
   )
-  arrays = {**arrays, KERNEL: resized.astype(kernel.dtype)}
-  return model.clone(kernel_hw=tuple(patch_hw)), arrays
+  return resized_model, {**arrays, KERNEL: resized.astype(kernel.dtype)}
 
 
 def with_stored_kernel(model, arrays, kernel_hw) -> tuple[vit.ViT, Arrays]:
@@ -66,6 +67,9 @@ def with_grid(model, arrays, grid_hw) -> tuple[vit.ViT, Arrays]:
   position = model.position
   if not isinstance(position, positions.LearnedGrid):
     return model, dict(arrays)
+  model = model.clone(
+    position=positions.LearnedGrid(tuple(grid_hw), position.antialias)
+  )
   table = arrays[TABLE]
   resized = resize.resize_grid(
     table.astype(np.float64).reshape(*position.size, -1),
@@ -73,8 +77,7 @@ def with_grid(model, arrays, grid_hw) -> tuple[vit.ViT, Arrays]:
     antialias=position.antialias,
   )
   resized = resized.reshape(1, -1, table.shape[-1]).astype(table.dtype)
-  position = positions.LearnedGrid(tuple(grid_hw), position.antialias)
-  return model.clone(position=position), {**arrays, TABLE: resized}
+  return model, {**arrays, TABLE: resized}
 
 
 def with_normalization(

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from flexivit_jax.core.text import show
 from flexivit_jax.formats import architecture, parameters, renaming
-from flexivit_jax.formats.facts import Facts
+from flexivit_jax.formats.facts import Facts, as_pair
 from flexivit_jax.nn import positions, vit
 
 NAME = "timm safetensors"
@@ -24,20 +25,53 @@ CONVENTION = {
   "eps": 1e-6,
   "image_mean": (0.5,),
   "image_std": (0.5,),
-  "position": "none",  # where there is no table
 }
 
-# Of timm 1.0.31's VisionTransformers, those with the tanh approximation, and
-# those with another activation or epsilon (most of them CLIP's).
-TANH = re.compile(
-  r"vit_(giantopt_patch16|so400m_patch16)_siglip_.*"
-  r"|vit_(base_patch32|large_patch16)_siglip_(gap_)?(256|512)"
+# What timm 1.0.31 builds otherwise than the convention, by name: found by
+# building all of its models. Block and pooling that are no ViT's here have the
+# same arrays, so only the name tells.
+OTHERWISE = tuple(
+  (re.compile(pattern), values)
+  for pattern, values in (
+    (r".*_quickgelu_.*", {"gelu": "quick_gelu"}),
+    (r".*_clip_.*|beit3_.*", {"eps": 1e-5}),
+    (r"vit_(giantopt|so400m)_patch16_siglip_.*", {"gelu": "tanh"}),
+    (r"vit_base_patch32_siglip_(gap_)?256", {"gelu": "tanh"}),
+    (r"vit_large_patch16_siglip_(gap_)?512", {"gelu": "tanh"}),
+    (r"vit_giantopt_.*|vit_base_patch16_gap_224", {"num_heads": 16}),
+    (r".*_rpn_.*", {"block_fn": "ResPostBlock"}),
+    (r"test_vit3", {"pool_include_prefix": True}),
+  )
 )
-OTHERWISE = (
-  (re.compile(r".*_quickgelu_.*"), {"gelu": "quick_gelu"}),
-  (re.compile(r".*_clip_.*|beit3_.*"), {"eps": 1e-5}),
-  (TANH, {"gelu": "tanh"}),
+
+# Heads of (width, depth, hidden width) that big_vision's variants do not have.
+HEADS = {
+  (256, 14, 1280): 4,
+  (320, 14, 1792): 5,
+  (384, 36, 1536): 6,
+  (512, 20, 2048): 8,
+  (640, 12, 2560): 10,
+  (832, 21, 2176): 13,
+  (896, 12, 3584): 14,
+  (896, 18, 2304): 14,
+}
+
+# Arguments of a model that the arrays show, or that change no number.
+SHOWN = re.compile(
+  r"class_token|reg_tokens|init_values|fc_norm|final_norm|pre_norm|qk_norm"
+  r"|proj_bias|mlp_ratio|scale_(attn|mlp)_norm|num_classes"
+  r"|dynamic_img_(size|pad)|strict_img_size|weight_init|fix_init|.*drop.*"
 )
+# Those that are read below, and those that may only be as they are anyway.
+READ = (
+  *("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads"),
+  *("global_pool", "act_layer", "no_embed_class", "qkv_bias", "pos_embed"),
+)
+ONLY = {
+  "pool_include_prefix": (False, None),
+  "norm_layer": ("layernorm", None),
+  "embed_norm_layer": ("layernorm", None),
+}
 ACTIVATIONS = {
   "gelu": "exact",
   "gelu_erf": "exact",
@@ -64,29 +98,49 @@ def recognises(names) -> bool:
 
 
 def facts_in(config: Mapping[str, Any]) -> dict:
-  """What a timm config.json says of its model."""
-  arguments = config.get("model_args") or {}
-  pretrained = config.get("pretrained_cfg") or config
+  """What a timm config.json says of its model.
+
+  Raises:
+    ValueError: it is a model that computes what no ViT here does.
+  """
   name = str(config.get("architecture", ""))
-  facts = {}
+  arguments = {}
   for pattern, values in OTHERWISE:
     if pattern.fullmatch(name):
-      facts |= values
+      arguments |= values
+  facts = {
+    key: arguments.pop(key) for key in ("gelu", "eps") if key in arguments
+  }
+  arguments |= config.get("model_args") or {}
+  for key, value in arguments.items():
+    if key in ONLY and value not in ONLY[key]:
+      raise ValueError(f"{key} is {show(value)}, which no ViT here has")
+    if not (key in ONLY or key in READ or SHOWN.fullmatch(key)):
+      raise ValueError(f"{key} is {show(value)}, which is not understood here")
   if "act_layer" in arguments:
     act = arguments["act_layer"]
     facts["gelu"] = ACTIVATIONS.get(act, act)
   pool = arguments.get("global_pool", config.get("global_pool"))
-  facts["pool"] = POOLS.get(pool, pool)
-  facts["num_heads"] = arguments.get("num_heads")
-  facts["image_mean"] = pretrained.get("mean")
-  facts["image_std"] = pretrained.get("std")
+  pretrained = config.get("pretrained_cfg") or config
   size = arguments.get("img_size", pretrained.get("input_size"))
-  if size is not None:
-    size = [size] * 2 if isinstance(size, int) else list(size)[-2:]
-    facts["image_hw"] = tuple(size)
-  facts["no_embed_class"] = arguments.get("no_embed_class")
-  facts["classes"] = config.get("label_names")
-  return facts
+  position = arguments.get("pos_embed", "learn")
+  if position not in ("learn", "none", ""):
+    raise ValueError(f"pos_embed is {show(position)}, which no ViT here has")
+  return facts | {
+    "pool": POOLS.get(pool, pool),
+    "num_heads": arguments.get("num_heads"),
+    "depth": arguments.get("depth"),
+    "width": arguments.get("embed_dim", config.get("num_features")),
+    "channels": arguments.get("in_chans"),
+    "kernel_hw": as_pair(arguments.get("patch_size")),
+    "qkv_bias": arguments.get("qkv_bias"),
+    "no_embed_class": arguments.get("no_embed_class"),
+    "position": None if position == "learn" else "none",
+    "image_hw": as_pair(size[-2:] if isinstance(size, list) else size),
+    "image_mean": pretrained.get("mean"),
+    "image_std": pretrained.get("std"),
+    "classes": config.get("label_names"),
+  }
 
 
 def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
@@ -100,8 +154,13 @@ def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
   mlp = _get(arrays, "blocks.0.mlp.fc1.weight", 2, path)
   depth = architecture.count_layers(arrays, "blocks.{}.", path)
   width = kernel.shape[0]
-  heads = architecture.num_heads(facts, width, depth, mlp.shape[0])
+  widths = width, depth, mlp.shape[0]
+  facts.add("its widths", {"num_heads": HEADS.get(widths)})
+  heads = architecture.num_heads(facts, *widths)
   architecture.add_stored_patch_size(facts, kernel.shape[2:])
+  if "fc_norm.weight" in arrays:
+    # What timm has a norm after the pooling for.
+    facts.add("its fc_norm", {"pool": "gap"})
   prefix = {
     name: arrays[theirs].shape[1]
     for name, theirs in PREFIX.items()

@@ -29,9 +29,16 @@ def test_more_than_rounding_is_a_fault(precise, capsys):
     "check: two photographs at 8x12 pixels, patches of 4x6: features differ by "
     f"at most {0.9 * bar:.2g}, of 2\n"
   )
-  for wrong in (beyond, {"features": np.full((1, 2), np.nan)}):
+  lost = {"features": np.full((1, 2), np.nan)}
+  for old, new, text in (
+    (
+      before,
+      beyond,
+      "that is more than rounding: OUT does not compute what IN does",
+    ),
+    (before, lost, "OUT gives features that are not finite numbers"),
+    (lost, lost, "OUT gives features that are not finite numbers"),
+  ):
     with pytest.raises(Fault) as caught:
-      comparison.compare(before, wrong, **sizes)
-    assert str(caught.value) == (
-      "that is more than rounding: OUT does not compute what IN does"
-    )
+      comparison.compare(old, new, **sizes)
+    assert str(caught.value) == text

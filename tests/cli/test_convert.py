@@ -42,11 +42,11 @@ def test_inspect_as_a_process(command, flexivit):
   assert lines[0] == f"big_vision npz: {flexivit}"
   assert lines[1].startswith("  ViT-custom: width 48, depth 2, MLP 96, 3 heads")
   digest = hashlib.sha256(flexivit.read_bytes()).hexdigest()
-  assert lines[7:9] == [
+  assert lines[8:10] == [
     f"  SHA-256 {digest}",
     "  (no sum is beside it: compare this one with its source's)",
   ]
-  table = [line.split() for line in lines[9:]]
+  table = [line.split() for line in lines[10:]]
   assert table[0] == ["array", "shape", "type", "mean", "std"]
   assert len(table) == 1 + len(np.load(flexivit).files)
   kernel = np.load(flexivit)["params/embedding/kernel"]
@@ -96,13 +96,12 @@ def test_out_computes_what_in_does(
   run, flexivit, tmp_path, arguments, size, patch
 ):
   lines = run(flexivit, tmp_path / "out", *arguments, "--check")
-  assert lines[-2] == f"wrote {tmp_path}/out ({arguments[0].split('=')[1]})"
+  assert lines[-3] == f"wrote {tmp_path}/out ({arguments[0].split('=')[1]})"
   start = CHECK.format(size, patch)
-  assert lines[-1].startswith(start)
-  worst, largest = (
-    lines[-1].removeprefix(start).split("at most ")[1].split(", of ")
-  )
-  assert float(worst) < 1e-5 < 0.1 < float(largest)
+  for line, name in zip(lines[-2:], ("features", "logits"), strict=True):
+    assert line.startswith(f"{start}{name} differ by at most ")
+    worst, largest = line.split("at most ")[1].split(", of ")
+    assert float(worst) < 1e-5 < 0.1 < float(largest)
   kernel_hw = pretrained.read(tmp_path / "out").model.kernel_hw
   assert patch == f"{kernel_hw[0]}x{kernel_hw[1]}"
 
@@ -119,6 +118,47 @@ def test_a_model_for_one_size_keeps_its_input(run, flexivit, tmp_path):
   run(tmp_path / "a", tmp_path / "c", "--format=timm", "--image=160")
   model = pretrained.read(tmp_path / "c").model
   assert (model.kernel_hw, model.position.size) == ((16, 16), (10, 10))
+
+
+def test_a_flexible_model_for_one_size_is_noted(run, small_run, tmp_path):
+  lines = run(small_run[0], tmp_path / "out", "--format=timm")
+  assert lines[-2] == (
+    "note: OUT has patches of 32x32 only, the size that is stored, and IN was "
+    "trained at 6x6, 12x12: give --patch and --image for another"
+  )
+  # Stored at 6 px, it is for 6 px.
+  run(small_run[0], tmp_path / "6", "--format=timm", "--patch=6", "--image=24")
+  spec = pretrained.read(tmp_path / "6").spec
+  assert (spec.patch_size, spec.trained_sizes) == ((6, 6), ())
+
+
+def test_our_own_timm_files_keep_their_input(run, flexivit, tmp_path):
+  run(flexivit, tmp_path / "a", "--format=timm")
+  run(tmp_path / "a", tmp_path / "b", "--format=timm", "--patch=16")
+  assert pretrained.read(tmp_path / "b").model.position.size == (14, 14)
+
+
+def test_ctrl_c_leaves_nothing(command, flexivit, tmp_path):
+  # Interrupted where half of it is written: the first file, before its sum.
+  code = """
+import os, signal, sys
+from flexivit_jax.checkpoints import manifest
+from flexivit_jax.cli import convert, errors
+
+def interrupted(path):
+  assert list(path.parent.iterdir())
+  os.kill(os.getpid(), signal.SIGINT)
+
+manifest.digest = interrupted
+sys.argv = ["convert", *sys.argv[1:]]
+errors.run(convert.main)
+"""
+  for name, format_ in (("out", "timm"), ("out.npz", "big_vision")):
+    out = tmp_path / name
+    done = command("-c", code, flexivit, out, f"--format={format_}")
+    assert done.returncode == 130, done.stderr
+    assert done.stderr == "interrupted\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_the_file_does_not_say_is_given(run, flexivit, tmp_path):
@@ -159,7 +199,7 @@ def test_a_run_is_converted(run, small_run, tmp_path):
     ),
     (
       ("{in}", "{out}", "--format=timm", "--patch=16"),
-      "--patch: timm stores positions for one input size: give --image too",
+      "--patch: OUT stores positions for one input size: give --image too",
     ),
     (
       ("{in}", "{out}", "--format=timm", "--patch=16", "--image=100"),
@@ -180,6 +220,15 @@ def test_a_run_is_converted(run, small_run, tmp_path):
       "OUT: {out}.npz: for the format timm give a directory",
     ),
     (("{out}", "--inspect"), "IN: {out}: no such file or directory"),
+    (
+      ("{in}", "{out}", "--inspect"),
+      "--inspect writes nothing: leave out {out}",
+    ),
+    (
+      ("{in}", "{out}", "--format=orbax", "--patch=2000"),
+      "--patch: kernel_hw (2000, 2000): give (height, width), each of 1 to "
+      "1024 pixels",
+    ),
     (
       ("{in}", "--inspect", "--step=3"),
       "IN: {in}: only a run's directory has steps",

@@ -233,8 +233,8 @@ def test_heads_that_nobody_knows_or_that_do_not_divide_are_refused():
   with pytest.raises(ValueError) as caught:
     architecture.num_heads(_facts({}), 192, 13, 768)
   assert str(caught.value) == (
-    "dir/file does not say num_heads (attention heads): give num_heads= to "
-    "load, or put the config.json that belongs to it beside it"
+    "dir/file does not say num_heads (attention heads), and neither does a "
+    "config.json beside it: give num_heads= to load, --num_heads to a command"
   )
   for heads in (5, 0, -3, 384):
     with pytest.raises(ValueError) as caught:

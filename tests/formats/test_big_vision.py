@@ -533,7 +533,7 @@ def test_a_class_token_with_two_positions_is_refused():
   ("changes", "text"),
   [
     (dict(registers=2), "no registers"),
-    (dict(layer_scale=1e-5), "no layer_scale"),
+    (dict(layer_scale=1e-5), f"no {architecture.LAYER_SCALE}"),
     (dict(qk_norm=True), "no qk_norm"),
     (dict(embedding_norm=True), "no embedding_norm"),
     (dict(norm_after_pool=True), "no norm_after_pool"),
@@ -597,7 +597,7 @@ def test_where_there_is_no_table_positions_are_sines(tmp_path):
   path = _file(tmp_path, _random(model))
   read = pretrained.read(path)
   assert read.model == model
-  assert read.spec.origins["position"] == "convention of big_vision"
+  assert read.spec.origins["position"] == "assumed, as usual in big_vision"
   noted = _file(
     tmp_path, _random(model), note={"position": "none", "temperature": 7}
   )

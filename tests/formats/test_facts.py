@@ -50,8 +50,8 @@ def test_what_nobody_says_is_asked_for():
   with pytest.raises(ValueError) as caught:
     _facts(given={}, config={"gelu": None}).get("gelu")
   assert str(caught.value) == (
-    "runs/x does not say gelu ('tanh' or 'exact'): give gelu= to load, or put "
-    "the config.json that belongs to it beside it"
+    "runs/x does not say gelu ('tanh' or 'exact'), and neither does a "
+    "config.json beside it: give gelu= to load, --gelu to a command"
   )
 
 

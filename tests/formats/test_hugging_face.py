@@ -165,7 +165,10 @@ def test_a_class_token_without_a_position_gets_zeros(tmp_path):
     (dict(pool=pooling.Gap()), "pooling but by its class token"),
     (dict(pool=pooling.Map()), "pooling but by its class token"),
     (dict(registers=2), "registers"),
-    (dict(layer_scale=1e-5), "layer_scale"),
+    (
+      dict(layer_scale=1e-5),
+      "layer_scale (--fold_layer_scale multiplies it into its layers)",
+    ),
     (dict(qk_norm=True), "qk_norm"),
     (dict(embedding_norm=True), "embedding_norm"),
     (dict(norm_after_pool=True), "norm_after_pool"),
@@ -204,4 +207,89 @@ def test_another_activation_is_refused(file):
   assert str(caught.value) == (
     f"{file}: gelu is 'relu' (config.json): only 'tanh' and 'exact' are known "
     "here"
+  )
+
+
+CONFIG = {"model_type": "vit", "num_attention_heads": 3}
+
+
+def _beside(file, config, preprocessor=None):
+  file.with_name("config.json").write_text(json.dumps(CONFIG | config))
+  if preprocessor is not None:
+    path = file.with_name("preprocessor_config.json")
+    path.write_text(json.dumps(preprocessor))
+
+
+@pytest.mark.parametrize(
+  ("config", "text"),
+  [
+    (
+      {"num_hidden_layers": 3},
+      "depth is 3 (config.json), but its arrays have 2",
+    ),
+    ({"hidden_size": 64}, "width is 64 (config.json), but its arrays have 48"),
+    (
+      {"intermediate_size": 64},
+      "mlp_dim is 64 (config.json), but its arrays have 96",
+    ),
+    ({"num_channels": 1}, "channels is 1 (config.json), but its arrays have 3"),
+    (
+      {"qkv_bias": False},
+      "qkv_bias is False (config.json), but its arrays have True",
+    ),
+    (
+      {"patch_size": 16},
+      "kernel_hw is (16, 16) (config.json), but its arrays have (8, 8)",
+    ),
+  ],
+)
+def test_a_config_json_of_other_arrays_is_refused(file, config, text):
+  _beside(file, config)
+  with pytest.raises(ValueError) as caught:
+    pretrained.read(file)
+  assert str(caught.value) == f"{file}: {text}"
+
+
+def test_pixels_are_those_of_the_preprocessor(file):
+  said = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.5, 0.5]}
+  _beside(file, {}, said)
+  read = pretrained.read(file)
+  assert read.model.image_mean == (0.1, 0.2, 0.3)
+  assert read.spec.origins["image_mean"] == "preprocessor_config.json"
+  _beside(file, {}, said | {"do_normalize": False})
+  model = pretrained.read(file).model
+  assert (model.image_mean, model.image_std) == ((0.0,), (1.0,))
+
+
+@pytest.mark.parametrize(
+  "said", [{"do_rescale": False}, {"rescale_factor": 1 / 127.5}]
+)
+def test_pixels_that_are_scaled_otherwise_are_refused(file, said):
+  _beside(file, {}, said)
+  with pytest.raises(ValueError, match=r"only 1 / 255 is known here"):
+    pretrained.read(file)
+
+
+def test_another_pooler_is_refused(file, tmp_path):
+  model = _model(num_classes=0, representation=True)
+  saving.save(made_up.checkpoint(model), tmp_path / "out", "hugging_face")
+  config = tmp_path / "out" / "config.json"
+  config.write_text(config.read_text().replace('"tanh"', '"relu"'))
+  file = tmp_path / "out" / "model.safetensors"
+  with pytest.raises(ValueError) as caught:
+    pretrained.read(file)
+  assert str(caught.value) == (
+    f"{file}: pooler_act is 'relu' (config.json), but only tanh is known here"
+  )
+
+
+def test_a_directory_without_the_one_file_says_what_it_holds(tmp_path):
+  (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+  (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"")
+  with pytest.raises(ValueError) as caught:
+    pretrained.read(tmp_path)
+  assert str(caught.value) == (
+    f"{tmp_path}: no run (config.json and checkpoints/), no model (model.json) "
+    "and no model.safetensors there; it holds config.json, "
+    "model-00001-of-00002.safetensors"
   )

@@ -13,6 +13,9 @@ import pytest
 
 from flexivit_jax import pretrained, saving
 from flexivit_jax.cli import convert
+from flexivit_jax.formats import architecture, parameters
+from flexivit_jax.formats import timm as formats_timm
+from flexivit_jax.formats.facts import Facts
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -100,6 +103,50 @@ def test_timm_opens_ours_and_we_open_timms(case, tmp_path):
   assert state.keys() == again.state_dict().keys()
   for name, x in again.state_dict().items():
     np.testing.assert_array_equal(x.numpy(), state[name])
+
+
+def test_no_model_of_timm_is_misread():
+  # All that timm builds, without numbers: those that are accepted compute
+  # what was read off their names and shapes.
+  accepted = 0
+  for name in timm.list_models():
+    with torch.device("meta"):
+      try:
+        module = timm.create_model(name)
+      except Exception:  # noqa: S112 (of timm's own, some need more packages)
+        continue
+    # No memory is behind these.
+    arrays = {
+      key: np.broadcast_to(np.float32(0), tuple(x.shape))
+      for key, x in module.state_dict().items()
+    }
+    if not formats_timm.recognises(arrays):
+      continue
+    config = {
+      "architecture": name,
+      "num_features": module.num_features,
+      "global_pool": getattr(module, "global_pool", None),
+      "pretrained_cfg": dict(module.pretrained_cfg),
+    }
+    try:
+      facts = Facts(name, ("config.json", formats_timm.facts_in(config)))
+      ours = formats_timm.to_ours(arrays, facts)
+      facts.add("convention", formats_timm.CONVENTION)
+      model = architecture.model_of(ours, facts)
+      parameters.check(model, ours, name)
+    except ValueError:
+      continue
+    accepted += 1
+    block = module.blocks[0]
+    assert type(module).__name__ == "VisionTransformer", name
+    assert type(block).__name__ == "Block", name
+    assert type(block.attn).__name__ == "Attention", name
+    assert not getattr(module, "pool_include_prefix", False), name
+    assert block.attn.num_heads == model.size.num_heads, name
+    assert block.norm1.eps == model.norm_eps, name
+    act = type(block.mlp.act).__name__
+    assert act == ("GELU" if model.exact_gelu else "GELUTanh"), name
+  assert accepted > 100
 
 
 HF = {

@@ -80,12 +80,20 @@ def test_what_was_found_is_said(file):
     f"timm safetensors: {path}",
     f"  ViT-custom: width 48, depth 2, MLP 96, 3 heads, {count:,} parameters",
   ]
-  assert lines[-4:] == [
-    "  used at patch size 8x8 where none is given",
-    "  given: num_heads",
-    "  convention of timm: image_mean, image_std, gelu, eps",
-    "  stored patch embedding: patch_size",
-  ]
+  pool = (
+    "  its fc_norm: pool"
+    if "fc_norm.weight" in arrays
+    else "  assumed, as it has a class token: pool"
+  )
+  assert lines[-5].endswith("where none is given")
+  assert sorted(lines[-4:]) == sorted(
+    [
+      "  given: num_heads",
+      pool,
+      "  assumed, as usual in timm: image_mean, image_std, gelu, eps",
+      "  stored patch embedding: patch_size",
+    ]
+  )
 
 
 def test_heads_that_nobody_knows_are_asked_for(file):
@@ -93,8 +101,8 @@ def test_heads_that_nobody_knows_are_asked_for(file):
   with pytest.raises(ValueError) as caught:
     pretrained.load(path)
   assert str(caught.value) == (
-    f"{path} does not say num_heads (attention heads): give num_heads= to "
-    "load, or put the config.json that belongs to it beside it"
+    f"{path} does not say num_heads (attention heads), and neither does a "
+    "config.json beside it: give num_heads= to load, --num_heads to a command"
   )
   with pytest.raises(ValueError) as caught:
     pretrained.load(path, num_heads=5)
@@ -386,3 +394,116 @@ def test_a_missing_array_is_refused_by_our_name(tmp_path):
   assert "missing  Transformer/encoderblock_1/MlpBlock_0/Dense_1/bias" in str(
     caught.value
   )
+
+
+@pytest.mark.parametrize(
+  ("config", "text"),
+  [
+    (
+      {"architecture": "vit_base_patch16_rpn_224"},
+      "block_fn is 'ResPostBlock', which is not understood here",
+    ),
+    (
+      {"architecture": "vit", "model_args": {"block_fn": "ParallelBlock"}},
+      "block_fn is 'ParallelBlock', which is not understood here",
+    ),
+    (
+      {"architecture": "vit", "model_args": {"pool_include_prefix": True}},
+      "pool_include_prefix is True, which no ViT here has",
+    ),
+    (
+      {"architecture": "vit", "model_args": {"norm_layer": "rmsnorm"}},
+      "norm_layer is 'rmsnorm', which no ViT here has",
+    ),
+    (
+      {"architecture": "vit", "model_args": {"pos_embed": "rope"}},
+      "pos_embed is 'rope', which no ViT here has",
+    ),
+  ],
+)
+def test_models_that_compute_otherwise_are_refused_by_name(
+  config, text, tmp_path
+):
+  path = _file(tmp_path, golden.read(GOLDEN[0])[0], config)
+  with pytest.raises(ValueError) as caught:
+    pretrained.read(path, num_heads=3)
+  assert str(caught.value) == (
+    f"{path}: the config.json beside it cannot be understood: {text}"
+  )
+
+
+def test_arguments_that_change_no_number_are_taken(tmp_path):
+  arguments = {"drop_path_rate": 0.1, "dynamic_img_size": True, "fc_norm": None}
+  config = {"architecture": "vit", "model_args": arguments}
+  path = _file(tmp_path, golden.read(GOLDEN[0])[0], config)
+  assert pretrained.read(path, num_heads=3).model.size.depth == 2
+
+
+@pytest.mark.parametrize(
+  ("said", "text"),
+  [
+    ({"depth": 3}, "depth is 3 (config.json), but its arrays have 2"),
+    ({"embed_dim": 64}, "width is 64 (config.json), but its arrays have 48"),
+    ({"in_chans": 1}, "channels is 1 (config.json), but its arrays have 3"),
+    (
+      {"patch_size": 16},
+      "kernel_hw is (16, 16) (config.json), but its arrays have (8, 8)",
+    ),
+    (
+      {"qkv_bias": False},
+      "qkv_bias is False (config.json), but its arrays have True",
+    ),
+  ],
+)
+def test_a_config_json_of_other_arrays_is_refused(said, text, tmp_path):
+  # A file that was cut short, say, is a model of fewer layers.
+  config = {"architecture": "vit", "model_args": said}
+  path = _file(tmp_path, golden.read(GOLDEN[0])[0], config)
+  with pytest.raises(ValueError) as caught:
+    pretrained.read(path, num_heads=3)
+  assert str(caught.value) == f"{path}: {text}"
+
+
+@pytest.mark.parametrize("widths", timm.HEADS)
+def test_heads_of_timms_own_variants_are_known(widths, tmp_path):
+  width, depth, mlp_dim = widths
+  heads = timm.HEADS[widths]
+  model = _model(
+    size=vit.Size(width, depth, mlp_dim, heads),
+    position=positions.LearnedGrid((2, 2)),
+    kernel_hw=(2, 2),
+  )
+  # Shapes are enough.
+  arrays = {
+    name: np.broadcast_to(np.float32(0), x.shape)
+    for name, x in timm.from_ours(
+      {
+        k: np.broadcast_to(np.float32(0), x.shape)
+        for k, x in parameters.shapes(model).items()
+      },
+      model,
+    ).items()
+  }
+  facts = Facts("file")
+  timm.to_ours(arrays, facts)
+  assert facts.get("num_heads") == heads
+  assert facts.origins["num_heads"] == "its widths"
+
+
+def test_one_name_has_other_heads_than_its_widths():
+  facts = timm.facts_in({"architecture": "vit_base_patch16_gap_224"})
+  assert facts["num_heads"] == 16
+
+
+def test_a_norm_after_pooling_means_an_average(tmp_path):
+  model = _model(pool=pooling.Gap(class_token=True), norm_after_pool=True)
+  arrays = timm.from_ours(made_up.checkpoint(model).arrays, model)
+  path = _file(tmp_path, arrays)
+  read = pretrained.read(path, num_heads=3, posemb=(3, 4))
+  assert read.model.pool == model.pool
+  # Without such a norm a class token is read, and that is said.
+  plain = _model()
+  arrays = timm.from_ours(made_up.checkpoint(plain).arrays, plain)
+  read = pretrained.read(_file(tmp_path, arrays), num_heads=3, posemb=(3, 4))
+  assert read.model.pool == pooling.ClassToken()
+  assert "  assumed, as it has a class token: pool" in str(read).splitlines()
