@@ -67,7 +67,7 @@ def read(path, *, step: int | None = None, **given) -> Checkpoint:
   given = {k: v for k, v in given.items() if v is not None}
   if "patch_size" in given:
     given["patch_size"] = as_hw(given["patch_size"])
-  path, submodel, known = _locate(path)
+  path, submodel, model = _locate(path)
   if path.is_dir():
     return _read_directory(path, step, given)
   if step is not None:
@@ -76,31 +76,48 @@ def read(path, *, step: int | None = None, **given) -> Checkpoint:
   if path.suffix == ".npz":
     arrays, note = npz.read(path)
     arrays = big_vision.select(arrays, submodel, path)
-    sources = ((GIVEN, given), (NOTED, note or {}), ("its name", known))
+    sources = [(GIVEN, given), (NOTED, note or {})]
+    if model is not None:
+      sources.append(("its name", _known(model, arrays, path)))
     place = f"{path}:{submodel}" if submodel else path
     return _checkpoint(big_vision, arrays, place, sources, checked)
   return _read_tensors(path, path, given, checked)
 
 
-def _locate(path) -> tuple[pathlib.Path, str, dict[str, Any]]:
-  """The file or directory, which of its models, and what is known of it."""
+def _locate(path) -> tuple[pathlib.Path, str, published.Published | None]:
+  """The file or directory, which of its models, and which published one."""
   text = str(path)
   if pathlib.Path(path).exists():
-    return pathlib.Path(path), "", {}
+    return pathlib.Path(path), "", None
   file, colon, submodel = text.rpartition(":")
   if colon and file.endswith(".npz") and pathlib.Path(file).exists():
-    return pathlib.Path(file), submodel, {}
+    return pathlib.Path(file), submodel, None
   if re.fullmatch(r"\w+", text):
     try:
       model = published.find(text)
     except ValueError as e:
       raise ValueError(f"{path}: no such file or directory, and {e}") from e
-    sizes = [as_hw(size) for size in model.trained_sizes]
-    known = {"trained_sizes": sizes}
-    if model.patch_size is not None:
-      known["patch_size"] = as_hw(model.patch_size)
-    return published.fetch(text), "", known
+    return published.fetch(text), "", model
   raise ValueError(f"{path}: no such file or directory")
+
+
+def _known(model: published.Published, arrays, path) -> dict[str, Any]:
+  """What is known of a published checkpoint besides its file.
+
+  Raises:
+    ValueError: what was put there by hand is another model.
+  """
+  count = sum(x.size for x in arrays.values())
+  # Of some the pooling is not known before the file is read.
+  if not 0.8 < count / model.parameters < 1.25:
+    raise ValueError(
+      f"{path} holds {count:,} numbers, and {model.name} has about "
+      f"{model.parameters:,}: delete it, and the next call downloads it"
+    )
+  known = {"trained_sizes": [as_hw(size) for size in model.trained_sizes]}
+  if model.patch_size is not None:
+    known["patch_size"] = as_hw(model.patch_size)
+  return known
 
 
 def _read_directory(path, step, given) -> Checkpoint:

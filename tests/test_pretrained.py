@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 import flexivit_jax as fv
+from flexivit_jax.formats import parameters
+from flexivit_jax.nn import pooling, positions
+from flexivit_jax.nn import vit as vit_lib
 
 DATA = pathlib.Path(__file__).parent / "data"
 
@@ -157,3 +160,44 @@ def test_bfloat16_images_are_floats(vit):
   images = np.full((1, 48, 48, 3), -0.5, np.float32)
   a, b = (vit(x, patch_size=16) for x in (images, images.astype(jnp.bfloat16)))
   np.testing.assert_array_equal(a, b)
+
+
+def test_a_published_name_is_its_file_in_the_cache(
+  golden, tmp_path, monkeypatch
+):
+  cache = tmp_path / "cache"
+  cache.mkdir()
+  monkeypatch.setenv("FLEXIVIT_JAX_CACHE", str(cache))
+  file = cache / "flexivit_s_i1k.npz"
+  params = {k: v for k, v in golden.items() if k.startswith("params/")}
+  np.savez(file, **params)
+  count = sum(x.size for x in params.values())
+  with pytest.raises(ValueError) as caught:
+    fv.load("flexivit_s_i1k")
+  assert str(caught.value) == (
+    f"{file} holds {count:,} numbers, and flexivit_s_i1k has about 22,878,568: "
+    "delete it, and the next call downloads it"
+  )
+  file.unlink()
+  (cache / "flexivit_s_i1k.npz.sha256").unlink()
+  model = vit_lib.ViT(
+    size=vit_lib.SIZES["S"],
+    position=positions.LearnedGrid((7, 7)),
+    pool=pooling.ClassToken(),
+    num_classes=1000,
+  )
+  # Zeros would compress beyond what is believed.
+  rng = np.random.default_rng(0)
+  np.savez(
+    file,
+    **{
+      f"params/{k}": rng.standard_normal(x.shape, np.float32)
+      for k, x in parameters.shapes(model).items()
+    },
+  )
+  named = fv.load("flexivit_s_i1k")
+  assert named.model == model
+  assert named.spec.trained_sizes[0] == (48, 48)
+  assert named.spec.origins["trained_sizes"] == "its name"
+  with pytest.raises(ValueError, match="did you mean 'flexivit_s_i1k'"):
+    fv.load("flexivit_s_ilk")

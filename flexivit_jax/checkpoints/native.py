@@ -32,6 +32,9 @@ ARRAYS = "arrays"
 PROGRESS = "progress.json"
 MODEL = "model.json"
 
+# The operating system's words for a full disk.
+FULL = "No space left on device"
+
 
 class CheckpointError(Fault):
   """A checkpoint that cannot be written, or none that can be restored."""
@@ -134,7 +137,7 @@ class Checkpoints:
     last = f"step {good[-1]} is the last whole one" if good else "there is none"
     reason = str(error).strip().splitlines() or [type(error).__name__]
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    if full or "No space left" in str(error):
+    if full or FULL in str(error):
       reason = ["the disk is full"]
     return CheckpointError(
       f"cannot write the checkpoint of step {step}: {reason[0][:200]}\n"
@@ -250,8 +253,13 @@ def save_model(
   """
   _silence()
   tree = ocp.tree.from_flat_dict(dict(arrays), sep="/")
-  with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save(directory.absolute() / ARRAYS, tree)
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(directory.absolute() / ARRAYS, tree)
+  except ValueError as e:  # TensorStore's, a page long
+    if FULL not in str(e):
+      raise
+    raise OSError(errno.ENOSPC, FULL, str(directory)) from e
   (directory / MODEL).write_text(json.dumps(note, indent=2) + "\n")
 
 
