@@ -105,6 +105,7 @@ def test_timm_opens_ours_and_we_open_timms(case, tmp_path):
     np.testing.assert_array_equal(x.numpy(), state[name])
 
 
+@pytest.mark.slow
 def test_no_model_of_timm_is_misread():
   # All that timm builds, without numbers: those that are accepted compute
   # what was read off their names and shapes.
@@ -128,6 +129,7 @@ def test_no_model_of_timm_is_misread():
       "global_pool": getattr(module, "global_pool", None),
       "pretrained_cfg": dict(module.pretrained_cfg),
     }
+    config = json.loads(json.dumps(config, default=str))
     try:
       facts = Facts(name, ("config.json", formats_timm.facts_in(config)))
       ours = formats_timm.to_ours(arrays, facts)
