@@ -98,14 +98,12 @@ def convert(args) -> None:
   out = pathlib.Path(args.out)
   with blaming("OUT"):
     saving.check_target(out, args.format)
-  patch_hw, image_hw = (
-    parsed("--patch", args.patch),
-    parsed("--image", args.image),
-  )
+  patch_hw = parsed("--patch", args.patch)
+  image_hw = parsed("--image", args.image)
   before = reading.read(args)
   print(before, flush=True)
   after = transformed(before, args, patch_hw, image_hw)
-  with blaming("OUT"):
+  with blaming(f"--format {args.format}"):
     notes = saving.save(after, out, args.format)
   print(f"wrote {args.out} ({args.format})")
   for note in notes:

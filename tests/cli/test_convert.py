@@ -7,11 +7,12 @@ import pathlib
 import numpy as np
 import pytest
 
-from flexivit_jax import pretrained
+from flexivit_jax import pretrained, saving
 from flexivit_jax.cli import convert
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.experiment import ConfigError
-from flexivit_jax.nn import positions
+from flexivit_jax.formats import parameters
+from flexivit_jax.nn import pooling, positions, vit
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 
@@ -136,6 +137,59 @@ def test_our_own_timm_files_keep_their_input(run, flexivit, tmp_path):
   run(flexivit, tmp_path / "a", "--format=timm")
   run(tmp_path / "a", tmp_path / "b", "--format=timm", "--patch=16")
   assert pretrained.read(tmp_path / "b").model.position.size == (14, 14)
+
+
+def test_what_a_format_has_no_place_for_names_the_way_out(run, tmp_path):
+  model = vit.ViT(
+    size=vit.Size(8, 1, 12, 2),
+    position=positions.LearnedGrid((3, 3)),
+    pool=pooling.ClassToken(),
+    kernel_hw=(4, 4),
+    num_classes=5,
+    layer_scale=1e-5,
+  )
+  rng = np.random.default_rng(0)
+  arrays = {
+    name: rng.normal(size=x.shape).astype(np.float32)
+    for name, x in parameters.shapes(model).items()
+  }
+  spec = pretrained.Spec("test", "made up", patch_size=(4, 4))
+  saving.save(
+    pretrained.Checkpoint(model, arrays, spec), tmp_path / "a", "timm"
+  )
+  arguments = (tmp_path / "a", tmp_path / "b.npz", "--format=big_vision")
+  with pytest.raises(ConfigError) as caught:
+    run(*arguments)
+  assert str(caught.value) == (
+    "--format big_vision: big_vision has no layer_scale (--fold_layer_scale "
+    "multiplies it into its layers)"
+  )
+  lines = run(*arguments, "--fold_layer_scale", "--check")
+  assert lines[-1].startswith("check: ")
+
+
+def test_positions_without_a_table_need_no_image(run, tmp_path):
+  model = vit.ViT(
+    size=vit.Size(8, 1, 12, 2),
+    position=positions.SinCos2D(),
+    pool=pooling.Gap(),
+    kernel_hw=(4, 4),
+    num_classes=5,
+  )
+  arrays = {
+    name: np.ones(x.shape, np.float32)
+    for name, x in parameters.shapes(model).items()
+  }
+  spec = pretrained.Spec("test", "made up")
+  path, out = tmp_path / "a", tmp_path / "b"
+  saving.save(pretrained.Checkpoint(model, arrays, spec), path, "orbax")
+  with pytest.raises(ConfigError) as caught:
+    run(path, out, "--format=orbax", "--image=24")
+  assert str(caught.value) == (
+    "--image: the model has no table of positions to resize"
+  )
+  run(path, out, "--format=orbax", "--patch=2", "--check")
+  assert pretrained.read(out).model.kernel_hw == (2, 2)
 
 
 def test_ctrl_c_leaves_nothing(command, flexivit, tmp_path):
