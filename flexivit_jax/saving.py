@@ -77,7 +77,7 @@ def _save_big_vision(checkpoint, path):
   model = checkpoint.model
   arrays = big_vision.from_ours(checkpoint.arrays, model)
   path.parent.mkdir(parents=True, exist_ok=True)
-  npz.write(path, arrays, note_of(checkpoint))
+  npz.write(path, arrays, note_of(checkpoint), exclusive=True)
   return architecture.differences(model, big_vision.CONVENTION)
 
 

@@ -250,6 +250,27 @@ def test_what_another_process_made_meanwhile_stays(
   assert [p.name for p in path.iterdir()] == ["precious"]
 
 
+def test_a_file_that_another_process_wrote_meanwhile_stays(
+  tmp_path, monkeypatch
+):
+  path = tmp_path / "out.npz"
+  note_of = saving.note_of
+
+  def meanwhile(checkpoint):
+    saving.npz.write(path, {"precious": np.ones(3)})
+    return note_of(checkpoint)
+
+  monkeypatch.setattr(saving, "note_of", meanwhile)
+  with pytest.raises(FileExistsError, match="made by another process"):
+    saving.save(_random(_model()), path, "big_vision")
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    "out.npz",
+    "out.npz.sha256",
+  ]
+  assert list(saving.npz.read(path)[0]) == ["precious"]
+  assert saving.manifest.check_sum(path) is not None
+
+
 def test_a_model_of_ours_without_its_sums_is_refused(tmp_path):
   saving.save(_random(_model()), tmp_path / "out", "orbax")
   (tmp_path / "out" / "manifest.sha256").unlink()

@@ -46,10 +46,19 @@ def make_directory(
     unfinished.mkdir(parents=True)
     fill(unfinished)
     write(unfinished)
-    if path.exists():
-      raise FileExistsError(errno.EEXIST, "made by another process", str(path))
+    check_free(path)
     unfinished.rename(path)
     sync(path.parent)
+
+
+def check_free(path: pathlib.Path) -> None:
+  """Refuses to replace what somebody else made while we wrote.
+
+  Raises:
+    FileExistsError: it is there.
+  """
+  if path.exists():
+    raise FileExistsError(errno.EEXIST, "made by another process", str(path))
 
 
 def damage(directory: pathlib.Path) -> str | None:
@@ -111,16 +120,26 @@ def write_sum(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing_with_sum(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def replacing_with_sum(
+  path: pathlib.Path, exclusive: bool = False
+) -> Iterator[pathlib.Path]:
   """As `files.replacing`, and FILE.sha256 is replaced with FILE.
 
   At no moment is there a FILE beside the sum of another: a crash in between
   leaves it without one.
+
+  Args:
+    exclusive: nothing is to be replaced.
+
+  Raises:
+    FileExistsError: with `exclusive`, somebody else wrote it meanwhile.
   """
   sum_file = _sum_file(path)
   # Left from the inside out: the file gets its name before its sum does.
   with replacing(sum_file) as new_sum, replacing(path) as new:
     yield new
+    if exclusive:
+      check_free(path)
     new_sum.write_text(_sum(new, path.name))
     # What can fail comes before the old sum goes.
     sync(new)

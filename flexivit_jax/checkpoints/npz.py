@@ -164,6 +164,8 @@ def write(
   path: pathlib.Path,
   arrays: Mapping[str, np.ndarray],
   metadata: Mapping[str, Any] | None = None,
+  *,
+  exclusive: bool = False,
 ) -> None:
   """Writes arrays and `path`.sha256; equal content gives equal bytes.
 
@@ -173,13 +175,15 @@ def write(
   Args:
     arrays: of numbers.
     metadata: a JSON object.
+    exclusive: nothing is to be replaced.
 
   Raises:
+    FileExistsError: with `exclusive`, somebody else wrote it meanwhile.
     OSError: the disk is full, say.
     ValueError: an array is of a type that would not be read again.
   """
   with (
-    manifest.replacing_with_sum(path) as unfinished,
+    manifest.replacing_with_sum(path, exclusive) as unfinished,
     zipfile.ZipFile(unfinished, "x") as archive,
   ):
     for name in sorted(arrays):
