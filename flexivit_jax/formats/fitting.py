@@ -55,11 +55,11 @@ def fit(
         f"they are {listed(sorted(wanted))}"
       )
   left = set().union(*kept.values())
+  fresh = sorted(left & wanted.keys())
   arrays = {n: x for n, x in arrays.items() if n not in left}
   wanted = {n: x for n, x in wanted.items() if n not in left}
   _check_head(arrays, wanted, path)
   match.check_shapes(arrays, wanted, path)
-  fresh = sorted(left & parameters.shapes(target).keys())
   if fresh:
     changes.append(f"not loaded, freshly initialised: {listed(fresh)}")
   arrays = {n: np.asarray(x, np.float32) for n, x in arrays.items()}
