@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -365,6 +366,9 @@ def test_a_lost_worker_is_told():
   before = set(multiprocessing.active_children())
   next(batches)
   worker = (set(multiprocessing.active_children()) - before).pop()
+  # Until the buffers are full and it idles: of one that is killed while it
+  # holds the lock of Grain's stop event, Grain waits for that lock for ever.
+  time.sleep(1)
   os.kill(worker.pid, signal.SIGKILL)
   with pytest.raises(loader.WorkerError) as caught:
     take(batches, 100)
