@@ -42,24 +42,23 @@ def repatch(
 
 def with_kernel(model, arrays, patch_hw) -> tuple[vit.ViT, Arrays]:
   """PI-resizes the patch embedding."""
-  # First, as it refuses sizes that no memory would hold.
-  resized_model = model.clone(kernel_hw=tuple(patch_hw))
-  kernel = arrays[KERNEL]
-  resized = resize.pi_resize(
-    kernel.astype(np.float64), patch_hw, antialias=model.kernel_antialias
-  )
-  return resized_model, {**arrays, KERNEL: resized.astype(kernel.dtype)}
+  return _with_kernel(model, arrays, patch_hw, resize.pi_resize)
 
 
 def with_stored_kernel(model, arrays, kernel_hw) -> tuple[vit.ViT, Arrays]:
   """For a model that resizes on the fly: at the old size it computes the
   same (`resize.store_kernel`)."""
+  return _with_kernel(model, arrays, kernel_hw, resize.store_kernel)
+
+
+def _with_kernel(model, arrays, kernel_hw, resized):
+  """By `resized`, one of the ways in `resize`."""
+  # First, as it refuses sizes that no memory would hold.
+  resized_model = model.clone(kernel_hw=tuple(kernel_hw))
   kernel = arrays[KERNEL]
-  stored = resize.store_kernel(
-    kernel.astype(np.float64), kernel_hw, antialias=model.kernel_antialias
-  )
-  arrays = {**arrays, KERNEL: stored.astype(kernel.dtype)}
-  return model.clone(kernel_hw=tuple(kernel_hw)), arrays
+  antialias = model.kernel_antialias
+  new = resized(kernel.astype(np.float64), kernel_hw, antialias=antialias)
+  return resized_model, {**arrays, KERNEL: new.astype(kernel.dtype)}
 
 
 def with_grid(model, arrays, grid_hw) -> tuple[vit.ViT, Arrays]:

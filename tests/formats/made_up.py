@@ -1,9 +1,23 @@
-"""Checkpoints of random numbers."""
+"""Small models, and checkpoints of random numbers."""
 
+import jax
 import numpy as np
 
 from flexivit_jax.formats import parameters
-from flexivit_jax.loaded import Checkpoint, Spec
+from flexivit_jax.loaded import Checkpoint, Spec, on_device
+from flexivit_jax.nn import pooling, positions, vit
+
+
+def tiny(**changes):
+  """The smallest model that has something of everything."""
+  fields = dict(
+    size=vit.Size(8, 2, 12, 2),
+    position=positions.LearnedGrid((3, 3)),
+    pool=pooling.Gap(),
+    kernel_hw=(4, 4),
+    num_classes=5,
+  )
+  return vit.ViT(**(fields | changes))
 
 
 def arrays(model, dtype=np.float32):
@@ -19,3 +33,10 @@ def checkpoint(model, classes=()):
   """A checkpoint for the size at which its patch embedding is stored."""
   spec = Spec("test", "made up", patch_size=model.kernel_hw, classes=classes)
   return Checkpoint(model, arrays(model), spec)
+
+
+def logits(model, arrays, images, patch_size=16):
+  """What a model with these arrays computes, at the highest precision."""
+  loaded = on_device(Checkpoint(model, dict(arrays), Spec("test", "made up")))
+  with jax.default_matmul_precision("highest"):
+    return np.asarray(loaded(images, patch_size=patch_size))

@@ -6,6 +6,7 @@ import json
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import made_up
 import numpy as np
 import pytest
 
@@ -75,17 +76,6 @@ def _drawn(seed):
 
 
 DRAWN = [_drawn(seed) for seed in range(60)]
-
-
-def _tiny(**changes):
-  fields = dict(
-    size=vit.Size(8, 2, 12, 2),
-    position=positions.LearnedGrid((3, 3)),
-    pool=pooling.Gap(),
-    kernel_hw=(4, 4),
-    num_classes=5,
-  )
-  return vit.ViT(**(fields | changes))
 
 
 @functools.cache
@@ -158,19 +148,19 @@ UNSEEN = {
 @pytest.mark.parametrize("name", UNSEEN)
 def test_what_matters_to_training_alone_is_not_read(name):
   value, read = UNSEEN[name]
-  model = _tiny(**{name: value})
+  model = made_up.tiny(**{name: value})
   assert _read(model) == model.clone(**{name: read})
 
 
 def test_a_pooling_heads_attention_says_nothing_of_the_blocks():
   # It has biases, and no norms of queries, whatever the blocks have.
   for changes in ({"qkv_bias": False}, {"qk_norm": True}):
-    model = _tiny(pool=pooling.Map(), **changes)
+    model = made_up.tiny(pool=pooling.Map(), **changes)
     assert _read(model) == model
 
 
 def test_facts_are_json_of_plain_values():
-  model = _tiny(position=positions.LearnedGrid((2, 3), antialias=False))
+  model = made_up.tiny(position=positions.LearnedGrid((2, 3), antialias=False))
   assert architecture.facts_of(model) == {
     "num_heads": 2,
     "gelu": "tanh",
@@ -183,7 +173,7 @@ def test_facts_are_json_of_plain_values():
     "posemb_antialias": False,
   }
   assert architecture.facts_of(
-    _tiny(position=positions.SinCos2D(50.0), pool=pooling.Map())
+    made_up.tiny(position=positions.SinCos2D(50.0), pool=pooling.Map())
   ) == {
     "num_heads": 2,
     "gelu": "tanh",
@@ -291,17 +281,17 @@ MLP = f"{BLOCKS}_0/MlpBlock_0/Dense_0/kernel"
 
 @pytest.mark.parametrize("name", [QUERY, MLP, "embedding/kernel"])
 def test_arrays_that_every_vit_has_are_missed(name):
-  arrays = _arrays(_tiny())
+  arrays = _arrays(made_up.tiny())
   del arrays[name]
   count = len(arrays)
   with pytest.raises(ValueError) as caught:
-    _read(_tiny(), arrays)
+    _read(made_up.tiny(), arrays)
   assert str(caught.value) == (
     f"dir/file: no array {name}, which every ViT has; it holds {count} arrays, "
     f"such as {', '.join(sorted(arrays)[:3])}"
   )
   with pytest.raises(ValueError) as caught:
-    _read(_tiny(), {})
+    _read(made_up.tiny(), {})
   assert str(caught.value) == (
     f"dir/file: no array {QUERY}, which every ViT has; it holds 0 arrays"
   )
@@ -319,7 +309,7 @@ def test_arrays_that_every_vit_has_are_missed(name):
   ],
 )
 def test_arrays_of_another_rank_are_refused(name, rank):
-  model = _tiny(registers=2)
+  model = made_up.tiny(registers=2)
   for wrong in {*range(6)} - {rank}:
     shape = (2,) * wrong
     arrays = _arrays(model) | {name: np.zeros(shape)}
@@ -331,7 +321,7 @@ def test_arrays_of_another_rank_are_refused(name, rank):
 
 
 def test_a_stacked_models_arrays_have_an_axis_more():
-  model = _tiny(scan=True)
+  model = made_up.tiny(scan=True)
   name = f"{BLOCKS}/{ATTENTION}/query/kernel"
   arrays = _arrays(model) | {name: np.zeros((8, 2, 4))}
   with pytest.raises(ValueError) as caught:
@@ -345,68 +335,68 @@ def test_a_stacked_models_arrays_have_an_axis_more():
   ("model", "facts", "text"),
   [
     (
-      _tiny(),
+      made_up.tiny(),
       {"num_heads": 4},
       "num_heads is 4 (note), but its arrays have 2",
     ),
     (
-      _tiny(pool=pooling.Map()),
+      made_up.tiny(pool=pooling.Map()),
       {"pool": "gap"},
       "pool is 'gap' (note), but the file has an attention-pooling head",
     ),
     (
-      _tiny(),
+      made_up.tiny(),
       {"pool": "map"},
       "pool is 'map' (note), but the file has no attention-pooling head",
     ),
     (
-      _tiny(),
+      made_up.tiny(),
       {"pool": "tok"},
       "pool is 'tok' (note), but the file has no class token",
     ),
     (
-      _tiny(pool=pooling.ClassToken()),
+      made_up.tiny(pool=pooling.ClassToken()),
       {"pool": "max"},
       "pool is 'max' (note), but only 'tok', 'gap' and 'map' are known here",
     ),
     (
-      _tiny(position=positions.NoPosition()),
+      made_up.tiny(position=positions.NoPosition()),
       {"posemb": (7, 7)},
       "posemb is (7, 7) (note), but the file has no pos_embedding",
     ),
     (
-      _tiny(position=positions.NoPosition()),
+      made_up.tiny(position=positions.NoPosition()),
       {"position": "rope"},
       "no pos_embedding, and position is 'rope' (note): only 'sincos2d' and "
       "'none' are known here",
     ),
     (
-      _tiny(position=positions.NoPosition()),
+      made_up.tiny(position=positions.NoPosition()),
       {"position": None},
       "no pos_embedding, and nobody says which positions it has instead",
     ),
     (
-      _tiny(position=positions.SinCos2D()),
+      made_up.tiny(position=positions.SinCos2D()),
       {"temperature": 0.5},
       "temperature is 0.5: give at least 1",
     ),
     (
-      _tiny(),
+      made_up.tiny(),
       {"posemb": (-3, -3)},
       "size is (-3, -3) rows and cols: give 1 to 1024 of each",
     ),
     (
-      _tiny(),
+      made_up.tiny(),
       {"gelu": "quick_gelu"},
       "gelu is 'quick_gelu' (note): only 'tanh' and 'exact' are known here",
     ),
     (
-      _tiny(),
+      made_up.tiny(),
       {"eps": 2.0},
       "norm_eps is 2.0: give more than 0 and less than 1",
     ),
     (
-      _tiny(),
+      made_up.tiny(),
       {"image_mean": [0.1, 0.2]},
       "image_mean is (0.1, 0.2): give one number of 0 to 1, or one for each of "
       "3 channels",
@@ -422,13 +412,13 @@ def test_facts_that_are_not_of_the_arrays_or_of_any_model(model, facts, text):
 @pytest.mark.parametrize("fact", ["gelu", "eps"])
 def test_facts_that_no_array_holds_are_asked_for(fact):
   with pytest.raises(ValueError) as caught:
-    _read(_tiny(), **{fact: None})
+    _read(made_up.tiny(), **{fact: None})
   assert str(caught.value).startswith(f"dir/file does not say {fact} (")
 
 
 def test_facts_that_have_a_default_need_not_be_said():
   facts = _facts({"gelu": "tanh", "eps": 1e-6})
-  assert architecture.model_of(_arrays(_tiny()), facts) == _tiny()
+  assert architecture.model_of(_arrays(made_up.tiny()), facts) == made_up.tiny()
   assert facts.origins == {"gelu": "note", "eps": "note"}
 
 
@@ -470,14 +460,14 @@ def test_sizes_that_no_model_has(changed, text):
   shapes = {k: jax.ShapeDtypeStruct(v, np.float32) for k, v in changed.items()}
   facts = {"num_heads": None, "posemb": None}
   with pytest.raises(ValueError) as caught:
-    _read(_tiny(), _arrays(_tiny()) | shapes, **facts)
+    _read(made_up.tiny(), _arrays(made_up.tiny()) | shapes, **facts)
   assert str(caught.value) == f"dir/file: {text}"
 
 
 def test_a_layers_number_of_thousands_of_digits_is_a_name_like_others():
   name = f"{BLOCKS}_{'1' * 5000}/x"
-  arrays = _arrays(_tiny()) | {name: np.zeros(1)}
-  assert _read(_tiny(), arrays) == _tiny()
+  arrays = _arrays(made_up.tiny()) | {name: np.zeros(1)}
+  assert _read(made_up.tiny(), arrays) == made_up.tiny()
 
 
 def test_the_largest_model_costs_nothing_to_look_at():
@@ -496,29 +486,29 @@ def test_the_largest_model_costs_nothing_to_look_at():
 
 
 def test_a_head_without_a_bias_lacks_it():
-  arrays = _arrays(_tiny())
+  arrays = _arrays(made_up.tiny())
   del arrays["head/bias"]
-  model = _read(_tiny(), arrays)
-  assert model == _tiny()
+  model = _read(made_up.tiny(), arrays)
+  assert model == made_up.tiny()
   with pytest.raises(ValueError, match=r"missing  head/bias"):
     parameters.check(model, arrays, "dir/file")
 
 
 def test_layers_beyond_the_tenth_are_counted():
-  model = _tiny(size=vit.Size(8, 12, 12, 2))
+  model = made_up.tiny(size=vit.Size(8, 12, 12, 2))
   assert _read(model) == model
 
 
 def test_the_input_that_a_table_and_a_kernel_are_for():
-  model = _tiny(position=positions.LearnedGrid((2, 5)), kernel_hw=(6, 3))
+  model = made_up.tiny(position=positions.LearnedGrid((2, 5)), kernel_hw=(6, 3))
   assert architecture.stored_image_hw(model) == (12, 15)
 
 
 def test_normalization_has_a_number_for_each_channel():
   assert architecture.normalization(
-    _tiny(image_mean=(0.1, 0.2, 0.3), image_std=(0.4,))
+    made_up.tiny(image_mean=(0.1, 0.2, 0.3), image_std=(0.4,))
   ) == ([0.1, 0.2, 0.3], [0.4, 0.4, 0.4])
-  assert architecture.normalization(_tiny(channels=1)) == ([0.5], [0.5])
+  assert architecture.normalization(made_up.tiny(channels=1)) == ([0.5], [0.5])
 
 
 def test_what_a_format_cannot_say_is_told():
@@ -528,7 +518,7 @@ def test_what_a_format_cannot_say_is_told():
     "image_mean": (0.5,),
     "temperature": 10_000.0,
   }
-  exact = _tiny(exact_gelu=True)
+  exact = made_up.tiny(exact_gelu=True)
   assert architecture.differences(exact, convention) == []
   other = exact.clone(exact_gelu=False, image_mean=(0.1, 0.2, 0.3))
   assert architecture.differences(other, convention) == [

@@ -4,6 +4,7 @@ import functools
 import pathlib
 
 import jax
+import made_up
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from flexivit_jax import pretrained, saving
 from flexivit_jax.checkpoints import npz
 from flexivit_jax.formats import architecture, big_vision, parameters
 from flexivit_jax.formats.facts import Facts
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.nn import pooling, positions
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 BLOCK, ATTENTION = (
@@ -299,17 +300,6 @@ def test_two_names_of_one_array_are_refused(names):
   )
 
 
-def _tiny(**changes):
-  fields = dict(
-    size=vit.Size(8, 2, 12, 2),
-    position=positions.LearnedGrid((3, 3)),
-    pool=pooling.Gap(),
-    kernel_hw=(4, 4),
-    num_classes=5,
-  )
-  return vit.ViT(**(fields | changes))
-
-
 @functools.cache
 def _random(model, dtype=np.float32):
   rng = np.random.default_rng(0)
@@ -382,7 +372,7 @@ HELD = {
 @pytest.mark.parametrize("case", HELD)
 def test_ours_there_and_back_is_exact(case):
   changes, given = HELD[case]
-  model = _tiny(**changes)
+  model = made_up.tiny(**changes)
   ours = _random(model)
   theirs = big_vision.from_ours(ours, model)
   assert all(name.startswith("params/") for name in theirs)
@@ -395,7 +385,7 @@ def test_ours_there_and_back_is_exact(case):
 
 @pytest.mark.parametrize("case", HELD)
 def test_a_file_that_was_saved_here_says_all(case, tmp_path):
-  model = _tiny(**HELD[case][0])
+  model = made_up.tiny(**HELD[case][0])
   spec = pretrained.Spec(source="test", path="made up", patch_size=(3, 5))
   checkpoint = pretrained.Checkpoint(model, _random(model), spec)
   saving.save(checkpoint, tmp_path / "file.npz", "big_vision")
@@ -507,7 +497,7 @@ def test_the_class_tokens_row(rows, class_token, given, expected):
   ],
 )
 def test_tables_that_are_no_grid_are_refused(rows, pool, given, text):
-  model = _tiny(position=GRID((1, rows)), pool=pool)
+  model = made_up.tiny(position=GRID((1, rows)), pool=pool)
   theirs = big_vision.from_ours(_random(model), model)
   with pytest.raises(ValueError) as caught:
     _read(theirs, **given)
@@ -517,7 +507,7 @@ def test_tables_that_are_no_grid_are_refused(rows, pool, given, text):
 
 
 def test_a_class_token_with_two_positions_is_refused():
-  model = _tiny(pool=pooling.ClassToken())
+  model = made_up.tiny(pool=pooling.ClassToken())
   theirs = big_vision.from_ours(_random(model), model)
   theirs["params/pos_embedding"] = np.zeros((1, 10, 8))
   theirs["params/cls_pos_embedding"] = np.zeros((1, 1, 8))
@@ -556,7 +546,7 @@ def test_a_class_token_with_two_positions_is_refused():
   ],
 )
 def test_what_big_vision_has_no_place_for_is_refused(changes, text, tmp_path):
-  model = _tiny(**changes)
+  model = made_up.tiny(**changes)
   spec = pretrained.Spec(source="test", path="made up")
   checkpoint = pretrained.Checkpoint(model, _random(model), spec)
   with pytest.raises(ValueError) as caught:
@@ -567,7 +557,7 @@ def test_what_big_vision_has_no_place_for_is_refused(changes, text, tmp_path):
 
 @pytest.mark.parametrize("position", [GRID((2, 4)), positions.SinCos2D()])
 def test_a_class_tokens_position_beside_no_square_is_refused(position):
-  model = _tiny(
+  model = made_up.tiny(
     pool=pooling.ClassToken(), prefix_position=True, position=position
   )
   with pytest.raises(ValueError) as caught:
@@ -579,7 +569,9 @@ def test_a_class_tokens_position_beside_no_square_is_refused(position):
 
 
 def test_what_big_vision_will_compute_otherwise_is_said(tmp_path):
-  model = _tiny(exact_gelu=True, norm_eps=1e-5, image_std=(0.2, 0.3, 0.4))
+  model = made_up.tiny(
+    exact_gelu=True, norm_eps=1e-5, image_std=(0.2, 0.3, 0.4)
+  )
   spec = pretrained.Spec(source="test", path="made up")
   checkpoint = pretrained.Checkpoint(model, _random(model), spec)
   notes = saving.save(checkpoint, tmp_path / "file.npz", "big_vision")
@@ -588,12 +580,12 @@ def test_what_big_vision_will_compute_otherwise_is_said(tmp_path):
     "gelu is exact, and will be tanh there",
     "image_std is [0.2, 0.3, 0.4], and will be [0.5] there",
   ]
-  plain = pretrained.Checkpoint(_tiny(), _random(_tiny()), spec)
+  plain = pretrained.Checkpoint(made_up.tiny(), _random(made_up.tiny()), spec)
   assert saving.save(plain, tmp_path / "plain.npz", "big_vision") == []
 
 
 def test_where_there_is_no_table_positions_are_sines(tmp_path):
-  model = _tiny(position=positions.SinCos2D())
+  model = made_up.tiny(position=positions.SinCos2D())
   path = _file(tmp_path, _random(model))
   read = pretrained.read(path)
   assert read.model == model

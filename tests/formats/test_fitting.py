@@ -1,11 +1,9 @@
-import jax
 import made_up
 import numpy as np
 import pytest
 
 from flexivit_jax.formats import fitting, parameters
 from flexivit_jax.nn import pooling, positions, vit
-from flexivit_jax.pretrained import Checkpoint, Spec, on_device
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 3), np.uint8)
 
@@ -27,9 +25,7 @@ def _fit(source, target, dont_load=(), dtype=np.float32):
 
 
 def _logits(model, arrays, patch_size=16):
-  loaded = on_device(Checkpoint(model, dict(arrays), Spec("test", "made up")))
-  with jax.default_matmul_precision("highest"):
-    return np.asarray(loaded(IMAGES, patch_size=patch_size))
+  return made_up.logits(model, arrays, IMAGES, patch_size)
 
 
 IMAGENET = dict(

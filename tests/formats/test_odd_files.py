@@ -4,6 +4,7 @@ import functools
 import itertools
 import zipfile
 
+import made_up
 import ml_dtypes
 import numpy as np
 import pytest
@@ -16,20 +17,13 @@ from flexivit_jax.formats import (
   parameters,
   timm,
 )
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.nn import pooling
 
 BLOCK, ATTENTION = "Transformer/encoderblock", "MultiHeadDotProductAttention_0"
 
 
 def _tiny(**changes):
-  fields = dict(
-    size=vit.Size(8, 2, 12, 2),
-    position=positions.LearnedGrid((3, 3)),
-    pool=pooling.ClassToken(),
-    kernel_hw=(4, 4),
-    num_classes=5,
-  )
-  return vit.ViT(**(fields | changes))
+  return made_up.tiny(**({"pool": pooling.ClassToken()} | changes))
 
 
 _shapes = functools.cache(parameters.shapes)

@@ -2,25 +2,15 @@
 
 import functools
 
+import made_up
 import ml_dtypes
 import numpy as np
 import pytest
 
 from flexivit_jax.formats import parameters
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.nn import positions, vit
 
 BLOCKS = parameters.BLOCKS
-
-
-def _tiny(**changes):
-  fields = dict(
-    size=vit.Size(8, 2, 12, 2),
-    position=positions.LearnedGrid((3, 3)),
-    pool=pooling.Gap(),
-    kernel_hw=(4, 4),
-    num_classes=5,
-  )
-  return vit.ViT(**(fields | changes))
 
 
 _shapes = functools.cache(parameters.shapes)
@@ -31,7 +21,9 @@ def _arrays(model):
 
 
 def test_a_model_that_cannot_be_made_is_refused_with_the_path():
-  model = _tiny(size=vit.Size(6, 2, 12, 2), position=positions.SinCos2D())
+  model = made_up.tiny(
+    size=vit.Size(6, 2, 12, 2), position=positions.SinCos2D()
+  )
   with pytest.raises(ValueError) as caught:
     parameters.check(model, {}, "dir/file")
   assert str(caught.value) == (
@@ -41,19 +33,19 @@ def test_a_model_that_cannot_be_made_is_refused_with_the_path():
 
 
 def test_check_takes_floats_of_any_width():
-  arrays = _arrays(_tiny())
+  arrays = _arrays(made_up.tiny())
   types = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
   for i, name in enumerate(arrays):
     arrays[name] = arrays[name].astype(types[i % 4])
-  parameters.check(_tiny(), arrays, "dir/file")
+  parameters.check(made_up.tiny(), arrays, "dir/file")
 
 
 @pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "complex64"])
 def test_check_refuses_what_is_no_float(dtype):
-  arrays = _arrays(_tiny())
+  arrays = _arrays(made_up.tiny())
   arrays["head/bias"] = arrays["head/bias"].astype(dtype)
   with pytest.raises(ValueError) as caught:
-    parameters.check(_tiny(), arrays, "dir/file")
+    parameters.check(made_up.tiny(), arrays, "dir/file")
   assert str(caught.value) == (
     f"dir/file: head/bias is {dtype}, not floating point"
   )
@@ -69,19 +61,19 @@ def test_check_refuses_what_is_no_float(dtype):
   ],
 )
 def test_check_draws_a_table_of_what_differs(name, shape, row):
-  arrays = _arrays(_tiny())
+  arrays = _arrays(made_up.tiny())
   arrays.pop(name, None)
   if shape is not None:
     arrays[name] = np.zeros(shape, np.float32)
   with pytest.raises(ValueError) as caught:
-    parameters.check(_tiny(), arrays, "dir/file")
+    parameters.check(made_up.tiny(), arrays, "dir/file")
   lines = str(caught.value).splitlines()
   assert lines[0] == "dir/file does not match the model:"
   assert lines[2] == f"  {row}"
 
 
 def _stacked(depth=3):
-  model = _tiny(size=vit.Size(8, depth, 12, 2), scan=True)
+  model = made_up.tiny(size=vit.Size(8, depth, 12, 2), scan=True)
   rng = np.random.default_rng(0)
   return {k: rng.normal(size=x.shape) for k, x in _shapes(model).items()}
 
@@ -89,7 +81,7 @@ def _stacked(depth=3):
 def test_stack_and_unstack_undo_each_other():
   stacked = _stacked()
   flat = parameters.unstack(stacked, 3)
-  assert flat.keys() == _shapes(_tiny(size=vit.Size(8, 3, 12, 2))).keys()
+  assert flat.keys() == _shapes(made_up.tiny(size=vit.Size(8, 3, 12, 2))).keys()
   for i in range(3):
     np.testing.assert_array_equal(
       flat[f"{BLOCKS}_{i}/LayerNorm_0/scale"],
@@ -111,7 +103,7 @@ def test_unstacking_copies_nothing():
 
 
 def test_unstacked_models_are_left_as_they_are():
-  arrays = _arrays(_tiny())
+  arrays = _arrays(made_up.tiny())
   same = parameters.unstack(arrays, 2)
   assert same.keys() == arrays.keys()
   assert all(same[name] is x for name, x in arrays.items())
