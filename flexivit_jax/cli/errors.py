@@ -13,6 +13,7 @@ from flexivit_jax.checkpoints import files
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.text import format_bytes
 from flexivit_jax.data.images import BadImageError
+from flexivit_jax.data.stream import WorkerError
 from flexivit_jax.experiment import ConfigError
 
 
@@ -30,6 +31,11 @@ def run(main: Callable[[], None]) -> None:
   except BadImageError as e:
     way_out = "mend it, or leave it out: --config.on_bad_image=skip of train.py"
     _end(f"error: {e}\n{way_out}, --on_bad_image=skip of evaluate.py", 1)
+  except WorkerError as e:
+    print(f"error: {e}", file=sys.stderr)
+    files.remove_unfinished()
+    _drop_output()
+    os._exit(1)  # an orderly exit may wait for what the worker held
   except Fault as e:
     _end(f"error: {e}", 1)
   except BrokenPipeError:

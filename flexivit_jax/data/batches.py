@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 import threading
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -83,43 +84,41 @@ def first_image(example: Example, skip: bool) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainBatches:
-  """Random access to the endless shuffled batches of one process.
+class Shuffled:
+  """The endless examples of training: every epoch is a new permutation.
 
   Attributes:
-    batch_size: global, over all processes.
-    rows: of the global batch that are this process's.
     seed: of the order and of the transforms.
     skip: whether a bad image is replaced by the next good one.
   """
 
   example: Example
-  batch_size: int
-  rows: slice
   seed: int
   skip: bool
 
-  def __len__(self):
-    return sys.maxsize // self.batch_size
-
-  def indices(self, step: int) -> list[tuple[int, int]]:
-    """(epoch, index) of each row of a step's batch."""
+  def index(self, place: int) -> tuple[int, int]:
+    """(epoch, index) of the example at a place of the endless order."""
     total = len(self.example.source)
-    first = step * self.batch_size
-    places = range(first + self.rows.start, first + self.rows.stop)
-    drawn = []
-    for place in places:
-      epoch, at = divmod(place, total)
-      drawn.append((epoch, int(_permutation(self.seed, epoch, total)[at])))
-    return drawn
+    epoch, at = divmod(place, total)
+    return epoch, int(_permutation(self.seed, epoch, total)[at])
 
-  def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-    _end_with_parent()
-    draws, bad, loaded = _Draws(self.seed), {}, []
-    indices = self.indices(step)
-    for epoch, index in indices:
-      loaded.append(self._load(index, functools.partial(draws, epoch), bad))
-    return _stack(loaded, [index for _, index in indices], bad)
+  def load(
+    self, places: Iterable[int], bad: dict[int, str]
+  ) -> Iterator[tuple[np.ndarray, int, int, np.random.Generator]]:
+    """Image, label, index and generator of each example.
+
+    What the transforms left of the generator's stream is there for more draws
+    until the next example is asked for.
+
+    Args:
+      bad: gets index and reason of each image that was replaced.
+    """
+    end_with_parent()
+    draws = _Draws(self.seed)
+    for place in places:
+      epoch, index = self.index(place)
+      draw = functools.partial(draws, epoch)
+      yield *self._load(index, draw, bad), index, draws.generator
 
   def _load(self, index, draw, bad):
     total = len(self.example.source)
@@ -132,6 +131,37 @@ class TrainBatches:
         bad[index] = str(e)
         index = (index + 1) % total
     raise BadImageError(f"all {total} images are bad; {bad[index]}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainBatches:
+  """Random access to the endless shuffled batches of one process.
+
+  Attributes:
+    batch_size: global, over all processes.
+    rows: of the global batch that are this process's.
+  """
+
+  order: Shuffled
+  batch_size: int
+  rows: slice
+
+  def __len__(self):
+    return sys.maxsize // self.batch_size
+
+  def places(self, step: int) -> range:
+    """Of this process's rows of a step, in the endless order."""
+    first = step * self.batch_size
+    return range(first + self.rows.start, first + self.rows.stop)
+
+  def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+    bad: dict[int, str] = {}
+    loaded = self.order.load(self.places(step), bad)
+    pairs, indices = [], []
+    for image, label, index, _ in loaded:
+      pairs.append((image, label))
+      indices.append(index)
+    return _stack(pairs, indices, bad)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,10 +205,21 @@ def _stack(loaded, indices, bad: dict[int, str]) -> dict[str, np.ndarray]:
     "image": np.stack(images),
     "label": np.asarray(labels, np.int32),
     "index": np.asarray(indices, np.int32),
-    # Reasons travel as arrays, as all that comes from a worker does.
+    **pack_bad(bad),
+  }
+
+
+def pack_bad(bad: Mapping[int, str]) -> dict[str, np.ndarray]:
+  """Bad images as arrays, as all is that comes from a worker."""
+  return {
     "bad": np.asarray(list(bad), np.int32),
     "reason": np.asarray(list(bad.values()), np.str_),
   }
+
+
+def unpack_bad(loaded: Mapping[str, np.ndarray]) -> dict[int, str]:
+  """Index to reason of the bad images among what was loaded."""
+  return dict(zip(loaded["bad"].tolist(), loaded["reason"].tolist()))
 
 
 class _Draws:
@@ -190,13 +231,13 @@ class _Draws:
 
   def __init__(self, seed: int):
     self._philox = np.random.Philox(key=seed)
-    self._generator = np.random.Generator(self._philox)
+    self.generator = np.random.Generator(self._philox)
     self._state = self._philox.state
 
   def __call__(self, epoch: int, index: int) -> np.random.Generator:
     self._state["state"]["counter"][:] = 0, 0, index, epoch
     self._philox.state = self._state
-    return self._generator
+    return self.generator
 
 
 @functools.lru_cache(maxsize=2)  # a batch may end one epoch and begin the next
@@ -207,7 +248,7 @@ def _permutation(seed: int, epoch: int, total: int) -> np.ndarray:
 
 
 @functools.cache
-def _end_with_parent():
+def end_with_parent():
   """Ends this worker when its parent is gone, killed ones too."""
   parent = multiprocessing.parent_process()
   if parent is None:

@@ -1,4 +1,4 @@
-"""Loaders: batches of one process, made by threads and worker processes."""
+"""Loaders of images of one size: batches of one process."""
 
 import dataclasses
 import functools
@@ -7,22 +7,19 @@ from collections.abc import Iterator, Mapping
 
 import grain
 import numpy as np
-from absl import flags
 
-from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.tokens import Batch
 from flexivit_jax.data import augment, bad_images
 from flexivit_jax.data.batches import (
   EvalBatches,
   Example,
+  Shuffled,
   TrainBatches,
   first_image,
+  unpack_bad,
 )
 from flexivit_jax.data.sources import Source
-
-
-class WorkerError(Fault):
-  """A process that loads data ended by itself."""
+from flexivit_jax.data.stream import Stream, read_options
 
 
 class TrainLoader(Iterator[Batch]):
@@ -58,59 +55,32 @@ class TrainLoader(Iterator[Batch]):
     shard: tuple[int, int] = (0, 1),
     on_bad_image: bad_images.OnBadImage = bad_images.ERROR,
   ):
-    batches = TrainBatches(
-      Example(source, transforms),
-      batch_size,
-      _rows(batch_size, shard),
-      seed,
-      on_bad_image.skip,
-    )
+    order = Shuffled(Example(source, transforms), seed, on_bad_image.skip)
     # One image tells the shape of all, and whether the transforms fit.
-    self._first = dataclasses.replace(batches, rows=slice(0, 1))[0]
+    self._first = TrainBatches(order, batch_size, slice(0, 1))[0]
     shape = self._first["image"].shape[1:]
-    self._batches = dataclasses.replace(
-      batches, example=Example(source, transforms, shape)
+    order = dataclasses.replace(
+      order, example=Example(source, transforms, shape)
     )
-    self._workers = workers
-    self._threads = threads
+    self._batches = TrainBatches(order, batch_size, _rows(batch_size, shard))
+    self._stream = Stream(self._batches, workers=workers, threads=threads)
     self._on_bad_image = on_bad_image
-    self._step = 0
-    self._iterator = None
     self.bad: dict[int, str] = {}
 
   def __next__(self) -> Batch:
-    if self._iterator is None:
-      self._iterator = iter(self._dataset())
-    try:
-      batch = next(self._iterator)
-    except RuntimeError as e:
-      if "Worker process" not in str(e):  # Grain's own words
-        raise
-      raise WorkerError(
-        f"a data worker was lost: {e} (-9 is mostly a lack of memory: lower "
-        f"config.workers, {self._workers} now, or config.threads)"
-      ) from e
-    self._step += 1
-    self.bad |= _bad(batch)
-    self._on_bad_image.check(self.bad, len(self._batches.example.source))
+    batch = next(self._stream)
+    self.bad |= unpack_bad(batch)
+    self._on_bad_image.check(self.bad, len(self._example.source))
     return _grid_batch(batch)
 
-  def _dataset(self):
-    dataset = grain.MapDataset.source(self._batches)[self._step :]
-    dataset = dataset.to_iter_dataset(_read_options(self._threads))
-    if self._workers:
-      # Grain reads an absl flag, which is parsed in absl's own mains only.
-      if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-      dataset = dataset.mp_prefetch(
-        grain.MultiprocessingOptions(num_workers=self._workers)
-      )
-    return dataset
+  @property
+  def _example(self):
+    return self._batches.order.example
 
   @property
   def image_hw(self) -> tuple[int, int]:
     """(height, width) of every image, in pixels."""
-    return self._batches.example.shape[:2]
+    return self._example.shape[:2]
 
   def example(self) -> Batch:
     """A batch of this loader's shapes, without starting its workers."""
@@ -121,7 +91,7 @@ class TrainLoader(Iterator[Batch]):
       {
         name: np.broadcast_to(self._first[name], (count, *shape))
         for name, shape in (
-          ("image", self._batches.example.shape),
+          ("image", self._example.shape),
           ("label", ()),
           ("index", ()),
         )
@@ -130,13 +100,14 @@ class TrainLoader(Iterator[Batch]):
 
   def names(self, step: int) -> list[str]:
     """What the images of a step's batch are called."""
-    source = self._batches.example.source
-    return [source.name(index) for _, index in self._batches.indices(step)]
+    batches = self._batches
+    indices = (batches.order.index(p)[1] for p in batches.places(step))
+    return [self._example.source.name(index) for index in indices]
 
   def get_state(self) -> dict:
     """What `set_state` needs to go on with the next batch; JSON."""
     return {
-      "next_step": self._step,
+      "next_step": self._stream.position,
       "bad": {str(index): reason for index, reason in self.bad.items()},
       "drawn_from": self._drawn_from,
     }
@@ -158,8 +129,7 @@ class TrainLoader(Iterator[Batch]):
         f"its batches were drawn otherwise ({'; '.join(changed)}): give the "
         "old values to resume, or start in another --workdir"
       )
-    self.close()
-    self._step = int(state["next_step"])
+    self._stream.seek(int(state["next_step"]))
     self.bad = {int(index): reason for index, reason in state["bad"].items()}
 
   @functools.cached_property
@@ -167,19 +137,16 @@ class TrainLoader(Iterator[Batch]):
     # All that a batch depends on beside its number. Workers, threads and
     # processes are not among it; skipping bad images matters from the first
     # bad one on, where a run that did not skip them ended.
-    batches = self._batches
     return {
-      "seed": batches.seed,
-      "batch_size": batches.batch_size,
-      "data": batches.example.source.fingerprint,
-      "transforms": repr(batches.example.transforms),
+      "seed": self._batches.order.seed,
+      "batch_size": self._batches.batch_size,
+      "data": self._example.source.fingerprint,
+      "transforms": repr(self._example.transforms),
     }
 
   def close(self) -> None:
     """Ends the workers; the next batch would start them again."""
-    if self._iterator is not None and hasattr(self._iterator, "close"):
-      self._iterator.close()
-    self._iterator = None
+    self._stream.close()
 
 
 class EvalLoader:
@@ -225,8 +192,8 @@ class EvalLoader:
   def __iter__(self) -> Iterator[Batch]:
     dataset = grain.MapDataset.source(self._batches)
     threads = min(len(self._batches), os.cpu_count() or 1)
-    for batch in dataset.to_iter_dataset(_read_options(threads)):
-      self.bad |= _bad(batch)
+    for batch in dataset.to_iter_dataset(read_options(threads)):
+      self.bad |= unpack_bad(batch)
       self._on_bad_image.check(self.bad, len(self._batches.example.source))
       yield _grid_batch(batch)
 
@@ -260,17 +227,6 @@ def _rows(batch_size: int, shard: tuple[int, int]) -> slice:
     )
   rows = batch_size // count
   return slice(index * rows, (index + 1) * rows)
-
-
-def _read_options(threads: int) -> grain.ReadOptions:
-  # The buffer holds whole batches: one for each thread, no more.
-  return grain.ReadOptions(
-    num_threads=threads, prefetch_buffer_size=max(1, threads)
-  )
-
-
-def _bad(batch) -> dict[int, str]:
-  return dict(zip(batch["bad"].tolist(), batch["reason"].tolist()))
 
 
 def _grid_batch(batch) -> Batch:

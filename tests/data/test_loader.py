@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flexivit_jax.core.faults import Fault
-from flexivit_jax.data import augment, bad_images, loader
+from flexivit_jax.data import augment, bad_images, loader, stream
 from flexivit_jax.data.images import BadImageError
 from flexivit_jax.data.sources import InMemory
 
@@ -370,7 +370,7 @@ def test_a_lost_worker_is_told():
   # holds the lock of Grain's stop event, Grain waits for that lock for ever.
   time.sleep(1)
   os.kill(worker.pid, signal.SIGKILL)
-  with pytest.raises(loader.WorkerError) as caught:
+  with pytest.raises(stream.WorkerError) as caught:
     take(batches, 100)
   text = str(caught.value)
   assert text.startswith("a data worker was lost: Worker process ")
