@@ -144,7 +144,7 @@ class TrainBatches:
 
   order: Shuffled
   batch_size: int
-  rows: slice
+  rows: range
 
   def __len__(self):
     return sys.maxsize // self.batch_size
@@ -175,7 +175,7 @@ class EvalBatches:
 
   example: Example
   batch_size: int
-  rows: slice
+  rows: range
   skip: bool
 
   def __len__(self):

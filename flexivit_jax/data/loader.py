@@ -57,12 +57,13 @@ class TrainLoader(Iterator[Batch]):
   ):
     order = Shuffled(Example(source, transforms), seed, on_bad_image.skip)
     # One image tells the shape of all, and whether the transforms fit.
-    self._first = TrainBatches(order, batch_size, slice(0, 1))[0]
+    self._first = TrainBatches(order, batch_size, range(1))[0]
     shape = self._first["image"].shape[1:]
     order = dataclasses.replace(
       order, example=Example(source, transforms, shape)
     )
-    self._batches = TrainBatches(order, batch_size, _rows(batch_size, shard))
+    rows = shard_rows(batch_size, shard)
+    self._batches = TrainBatches(order, batch_size, rows)
     self._stream = Stream(self._batches, workers=workers, threads=threads)
     self._on_bad_image = on_bad_image
     self.bad: dict[int, str] = {}
@@ -84,8 +85,7 @@ class TrainLoader(Iterator[Batch]):
 
   def example(self) -> Batch:
     """A batch of this loader's shapes, without starting its workers."""
-    rows = self._batches.rows
-    count = rows.stop - rows.start
+    count = len(self._batches.rows)
     # One row shown as many: a batch may be large, and its shape is asked often.
     return _grid_batch(
       {
@@ -118,17 +118,7 @@ class TrainLoader(Iterator[Batch]):
     Raises:
       ValueError: the batches before were drawn from something else.
     """
-    new, old = self._drawn_from, state["drawn_from"]
-    changed = [
-      f"{name}: {old.get(name)!r} -> {new[name]!r}"
-      for name in new
-      if new[name] != old.get(name)
-    ]
-    if changed:
-      raise ValueError(
-        f"its batches were drawn otherwise ({'; '.join(changed)}): give the "
-        "old values to resume, or start in another --workdir"
-      )
+    check_same_draws(self._drawn_from, state["drawn_from"])
     self._stream.seek(int(state["next_step"]))
     self.bad = {int(index): reason for index, reason in state["bad"].items()}
 
@@ -181,7 +171,7 @@ class EvalLoader:
           f"{type(transform).__name__} is random: an evaluation takes "
           "transforms such as Resize or ResizeCrop"
         )
-    rows = _rows(batch_size, shard)
+    rows = shard_rows(batch_size, shard)
     example, skip = Example(source, transforms), on_bad_image.skip
     shape = first_image(example, skip).shape
     example = dataclasses.replace(example, shape=shape)
@@ -204,8 +194,7 @@ class EvalLoader:
 
   def example(self) -> Batch:
     """A batch of this loader's shapes, of no weight."""
-    rows = self._batches.rows
-    shape = (rows.stop - rows.start, *self._batches.example.shape)
+    shape = (len(self._batches.rows), *self._batches.example.shape)
     nothing = np.full(shape[0], -1, np.int32)
     return _grid_batch(
       {
@@ -216,7 +205,30 @@ class EvalLoader:
     )
 
 
-def _rows(batch_size: int, shard: tuple[int, int]) -> slice:
+def check_same_draws(new: Mapping, old: Mapping) -> None:
+  """Refuses to go on with batches that were drawn from something else.
+
+  Raises:
+    ValueError: naming what changed.
+  """
+  changed = [
+    f"{name}: {old.get(name)!r} -> {new[name]!r}"
+    for name in new
+    if new[name] != old.get(name)
+  ]
+  if changed:
+    raise ValueError(
+      f"its batches were drawn otherwise ({'; '.join(changed)}): give the "
+      "old values to resume, or start in another --workdir"
+    )
+
+
+def shard_rows(batch_size: int, shard: tuple[int, int]) -> range:
+  """Which rows of a global batch are this process's.
+
+  Raises:
+    ValueError: the processes cannot share them evenly.
+  """
   # Contiguous, so that the global batch is the same over any number of
   # processes.
   index, count = shard
@@ -226,7 +238,7 @@ def _rows(batch_size: int, shard: tuple[int, int]) -> slice:
       f"take {-(-batch_size // count) * count}"
     )
   rows = batch_size // count
-  return slice(index * rows, (index + 1) * rows)
+  return range(index * rows, (index + 1) * rows)
 
 
 def _grid_batch(batch) -> Batch:

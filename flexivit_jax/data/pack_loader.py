@@ -1,0 +1,369 @@
+"""Loaders of packed images, of any size: batches of one process.
+
+Workers decode, resize and cut; rows are filled in the main process. So rows
+depend on the order of images alone, and a run resumes in the middle of a pack.
+"""
+
+import collections
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Iterator, Mapping
+
+import grain
+import jax
+import numpy as np
+
+from flexivit_jax.core import resolution
+from flexivit_jax.core.tokens import Batch
+from flexivit_jax.data import augment, bad_images, packs
+from flexivit_jax.data.batches import (
+  Example,
+  Shuffled,
+  end_with_parent,
+  pack_bad,
+  unpack_bad,
+)
+from flexivit_jax.data.cutting import Cutter
+from flexivit_jax.data.images import BadImageError
+from flexivit_jax.data.loader import check_same_draws, shard_rows
+from flexivit_jax.data.sources import Source
+from flexivit_jax.data.stream import Stream, read_options
+
+# Images that a worker sends at once: each message costs as much as a photograph
+# takes to resize.
+GROUP = 16
+
+# Batches whose images can still be named, for a message some steps later.
+REMEMBERED = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class CutImages:
+  """Random access to the endless shuffled images of one process, cut.
+
+  They come in groups of `GROUP`; image i of the process is image
+  i * count + shard of all.
+  """
+
+  order: Shuffled
+  cutter: Cutter
+  shard: tuple[int, int] = (0, 1)
+
+  def __len__(self):
+    return sys.maxsize // (GROUP * self.shard[1])
+
+  def __getitem__(self, group: int) -> dict[str, np.ndarray]:
+    index, count = self.shard
+    first = group * GROUP * count + index
+    places = range(first, first + GROUP * count, count)
+    bad: dict[int, str] = {}
+    source = self.order.example.source
+    cut, images = [], []
+    loaded = self.order.load(places, bad)
+    for place, (image, label, index, rng) in zip(places, loaded, strict=True):
+      plan = self.cutter.plan(image.shape[:2], rng, place, source.name(index))
+      cut.append(self.cutter.cut(image, plan, rng))
+      images.append((label, index))
+    return _group(cut, images) | pack_bad(bad)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalImages:
+  """Random access to every image once, in order, cut; bad ones are missing."""
+
+  example: Example
+  cutter: Cutter
+  skip: bool
+  shard: tuple[int, int] = (0, 1)
+
+  def __len__(self):
+    return -(-len(range(*self._own)) // GROUP)
+
+  @property
+  def _own(self):
+    index, count = self.shard
+    return index, len(self.example.source), count
+
+  def __getitem__(self, group: int) -> dict[str, np.ndarray]:
+    end_with_parent()
+    bad: dict[int, str] = {}
+    cut, images = [], []
+    for index in range(*self._own)[group * GROUP : (group + 1) * GROUP]:
+      try:
+        image, label = self.example(index, None)
+      except BadImageError as e:
+        if not self.skip:
+          raise
+        bad[index] = str(e)
+        continue
+      name = self.example.source.name(index)
+      plan = self.cutter.plan(image.shape[:2], None, 0, name)
+      cut.append(self.cutter.cut(image, plan, None))
+      images.append((label, index))
+    return _group(cut, images, self.cutter.patch_bytes) | pack_bad(bad)
+
+
+def _group(cut, images, patch_bytes: int = 0) -> dict[str, np.ndarray]:
+  if not cut:  # all of them bad
+    cut = [(np.zeros((0, patch_bytes), np.uint8), np.zeros((0, 5), np.int32))]
+    images = np.zeros((0, 2), np.int32)
+    lengths = []
+  else:
+    lengths = [len(cells) for _, cells in cut]
+  patches, cells = zip(*cut)
+  return {
+    "patches": np.concatenate(patches),
+    "cells": np.concatenate(cells),
+    "lengths": np.asarray(lengths, np.int32),
+    "images": np.asarray(images, np.int32),
+  }
+
+
+class PackLoader(Iterator[Batch]):
+  """Endless batches of packed rows for training.
+
+  The state is a place in the endless order of images and a number of rows, so
+  a run resumes in the middle of a pack, on any number of workers and threads.
+  Another number of processes fills other rows.
+
+  Args:
+    source: of the examples.
+    transforms: applied in order, before an image is resized and cut.
+    cutter: cuts images.
+    packing: of the rows.
+    batch_size: rows of a step, over all processes.
+    seed: of the order, the transforms, and all that is drawn for an image.
+    workers: processes that load; 0 loads in this process.
+    threads: that load in each process; 0 loads when asked.
+    shard: (index, count) of this process.
+    on_bad_image: what to do about images that cannot be decoded.
+
+  Attributes:
+    bad: index to reason of the bad images met so far.
+    overflowed: images left out by `overflow="drop"` so far.
+  """
+
+  def __init__(
+    self,
+    source: Source,
+    transforms: tuple[augment.Transform, ...],
+    cutter: Cutter,
+    packing: packs.Packing,
+    *,
+    batch_size: int,
+    seed: int,
+    workers: int = 0,
+    threads: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    on_bad_image: bad_images.OnBadImage = bad_images.ERROR,
+  ):
+    order = Shuffled(Example(source, transforms), seed, on_bad_image.skip)
+    self.cut_images = CutImages(order, cutter, shard)
+    self.packing = packing
+    self._batch_size = batch_size
+    self._rows_per_step = len(shard_rows(batch_size, shard))
+    self._stream = Stream(self.cut_images, workers=workers, threads=threads)
+    self._on_bad_image = on_bad_image
+    self._group = collections.deque()
+    self._skip = 0
+    self._packer = None
+    self._state = None
+    self._step = 0
+    self._recent: dict[int, np.ndarray] = {}
+    self.bad: dict[int, str] = {}
+    self.overflowed = 0
+
+  def __next__(self) -> Batch:
+    if self._packer is None:
+      self._packer = self._open()
+    slots = self.packing.max_images
+    rows = [next(self._packer) for _ in range(self._rows_per_step)]
+    self.overflowed += sum(packs.overflowed(row, slots) for row in rows)
+    batch = packs.to_batch(rows, self.cut_images.cutter.sizes, slots)
+    self._recent[self._step] = batch.index
+    self._recent.pop(self._step - REMEMBERED, None)
+    self._step += 1
+    return batch
+
+  def _open(self):
+    images = packs.Images(self._next_image, self._seek)
+    packer = packs.rows(images, self.packing, self.cut_images.order.seed)
+    if self._state is None:
+      self._seek(0)
+    else:
+      packer.set_state(self._state)
+    return packer
+
+  def _next_image(self):
+    while not self._group:
+      group = next(self._stream)
+      self.bad |= unpack_bad(group)
+      self._on_bad_image.check(self.bad, len(self._source))
+      self._group.extend(packs.split_group(group))
+      for _ in range(self._skip):
+        self._group.popleft()
+      self._skip = 0
+    return self._group.popleft()
+
+  def _seek(self, place: int):
+    group, self._skip = divmod(place, GROUP)
+    self._group.clear()
+    self._stream.seek(group)
+
+  @property
+  def _source(self):
+    return self.cut_images.order.example.source
+
+  def example(self) -> Batch:
+    """A batch of this loader's shapes, without starting its workers."""
+    return _empty_batch(
+      self.packing, self.cut_images.cutter, self._rows_per_step
+    )
+
+  def names(self, step: int) -> list[str]:
+    """What the images of a recent step are called; [] for one long ago."""
+    index = self._recent.get(step, np.zeros(0, np.int32))
+    return [self._source.name(i) for i in index[index >= 0].tolist()]
+
+  def get_state(self) -> dict:
+    """What `set_state` needs to go on with the next batch; JSON."""
+    return {
+      "next_step": self._step,
+      "packer": self._packer_state(),
+      "bad": {str(index): reason for index, reason in self.bad.items()},
+      "overflowed": self.overflowed,
+      "drawn_from": self._drawn_from,
+    }
+
+  def _packer_state(self):
+    return self._state if self._packer is None else self._packer.get_state()
+
+  def set_state(self, state: Mapping) -> None:
+    """Goes on where another loader was.
+
+    Raises:
+      ValueError: the batches before were drawn from something else.
+    """
+    check_same_draws(self._drawn_from, state["drawn_from"])
+    self.close()
+    self._state = state["packer"]
+    self._step = int(state["next_step"])
+    self.bad = {int(index): reason for index, reason in state["bad"].items()}
+    self.overflowed = int(state["overflowed"])
+
+  @functools.cached_property
+  def _drawn_from(self) -> dict:
+    order, cutter = self.cut_images.order, self.cut_images.cutter
+    return {
+      "seed": order.seed,
+      "batch_size": self._batch_size,
+      "data": self._source.fingerprint,
+      "transforms": repr(order.example.transforms),
+      "patches": repr(cutter),
+      # How the loss weighs them is no matter of what is drawn.
+      "packing": repr(dataclasses.replace(self.packing, loss="mean")),
+      "processes": self.cut_images.shard[1],
+    }
+
+  def close(self) -> None:
+    """Ends the workers; the next batch would start them again."""
+    self._state, self._packer = self._packer_state(), None
+    self._group.clear()  # memory that is shared with them
+    self._stream.close()
+
+
+class PackEvalLoader:
+  """Every image once, packed in order, as often as it is iterated over.
+
+  What fills up rows and the last batch has weight 0 and index -1.
+
+  Args:
+    source, transforms, cutter, packing, shard, on_bad_image: as for
+      `PackLoader`; nothing is left out of an image or a row.
+    batch_size: rows of a batch, over all processes.
+
+  Attributes:
+    bad: index to reason of the bad images met so far.
+
+  Raises:
+    ValueError: a transform or the resolution is random.
+  """
+
+  def __init__(
+    self,
+    source: Source,
+    transforms: tuple[augment.Transform, ...],
+    cutter: Cutter,
+    packing: packs.Packing,
+    batch_size: int,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    on_bad_image: bad_images.OnBadImage = bad_images.ERROR,
+  ):
+    refuse_random(transforms, cutter.resolution)
+    self._images = EvalImages(
+      Example(source, transforms), cutter, on_bad_image.skip, shard
+    )
+    self._packing = dataclasses.replace(packing, overflow="next")
+    self._rows = len(shard_rows(batch_size, shard))
+    self._on_bad_image = on_bad_image
+    self.bad: dict[int, str] = {}
+
+  def __iter__(self) -> Iterator[Batch]:
+    rows, cutter = [], self._images.cutter
+    for row in packs.rows(self._read(), self._packing, None):
+      rows.append(row)
+      if len(rows) == self._rows:
+        yield self._batch(rows)
+        rows = []
+    if rows:
+      empty = packs.empty_row(self._packing, cutter.patch_bytes)
+      yield self._batch(rows + [empty] * (self._rows - len(rows)))
+
+  def _batch(self, rows):
+    sizes, slots = self._images.cutter.sizes, self._packing.max_images
+    return packs.to_batch(rows, sizes, slots)
+
+  def _read(self):
+    dataset = grain.MapDataset.source(self._images)
+    threads = min(len(self._images), os.cpu_count() or 1)
+    groups = iter(dataset.to_iter_dataset(read_options(threads)))
+    images = self._images_of(groups)
+
+    def seek(place):
+      raise NotImplementedError(f"an evaluation starts anew, not at {place}")
+
+    return packs.Images(images.__next__, seek)
+
+  def _images_of(self, groups):
+    for group in groups:
+      self.bad |= unpack_bad(group)
+      self._on_bad_image.check(self.bad, len(self._images.example.source))
+      yield from packs.split_group(group)
+
+  def example(self) -> Batch:
+    """A batch of this loader's shapes, of no weight."""
+    return _empty_batch(self._packing, self._images.cutter, self._rows)
+
+
+def _empty_batch(packing: packs.Packing, cutter: Cutter, rows: int) -> Batch:
+  row = packs.empty_row(packing, cutter.patch_bytes)
+  one = packs.to_batch([row], cutter.sizes, packing.max_images)
+  # One row shown as many: a batch may be large, and its shape is asked often.
+  return jax.tree.map(lambda x: np.broadcast_to(x, (rows, *x.shape[1:])), one)
+
+
+def refuse_random(transforms, policy: resolution.Resolution) -> None:
+  """Refuses what would make an evaluation random.
+
+  Raises:
+    ValueError: naming it.
+  """
+  for part in (*transforms, policy):
+    if isinstance(part, (*augment.RANDOM, *resolution.RANDOM)):
+      raise ValueError(
+        f"{type(part).__name__} is random: an evaluation takes what is not, "
+        "such as Resize, or Native"
+      )
