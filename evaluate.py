@@ -3,10 +3,12 @@
   python evaluate.py --checkpoint runs/flexivit --patch_sizes 4,6,8,12
   python evaluate.py --checkpoint vit.npz --data folder:PATH --image_size 240 \\
       --patch_sizes 8:48 --output DIR
+  python evaluate.py --checkpoint runs/navit --budgets 64,256
 
 Prints a table; with --output also writes results.json and curve.png. A run's
 own test data is the default; the images of --data folder:PATH are those of
-PATH/test/CLASS, squashed to --image_size.
+PATH/test/CLASS, squashed to --image_size. With --budgets images keep their
+aspect ratio, have so many patches at most, and are packed.
 """
 
 import dataclasses
@@ -19,7 +21,8 @@ import jax
 from flexivit_jax import config, pretrained
 from flexivit_jax.cli import arguments, errors, reading
 from flexivit_jax.core.patch_size import parse_hw
-from flexivit_jax.data import augment, bad_images, sources
+from flexivit_jax.core.resolution import NaFlex
+from flexivit_jax.data import augment, bad_images, packs, sources
 from flexivit_jax.evaluation import report, sweep
 from flexivit_jax.experiment import (
   ConfigError,
@@ -28,7 +31,7 @@ from flexivit_jax.experiment import (
   check_tiling,
   common_divisors,
 )
-from flexivit_jax.run import eval_loader
+from flexivit_jax.run import eval_passes
 from flexivit_jax.tasks.supervised import Supervised
 from flexivit_jax.training import compilation, memory, provenance, sharding
 
@@ -49,6 +52,11 @@ def main(argv=None):
   )
   add("--data", help="digits, or folder:PATH; default: a run's test data")
   add("--image_size", help="240 or 240x320; with --data only")
+  add(
+    "--budgets",
+    help="64,256: most patches of an image, which is scaled to come near them "
+    "and keeps its aspect ratio; instead of --image_size",
+  )
   add(
     "--resize",
     help="272 or 272x360: squash to this size first, and take the centre of "
@@ -94,9 +102,7 @@ def evaluate(args) -> list[sweep.Point]:
     policy = run.on_bad_image if run else bad_images.ERROR
     if args.on_bad_image:
       policy = config.CHOICES[bad_images.OnBadImage][args.on_bad_image]()
-    batches = eval_loader(data, source, batch_size, policy)
-  with blaming("--patch_sizes"):
-    sizes = choose_sizes(args.patch_sizes, vit, batches.image_hw)
+    passes = choose_passes(args, vit, data, source, batch_size, policy)
 
   compilation.enable_persistent_cache()
   task = run.task if run else Supervised()
@@ -104,15 +110,17 @@ def evaluate(args) -> list[sweep.Point]:
   with memory.explaining_evaluation(batch_size, "--batch_size"):
     measures = sweep.compile_measures(
       functools.partial(task.measure, vit.model),
-      sizes,
+      passes,
       params,
-      batches.example(),
       mesh,
       functools.partial(print, flush=True),
     )
-    on_devices = (sharding.to_devices(batch, mesh) for batch in batches)
-    points = sweep.sweep(measures, params, on_devices)
-  for reason in batches.bad.values():
+    on_devices = functools.partial(sharding.to_devices, mesh=mesh)
+    points = sweep.sweep(measures, params, passes, on_devices)
+  bad = {}
+  for each in passes:
+    bad |= each.loader.bad
+  for reason in bad.values():
     print(f"skipped: {reason}")
   print(f"\n{points[0].images} images of {data.source}")
   print(report.table(points))
@@ -135,6 +143,11 @@ def choose_data(args, run) -> Data:
       )
     return run.test
   size = None
+  if args.budgets and args.image_size:
+    raise ConfigError(
+      "--budgets and --image_size: give one of them, the size of an image "
+      "follows from its budget"
+    )
   if args.resize and not args.image_size:
     raise ConfigError("--resize needs --image_size, the size of the centre")
   if args.image_size:
@@ -151,8 +164,12 @@ def choose_data(args, run) -> Data:
       side = max(transforms[0].size)
       return Data(sources.Digits(split, side), transforms)
   if kind == "folder" and path:
+    if args.budgets:
+      return Data(sources.ImageFolder(path, split))
     if size is None:
-      raise ConfigError("--data folder:PATH needs --image_size, 240 say")
+      raise ConfigError(
+        "--data folder:PATH needs --image_size, 240 say, or --budgets"
+      )
     return Data(sources.ImageFolder(path, split), transforms)
   raise ConfigError(f"--data {args.data!r}: give digits or folder:PATH")
 
@@ -163,6 +180,50 @@ def choose_transforms(size, resize):
     return (augment.Resize(size),)
   with blaming("--resize"):
     return augment.Resize(parse_hw(resize)), augment.CentralCrop(size)
+
+
+def choose_passes(args, vit, data, source, batch_size, policy):
+  """What --patch_sizes and --budgets ask for, as passes over the data."""
+  run = vit.spec.experiment
+  make = functools.partial(
+    eval_passes,
+    source=source,
+    model=vit.model,
+    batch_size=batch_size,
+    on_bad_image=policy,
+  )
+  if args.budgets is None and data.resolution is None:
+    (one,) = make(data, sizes=(), packing=None)
+    with blaming("--patch_sizes"):
+      sizes = choose_sizes(args.patch_sizes, vit, one.loader.image_hw)
+      for size in sizes:
+        check_tiling(one.loader.image_hw, size)
+    return (dataclasses.replace(one, sizes=tuple(sizes)),)
+  with blaming("--patch_sizes"):
+    sizes = choose_sizes(args.patch_sizes, vit, None)
+  packing = run.packing if run else None
+  if args.budgets is None:
+    return make(data, sizes=sizes, packing=packing)
+  passes = []
+  for budget in choose_budgets(args.budgets):
+    length = max(budget, 256)
+    rows = packs.Packing(length, -(-2 * length // budget), open_rows=16)
+    own = dataclasses.replace(data, resolution=NaFlex(budget))
+    passes += make(own, sizes=sizes, packing=rows)
+  return tuple(passes)
+
+
+def choose_budgets(text) -> list[int]:
+  """ "64,256" as [64, 256]."""
+  try:
+    budgets = list(dict.fromkeys(map(int, text.split(","))))
+    for budget in budgets:
+      NaFlex(budget)
+  except ValueError:
+    raise ConfigError(
+      f"--budgets {text!r}: give numbers of patches, 64,256 say"
+    ) from None
+  return budgets
 
 
 def check_classes(vit, source) -> None:
@@ -180,7 +241,11 @@ def check_classes(vit, source) -> None:
 
 
 def choose_sizes(text, vit, image_hw) -> list[tuple[int, int]]:
-  """The patch sizes that --patch_sizes asks for, checked against the image."""
+  """The patch sizes that --patch_sizes asks for.
+
+  Args:
+    image_hw: of all images; None: they differ, or will be resized to fit.
+  """
   trained = list(vit.spec.trained_sizes)
   if not trained and vit.spec.patch_size is not None:
     trained = [vit.spec.patch_size]
@@ -196,15 +261,21 @@ def choose_sizes(text, vit, image_hw) -> list[tuple[int, int]]:
       low, high = map(int, text.split(":"))
     except ValueError:
       raise ValueError(f"{text!r} is no range: give 8:48, say") from None
-    candidates = trained or [(p, p) for p in common_divisors(image_hw)]
+    candidates = trained
+    if not trained:
+      if image_hw is None:
+        raise ValueError(
+          f"{vit.spec.path} does not say at which patch sizes it was trained, "
+          f"and any tile images of any size: give some instead of {text}, "
+          "8,16,32 say"
+        )
+      candidates = [(p, p) for p in common_divisors(image_hw)]
     sizes = [s for s in candidates if low <= min(s) and max(s) <= high]
     if not sizes:
       among = ", ".join(map(sweep.size_name, candidates))
       raise ValueError(f"none of {among} lies in {text}")
   else:
     sizes = list(dict.fromkeys(map(parse_hw, text.split(","))))
-  for size in sizes:
-    check_tiling(image_hw, size)
   return sizes
 
 

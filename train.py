@@ -28,6 +28,7 @@ from flexivit_jax.cli import arguments, dry_run, errors
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.evaluation import sweep
 from flexivit_jax.experiment import ConfigError, Experiment
+from flexivit_jax.tasks import pack_report
 from flexivit_jax.training import compilation, log, sharding, step
 from flexivit_jax.training.interruption import Interrupted, Interruption
 
@@ -109,7 +110,7 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
   steps = run.compile_steps(state, metrics, watch.line)
   measures = run.compile_measures(state.params, watch.line)
   in_flight = collections.deque()
-  recent = collections.deque(maxlen=4)  # patch sizes of the steps under way
+  recent = collections.deque(maxlen=4)  # programs of the steps under way
 
   def save(done, position):
     watch.flush()  # no resumed run would write these rows again
@@ -123,7 +124,7 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
       watch.evaluate(first, measures, state.params, interruption)
     watch.start()
     for i in range(first, run.total_steps):
-      patch_hw = experiment.patch_size(i, experiment.seed)
+      program = experiment.program(i)
       position = run.loader.get_state()  # before a batch that may not arrive
       try:
         with watch.waiting(in_flight), interruption.waiting():
@@ -133,8 +134,8 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
         if interruption.signal is None:
           raise
         break  # a fault too, where the signal reached the workers
-      recent.append(patch_hw)
-      state, metrics = steps[patch_hw](state, metrics, batch)
+      recent.append(program)
+      state, metrics = steps[program](state, metrics, batch)
       watch.flush()  # earlier numbers, read while this step is under way
       in_flight.append(metrics)
       if len(in_flight) > 2:  # bounds the batches that wait on the devices
@@ -182,7 +183,7 @@ class Watch:
     self._pending = None
     self._logged = first
     self._since = self._waited = 0.0
-    self._named = {"bad_images": len(run.loader.bad)}
+    self._named = {"train": len(run.loader.bad)}
     self.line = self._progress.line
     self.advance = self._progress.advance
 
@@ -214,17 +215,23 @@ class Watch:
     done, metrics, finite = self._pending
     self._pending = None
     self.check_finite(finite, done)
-    names = (*self._run.experiment.task.metrics, "gradient_norm")
+    names = (*self._run.metrics, "gradient_norm")
     values = {name: float(metrics[name]) for name in names}
     values["learning_rate"] = float(self._learning_rate(done - 1))
-    values |= self._bad_images(self._run.loader, "bad_images")
+    values |= self._bad_images("train", self._run.loader.bad, "bad_images")
+    if overflowed := getattr(self._run.loader, "overflowed", 0):
+      values["pack/overflowed_images"] = overflowed
     now = time.perf_counter()
-    images = (done - self._logged) * self._run.experiment.batch_size
+    images = (done - self._logged) * values.get(
+      "pack/images_per_step", self._run.experiment.batch_size
+    )
     values["speed/images_per_s"] = images / (now - self._since)
     values["speed/data_wait"] = self._waited / (now - self._since)
     self._since, self._logged, self._waited = now, done, 0.0
     self._file.write(done, values)
-    self._progress.log(done, values)
+    hidden = set(pack_report.METRICS) - {"pack/fill", "pack/images_per_step"}
+    shown = {name: x for name, x in values.items() if name not in hidden}
+    self._progress.log(done, shown)
 
   def check_finite(self, finite: step.Finite, done: int) -> None:
     """Stops a run whose numbers cannot be trusted any more.
@@ -235,11 +242,12 @@ class Watch:
     if finite.flag:
       return
     run, index = self._run, int(finite.step)
-    h, w = run.experiment.patch_size(index, run.experiment.seed)
+    program = run.experiment.program(index)
+    patches = "packed" if program is None else f"{program[0]}x{program[1]}"
     path = self._workdir / "nonfinite.json"
     values = {
       "step": index + 1,
-      "patch_size": f"{h}x{w}",
+      "patch_size": patches,
       # As text: JSON has no nan.
       "loss": f"{finite.loss:g}",
       "gradient_norm": f"{finite.gradient_norm:g}",
@@ -254,7 +262,7 @@ class Watch:
     raise NonFiniteError(
       f"step {index + 1} was not finite (seen after step {done}): loss "
       f"{values['loss']}, gradient norm {values['gradient_norm']}, update norm "
-      f"{values['update_norm']}, patch size {h}x{w}, learning rate "
+      f"{values['update_norm']}, patch size {patches}, learning rate "
       f"{values['learning_rate']:g}\n"
       f"its images are in {path}; {last} is from before it\n"
       "the same command would come here again: give a lower "
@@ -265,7 +273,7 @@ class Watch:
   def owes_evaluation(self, done: int) -> bool:
     """Whether an evaluation is due after this step, and was not done yet."""
     run = self._run
-    due = run.validation is not None and done > 0
+    due = bool(run.validation) and done > 0
     due = due and run.is_due(run.experiment.eval_every, done)
     return due and done not in self._scores
 
@@ -275,30 +283,32 @@ class Watch:
     start = time.perf_counter()
     run = self._run
 
-    def batches():
-      for batch in run.validation:
-        interruption.check()
-        yield sharding.to_devices(batch, run.mesh)
+    def on_devices(batch):
+      interruption.check()
+      return sharding.to_devices(batch, run.mesh)
 
     try:
       with run.explaining_evaluation():
-        points = sweep.sweep(measures, params, batches())
+        points = sweep.sweep(measures, params, run.validation, on_devices)
     except Interrupted:
       return  # the resumed run begins with it
     self._scores[done] = sum(p.top1 for p in points) / len(points)
     rows = {f"validation/top1@{p.name}": p.top1 for p in points}
     self._progress.log(done, rows)
     rows |= {f"validation/loss@{p.name}": p.loss for p in points}
-    rows |= self._bad_images(run.validation, "validation/bad_images")
+    bad = {}
+    for each in run.validation:
+      bad |= each.loader.bad
+    rows |= self._bad_images("validation", bad, "validation/bad_images")
     self._file.write(done, {log.SCORE: self._scores[done], **rows})
     self._since += time.perf_counter() - start  # not the training's time
 
-  def _bad_images(self, loader, name: str) -> dict[str, int]:
+  def _bad_images(self, data: str, bad, name: str) -> dict[str, int]:
     """Names those that are new, and counts all, if there are any."""
-    reasons = list(loader.bad.values())
-    for reason in reasons[self._named.get(name, 0) :]:
+    reasons = list(bad.values())
+    for reason in reasons[self._named.get(data, 0) :]:
       self.line(f"skipped: {reason}")
-    self._named[name] = len(reasons)
+    self._named[data] = len(reasons)
     return {name: len(reasons)} if reasons else {}
 
   def best(self) -> int | None:

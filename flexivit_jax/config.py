@@ -20,7 +20,7 @@ import numpy as np
 
 from flexivit_jax import config_file
 from flexivit_jax.config_file import to_plain
-from flexivit_jax.core import patch_size
+from flexivit_jax.core import patch_size, resolution, token_drop
 from flexivit_jax.core.text import cut, listed, nearest, quoted, show
 from flexivit_jax.data import augment, bad_images, sources, tfds
 from flexivit_jax.experiment import ConfigError, Experiment, blaming
@@ -49,6 +49,21 @@ CHOICES: dict[Any, dict[str, Any]] = {
   patch_size.PatchSizePolicy: {
     "fixed": patch_size.FixedPatchSize,
     "sampled": patch_size.SampledPatchSize,
+    "budget": patch_size.BudgetPatchSize,
+  },
+  resolution.Resolution: {
+    "square": resolution.Square,
+    "pix2struct": resolution.Pix2Struct,
+    "naflex": resolution.NaFlex,
+    "native": resolution.Native,
+    "sampled": resolution.Sampled,
+  },
+  token_drop.TokenDrop: {
+    "none": token_drop.NoDrop,
+    "constant": token_drop.Constant,
+    "beta": token_drop.Beta,
+    "by_resolution": token_drop.ByResolution,
+    "scheduled": token_drop.Scheduled,
   },
   sources.SourceSpec: {
     "digits": sources.Digits,

@@ -7,8 +7,9 @@ import re
 
 from flexivit_jax.core import patch_size
 from flexivit_jax.core.faults import Fault
+from flexivit_jax.core.resolution import Resolution
 from flexivit_jax.core.tokens import grid_shape
-from flexivit_jax.data import augment, bad_images, sources
+from flexivit_jax.data import augment, bad_images, packs, sources
 from flexivit_jax.nn import vit
 from flexivit_jax.tasks import supervised
 from flexivit_jax.training import optimizer
@@ -38,11 +39,15 @@ class Data:
   """A source and how its images become the model's.
 
   Attributes:
-    transforms: applied in order; all images must leave them at one size.
+    transforms: applied in order; without a resolution, all images must leave
+      them at one size.
+    resolution: the size of each image, which may then have any aspect ratio:
+      images are packed into rows. None: a batch of images of one size.
   """
 
   source: sources.SourceSpec
   transforms: tuple[augment.Transform, ...] = ()
+  resolution: Resolution | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +100,13 @@ class Experiment:
     validation: data to evaluate on during training, and to choose the best
       checkpoint by; None: no evaluation.
     test: data for evaluate.py; training looks at its class names alone.
-    batch_size: images per step, over all devices.
+    batch_size: images per step, or rows where they are packed, over all
+      devices.
+    packing: how images share rows, for data that has a resolution.
     init_from: a checkpoint to start from; None: random parameters.
     total_steps, total_epochs: length of training; give one of them.
     seed: of parameters, data order, augmentation, patch sizes and dropout.
-    eval_batch_size: images per evaluation batch, over all devices.
+    eval_batch_size: images or rows per evaluation batch, over all devices.
     eval_every, save_every, log_every: in steps. A save follows each
       evaluation too.
     keep: how many of the latest checkpoints to keep, besides the best.
@@ -113,6 +120,7 @@ class Experiment:
   optimizer: optimizer.Optimizer
   train: Data
   batch_size: int
+  packing: packs.Packing | None = None
   validation: Data | None = None
   test: Data | None = None
   task: supervised.Supervised = supervised.Supervised()
@@ -146,17 +154,51 @@ class Experiment:
         f"keep is {self.keep}: keep at least 2 checkpoints, so that one "
         "survives damage to the other"
       )
+    if self.packing is None:
+      for name in ("train", "validation", "test"):
+        data = getattr(self, name)
+        if data is not None and data.resolution is not None:
+          raise ValueError(
+            f"{name}.resolution needs config.packing, the rows that images of "
+            "any size share: packing=dict(row_length=256, max_images=16)"
+          )
+      if isinstance(self.patch_size, patch_size.BudgetPatchSize):
+        self.patch_size(0, 0)  # says why not
+    elif self.train.resolution is None:
+      raise ValueError(
+        "packing needs train.resolution, the size of each image: "
+        'resolution=dict(name="native")'
+      )
 
-  def num_steps(self, num_examples: int) -> int:
-    """Length of training in steps, on this many examples."""
+  def program(self, step: int) -> tuple[int, int] | None:
+    """The patch size that a step's program is compiled for; None: any, packed.
+
+    A packed image has a patch size of its own, which is data.
+    """
+    return None if self.packing else self.patch_size(step, self.seed)
+
+  @property
+  def programs(self) -> tuple[tuple[int, int] | None, ...]:
+    """All that `program` can return."""
+    return (None,) if self.packing else self.patch_size.sizes
+
+  def num_steps(
+    self, num_examples: int, images_per_step: float | None = None
+  ) -> int:
+    """Length of training in steps, on this many examples.
+
+    Args:
+      images_per_step: mean of packed rows; None: the batch size.
+    """
+    images_per_step = images_per_step or self.batch_size
     if self.total_steps is not None:
       steps = self.total_steps
     else:
-      steps = round(self.total_epochs * num_examples / self.batch_size)
+      steps = round(self.total_epochs * num_examples / images_per_step)
     if steps < 1:
       raise ConfigError(
         f"{self.total_epochs} epochs of {num_examples} images at batch size "
-        f"{self.batch_size} are no step: raise total_epochs or total_steps"
+        f"{images_per_step:.4g} are no step: raise total_epochs or total_steps"
       )
     if steps > BOUNDS["total_steps"][1]:
       raise ConfigError(

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -12,9 +12,12 @@ import numpy as np
 
 from flexivit_jax import config, pretrained
 from flexivit_jax.checkpoints import native
+from flexivit_jax.core.patch_size import FixedPatchSize
 from flexivit_jax.core.text import format_bytes
-from flexivit_jax.data import bad_images
+from flexivit_jax.core.token_drop import NoDrop
+from flexivit_jax.data import bad_images, pack_loader, packs, scan
 from flexivit_jax.data import loader as loader_lib
+from flexivit_jax.data.cutting import Cutter
 from flexivit_jax.evaluation import sweep
 from flexivit_jax.experiment import (
   Data,
@@ -23,7 +26,8 @@ from flexivit_jax.experiment import (
   check_same_classes,
 )
 from flexivit_jax.formats import fitting
-from flexivit_jax.nn import cost
+from flexivit_jax.nn import cost, vit
+from flexivit_jax.tasks import pack_report
 from flexivit_jax.training import (
   compilation,
   memory,
@@ -39,6 +43,8 @@ class Run:
 
   Attributes:
     experiment: with the data's number of classes.
+    validation: passes over the validation data; none without such data.
+    images_per_step: mean, of packed rows.
     record: of config, data and machine, as JSON.
     initial: parameters to start with, by name; `init_state` takes them.
   """
@@ -46,8 +52,9 @@ class Run:
   experiment: Experiment
   total_steps: int
   mesh: jax.sharding.Mesh
-  loader: loader_lib.TrainLoader
-  validation: loader_lib.EvalLoader | None
+  loader: loader_lib.TrainLoader | pack_loader.PackLoader
+  validation: tuple[sweep.Pass, ...]
+  images_per_step: float
   tx: Any
   record: dict[str, Any]
   initial: dict[str, np.ndarray]
@@ -60,8 +67,14 @@ class Run:
       self.experiment.model, params, batch, **kwargs
     )
 
+  @property
+  def metrics(self) -> tuple[str, ...]:
+    """Names of what a training step measures, but for the gradient's norm."""
+    packed = pack_report.METRICS if self.experiment.packing else ()
+    return *self.experiment.task.metrics, *packed
+
   def zero_metrics(self):
-    zero = step.zero_metrics(self.experiment.task.metrics)
+    zero = step.zero_metrics(self.metrics)
     return jax.device_put(zero, sharding.replicated(self.mesh))
 
   def init_state(self) -> step.TrainState:
@@ -82,18 +95,29 @@ class Run:
   @property
   def _one_row(self):
     # Enough to initialise a model; the whole batch would have to be moved.
-    return self.loader.example().inputs[:1]
+    return jax.tree.map(lambda x: x[:1], self.loader.example().inputs)
 
   def compile_steps(self, state, metrics, report, sizes=None):
     """The train step for each patch size: {size: (state, metrics, batch)}."""
 
+    packing = self.experiment.packing
+    constant = packing is not None and packing.loss == "sum"
+    images = self.images_per_step if constant else None
+
     def train_step(state, metrics, batch, *, patch_hw):
-      measure = functools.partial(self.measure, patch_hw=patch_hw)
-      return step.train_step(state, metrics, batch, measure=measure, tx=self.tx)
+      def measure(*args, **kwargs):
+        measured = self.measure(*args, patch_hw=patch_hw, **kwargs)
+        if packing is None:
+          return measured
+        return measured | pack_report.pack_report(batch)
+
+      return step.train_step(
+        state, metrics, batch, measure=measure, tx=self.tx, images=images
+      )
 
     everywhere = sharding.replicated(self.mesh)
     rows = sharding.over_rows(self.mesh)
-    sizes = sizes or self.experiment.patch_size.sizes
+    sizes = sizes or self.experiment.programs
     batch = sharding.shapes(self.loader.example(), self.mesh)
     with self.explaining_memory(sizes):
       return compilation.compile_sizes(
@@ -111,19 +135,15 @@ class Run:
 
   def compile_measures(self, params, report, sizes=None):
     """The evaluation for each patch size; none without validation data."""
-    if self.validation is None:
-      return {}
+    passes = self.validation
+    if sizes is not None:
+      passes = [p.only(sizes) for p in passes]
     with self.explaining_evaluation():
       return sweep.compile_measures(
-        self.measure,
-        sizes or self.experiment.patch_size.sizes,
-        params,
-        self.validation.example(),
-        self.mesh,
-        report,
+        self.measure, passes, params, self.mesh, report
       )
 
-  def memory(self, patch_hw: tuple[int, int]) -> memory.Memory:
+  def memory(self, patch_hw: tuple[int, int] | None) -> memory.Memory:
     """Estimate for a training step."""
     state = self.state_shapes
     return memory.estimate(
@@ -135,7 +155,7 @@ class Run:
       num_devices=self.mesh.size,
     )
 
-  def explaining_memory(self, sizes: Collection[tuple[int, int]]):
+  def explaining_memory(self, sizes: Collection[tuple[int, int] | None]):
     """As `memory.explaining`; any of these patch sizes may exhaust it.
 
     Args:
@@ -155,7 +175,7 @@ class Run:
       memory.OutOfMemoryError: a step needs far more, or all but certainly so.
     """
     limit = memory.device_bytes(self.mesh.devices.flat[0])
-    size = costliest(self.experiment.patch_size.sizes)
+    size = costliest(self.experiment.programs)
     needed = self.memory(size)
     if limit is None or needed.total <= limit:
       return
@@ -168,14 +188,20 @@ class Run:
     report(f"warning: {text}")
 
   def _describe_memory(self, problem, size, needed, limit=None) -> str:
-    model = self.experiment.model
+    model, packing = self.experiment.model, self.experiment.packing
+    if packing is not None:
+      tokens = cost.packed_row_length(
+        model, packing.row_length, packing.max_images
+      )
+    else:
+      tokens = cost.tokens(self.loader.image_hw, size)
     return memory.describe_out_of_memory(
       problem,
       needed,
       batch_size=self.experiment.batch_size,
       patch_hw=size,
       largest_patch=max(self.experiment.patch_size.sizes, key=math.prod),
-      tokens=cost.tokens(self.loader.image_hw, size),
+      tokens=tokens,
       remat=model.remat,
       scan=model.scan,
       dtype=model.dtype,
@@ -190,9 +216,11 @@ class Run:
     )
 
 
-def costliest(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
+def costliest(
+  sizes: Collection[tuple[int, int] | None],
+) -> tuple[int, int] | None:
   """The patch size that cuts an image into the most tokens."""
-  return min(sizes, key=math.prod)
+  return min(sizes, key=lambda size: math.prod(size or ()))
 
 
 def prepare(
@@ -218,30 +246,33 @@ def prepare(
   with blaming("config.train"):
     source = experiment.train.source.open()
     experiment = experiment.for_classes(source.classes)
-    loader = loader_lib.TrainLoader(
-      source,
-      experiment.train.transforms,
-      batch_size=experiment.batch_size,
-      seed=experiment.seed,
-      workers=experiment.workers,
-      threads=experiment.threads,
-      shard=_shard(),
-      on_bad_image=experiment.on_bad_image,
-    )
-  experiment.check_patch_sizes(loader.image_hw)
-  opened, validation = {"train": source}, None
+    loader = train_loader(experiment, source)
+  looked_at, images_per_step = {}, experiment.batch_size
+  if experiment.packing is None:
+    experiment.check_patch_sizes(loader.image_hw)
+  else:
+    with blaming("config.train"):
+      seen = scan.scan(loader.cut_images, experiment.packing)
+    report("\n".join(scan.describe(seen, experiment.batch_size)))
+    looked_at = {"scan": scan.to_json(seen)}
+    images_per_step *= seen.now.images_per_row
+  opened, validation = {"train": source}, ()
   if experiment.validation is not None:
     with blaming("config.validation"):
       opened["validation"] = experiment.validation.source.open()
       check_same_classes(source, opened["validation"])
-      rows = sharding.round_up(experiment.eval_batch_size, mesh)
-      validation = eval_loader(
+      validation = eval_passes(
         experiment.validation,
         opened["validation"],
-        rows,
-        experiment.on_bad_image,
+        experiment.patch_size.sizes,
+        model=experiment.model,
+        packing=experiment.packing,
+        batch_size=sharding.round_up(experiment.eval_batch_size, mesh),
+        on_bad_image=experiment.on_bad_image,
       )
-    experiment.check_patch_sizes(validation.image_hw)
+    for each in validation:
+      if isinstance(each.loader, loader_lib.EvalLoader):
+        experiment.check_patch_sizes(each.loader.image_hw)
   if experiment.test is not None:
     with blaming("config.test"):
       check_same_classes(source, experiment.test.source.open())
@@ -251,7 +282,7 @@ def prepare(
       initial, lines = read_initial(experiment)
     report("\n".join(lines))
     origin = {"init_from": lines}
-  total_steps = experiment.num_steps(len(source))
+  total_steps = experiment.num_steps(len(source), images_per_step)
   with blaming("config.optimizer"):
     tx = experiment.optimizer.build(total_steps)
   run = Run(
@@ -260,6 +291,7 @@ def prepare(
     mesh=mesh,
     loader=loader,
     validation=validation,
+    images_per_step=images_per_step,
     tx=tx,
     record={
       "config": config.to_json(experiment),
@@ -270,6 +302,7 @@ def prepare(
       "classes": list(source.classes),
       "provenance": provenance.describe(),
       **origin,
+      **looked_at,
     },
     initial=initial,
   )
@@ -297,20 +330,69 @@ def read_initial(experiment: Experiment) -> tuple[dict, list[str]]:
   return arrays, "\n".join(lines).splitlines()
 
 
-def eval_loader(
+def train_loader(experiment: Experiment, source):
+  """This process's training batches: of images, or of packed rows."""
+  data, packing = experiment.train, experiment.packing
+  options = {
+    "batch_size": experiment.batch_size,
+    "seed": experiment.seed,
+    "workers": experiment.workers,
+    "threads": experiment.threads,
+    "shard": _shard(),
+    "on_bad_image": experiment.on_bad_image,
+  }
+  if packing is None:
+    return loader_lib.TrainLoader(source, data.transforms, **options)
+  cutter = Cutter(
+    data.resolution,
+    experiment.patch_size,
+    packing.drop,
+    packing.row_length,
+    packing.too_long == "resize",
+    getattr(experiment.model.position, "largest_grid", None),
+  )
+  return pack_loader.PackLoader(
+    source, data.transforms, cutter, packing, **options
+  )
+
+
+def eval_passes(
   data: Data,
   source,
+  sizes: Sequence[tuple[int, int]],
+  *,
+  model: vit.ViT,
+  packing: packs.Packing | None,
   batch_size: int,
   on_bad_image: bad_images.OnBadImage,
-) -> loader_lib.EvalLoader:
-  """This process's evaluation batches."""
-  return loader_lib.EvalLoader(
-    source,
-    data.transforms,
-    batch_size,
-    shard=_shard(),
-    on_bad_image=on_bad_image,
-  )
+) -> tuple[sweep.Pass, ...]:
+  """This process's evaluation: one pass for images of one size, which are cut
+  on the devices, or one for each patch size that packs are cut into."""
+  options = {"shard": _shard(), "on_bad_image": on_bad_image}
+  if data.resolution is None:
+    loader = loader_lib.EvalLoader(
+      source, data.transforms, batch_size, **options
+    )
+    return (sweep.Pass(loader, tuple(sizes)),)
+  # A budget larger than the rows of training gets rows of its own.
+  budget = getattr(data.resolution, "max_patches", None)
+  if budget is not None and budget > packing.row_length:
+    packing = dataclasses.replace(packing, row_length=budget)
+  passes = []
+  for size in sizes:
+    cutter = Cutter(
+      data.resolution,
+      FixedPatchSize(size),
+      NoDrop(),
+      packing.row_length,
+      packing.too_long == "resize",
+      getattr(model.position, "largest_grid", None),
+    )
+    loader = pack_loader.PackEvalLoader(
+      source, data.transforms, cutter, packing, batch_size, **options
+    )
+    passes.append(sweep.Pass(loader, (size,), budget))
+  return tuple(passes)
 
 
 def start(

@@ -7,7 +7,7 @@ import jax
 from flexivit_jax import config
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.text import align, format_bytes
-from flexivit_jax.evaluation.sweep import size_name
+from flexivit_jax.evaluation.sweep import point_name, size_name
 from flexivit_jax.experiment import Experiment
 from flexivit_jax.loaded import parameter_count
 from flexivit_jax.nn import cost
@@ -38,23 +38,46 @@ def describe(run: Run):
     yield f"config.{key} = {value!r}"
   for name, data in run.record["data"].items():
     yield f"{name}: {data['images']} images, fingerprint {data['fingerprint']}"
-  image_hw = run.loader.image_hw
+  experiment, packing = run.experiment, run.experiment.packing
   count = parameter_count(run.state_shapes.params)
   devices = run.mesh.size
+  if packing is None:
+    h, w = run.loader.image_hw
+    what = f"{experiment.batch_size} images of {h}x{w} px"
+  else:
+    what = (
+      f"{experiment.batch_size} rows of {packing.row_length} patches and about "
+      f"{run.images_per_step:.0f} images"
+    )
   yield (
-    f"{count:,} parameters, {run.total_steps} steps of "
-    f"{run.experiment.batch_size} images of {image_hw[0]}x{image_hw[1]} px on "
+    f"{count:,} parameters, {run.total_steps} steps of {what} on "
     f"{devices} {run.mesh.devices.flat[0].device_kind} device"
     f"{'s' if devices > 1 else ''}"
   )
-  rows = [("patch", "tokens", "GFLOPs per image", "activations", "in all")]
-  for size in run.experiment.patch_size.sizes:
+  length = "tokens" if packing is None else "tokens of a row"
+  rows = [("patch", length, "GFLOPs per image", "activations", "in all")]
+  for size in experiment.programs:
     needed = run.memory(size)
-    operations = cost.multiply_adds(run.experiment.model, image_hw, size)
+    if packing is None:
+      name, tokens = size_name(size), cost.tokens(run.loader.image_hw, size)
+      operations = cost.multiply_adds(
+        experiment.model, run.loader.image_hw, size
+      )
+    else:
+      name = ",".join(map(size_name, experiment.patch_size.sizes))
+      tokens = cost.packed_row_length(
+        experiment.model, packing.row_length, packing.max_images
+      )
+      operations = cost.packed_multiply_adds(
+        experiment.model,
+        packing.row_length,
+        packing.max_images,
+        experiment.patch_size.sizes,
+      ) / (run.images_per_step / experiment.batch_size)
     rows.append(
       (
-        size_name(size),
-        str(cost.tokens(image_hw, size)),
+        name,
+        str(tokens),
         f"{operations / 1e9:.3g}",
         format_bytes(needed.activations),
         format_bytes(needed.total),
@@ -78,7 +101,7 @@ def try_one_batch(run: Run):
   Raises:
     Fault: the numbers are not finite, or memory ran out.
   """
-  size = costliest(run.experiment.patch_size.sizes)
+  size = costliest(run.experiment.programs)
   messages = []
   state, metrics = run.init_state(), run.zero_metrics()
   (step,) = run.compile_steps(state, metrics, messages.append, [size]).values()
@@ -96,10 +119,16 @@ def try_one_batch(run: Run):
       "config.optimizer"
     )
   numbers = "  ".join(f"{name} {float(x):.4g}" for name, x in metrics.items())
-  yield f"one step at {size_name(size)}: {numbers}, {elapsed:.2f} s"
-  for measure in measures.values():
-    batch = sharding.to_devices(next(iter(run.validation)), run.mesh)
+  at = "packed rows" if size is None else size_name(size)
+  yield f"one step at {at}: {numbers}, {elapsed:.2f} s"
+  loaders = {
+    (own, each.budget): each.loader
+    for each in run.validation
+    for own in each.sizes
+  }
+  for key, measure in measures.items():
+    batch = sharding.to_devices(next(iter(loaders[key])), run.mesh)
     with run.explaining_evaluation():
       numbers = jax.block_until_ready(measure(state.params, batch))
     shown = "  ".join(f"{name} {float(x):.4g}" for name, x in numbers.items())
-    yield f"one evaluation batch at {size_name(size)}: {shown}"
+    yield f"one evaluation batch at {point_name(key)}: {shown}"

@@ -169,6 +169,44 @@ def pi_resize_patches(patches, kernel_hw, *, antialias: bool = False):
   return y.astype(patches.dtype)
 
 
+def pi_resize_mixed(
+  patches, size_index, patch_sizes, kernel_hw, *, antialias: bool = False
+):
+  """`pi_resize_patches` where every patch has its own size.
+
+  Args:
+    patches: float `[b, l, h * w * c]`, of the largest height and width among
+      the sizes; smaller ones lie in the top-left, what is beside them is not
+      read.
+    size_index: i32 `[b or 1, l]`, which of patch_sizes; padding may have any.
+    patch_sizes: static tuple of (height, width).
+    kernel_hw: (height, width) of the stored kernel; static.
+
+  Returns:
+    `[b, l, kernel_h * kernel_w * c]`.
+  """
+  h, w = (max(sides) for sides in zip(*patch_sizes))
+  b, l, _ = patches.shape
+  dtype = jnp.promote_types(patches.dtype, jnp.float32)
+
+  def matrices(largest, stored, sides):
+    # Rows of zeros leave out what lies beyond a smaller patch.
+    stacked = np.zeros((len(sides), largest, stored))
+    for matrix, side in zip(stacked, sides):
+      matrix[:side] = pi_matrix(stored, side, antialias)
+    chosen = jnp.asarray(stacked, dtype)[size_index]
+    return jnp.broadcast_to(chosen, (b, *chosen.shape[1:]))
+
+  heights, widths = zip(*patch_sizes)
+  rows = matrices(h, kernel_hw[0], heights)
+  cols = matrices(w, kernel_hw[1], widths)
+  x = patches.astype(dtype).reshape(b, l, h, w, -1)
+  options = {"precision": jax.lax.Precision.HIGHEST}
+  y = jnp.einsum("blpk,blpqc->blkqc", rows, x, **options)
+  y = jnp.einsum("blqm,blkqc->blkmc", cols, y, **options)
+  return y.reshape(b, l, -1).astype(patches.dtype)
+
+
 def _prepare(x, old_hw, new_hw, antialias):
   """numpy or jax.numpy, the two matrices P, and options of its products."""
   xp = np if isinstance(x, np.ndarray) else jnp

@@ -114,7 +114,7 @@ class Shuffled:
       bad: gets index and reason of each image that was replaced.
     """
     end_with_parent()
-    draws = _Draws(self.seed)
+    draws = Draws(self.seed)
     for place in places:
       epoch, index = self.index(place)
       draw = functools.partial(draws, epoch)
@@ -222,7 +222,7 @@ def unpack_bad(loaded: Mapping[str, np.ndarray]) -> dict[int, str]:
   return dict(zip(loaded["bad"].tolist(), loaded["reason"].tolist()))
 
 
-class _Draws:
+class Draws:
   """A generator for each (epoch, index), without making one for each.
 
   Philox is a function of (key, counter): setting the counter's upper half

@@ -14,12 +14,16 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def table(points: Sequence[Point]) -> str:
-  """A sweep as aligned text, one line per patch size."""
+  """A sweep as aligned text, one line per patch size and budget."""
   head = ("patch", "tokens", "top-1 %", "loss", "images/s")
+  budgets = any(p.budget is not None for p in points)
+  if budgets:
+    head = (head[0], "budget", *head[1:])
   rows = [
     (
       f"{p.patch_hw[0]}x{p.patch_hw[1]}",
-      f"{p.tokens}",
+      *((f"{p.budget or 'none'}",) if budgets else ()),
+      f"{p.tokens:.4g}" if p.tokens % 1 else f"{p.tokens:.0f}",
       f"{100 * p.top1:.1f}",
       f"{p.loss:.4f}",
       f"{p.images_per_s:.0f}",
@@ -30,7 +34,7 @@ def table(points: Sequence[Point]) -> str:
 
 
 def draw_curve(points: Sequence[Point], title: str, path: pathlib.Path) -> None:
-  """Top-1 against tokens per image, one marker per patch size, as PNG."""
+  """Top-1 against tokens per image, one marker per point, as PNG."""
   points = sorted(points, key=lambda p: p.tokens)
   figure = Figure(figsize=(6, 4), layout="constrained")
   axes = figure.add_subplot()
@@ -47,7 +51,7 @@ def draw_curve(points: Sequence[Point], title: str, path: pathlib.Path) -> None:
       bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
     )
   axes.set_xscale("log", base=2)
-  axes.set_xticks(sorted(set(tokens)))
+  axes.set_xticks(sorted({round(x, 1) for x in tokens}))
   axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
   axes.xaxis.set_minor_locator(ticker.NullLocator())
   axes.margins(x=0.1)

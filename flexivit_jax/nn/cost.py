@@ -1,6 +1,7 @@
 """What a forward pass costs, from the model's sizes alone."""
 
 import math
+from collections.abc import Sequence
 
 from flexivit_jax.core.tokens import grid_shape
 from flexivit_jax.nn import pooling
@@ -24,8 +25,13 @@ def row_length(
   Raises:
     ValueError: as `tokens`.
   """
-  extra = model.pool.class_token + model.registers
-  return tokens(image_hw, patch_hw) + extra
+  return packed_row_length(model, tokens(image_hw, patch_hw), 1)
+
+
+def packed_row_length(model: ViT, patches: int, num_images: int) -> int:
+  """Tokens of a packed row that the encoder sees: patches, and a class token
+  and registers for each image slot."""
+  return patches + num_images * (model.pool.class_token + model.registers)
 
 
 def multiply_adds(
@@ -51,19 +57,47 @@ def multiply_adds(
     ValueError: the image is not a whole number of patches, or num_classes is
       not set.
   """
+  patches = tokens(image_hw, patch_hw)
+  embedding = patches * math.prod(patch_hw) * model.channels * model.size.width
+  return embedding + _after_embedding(model, patches, 1)
+
+
+def packed_multiply_adds(
+  model: ViT,
+  patches: int,
+  num_images: int,
+  patch_sizes: Sequence[tuple[int, int]],
+) -> int:
+  """Multiply-adds of a packed row's forward pass, padding included.
+
+  Args:
+    patches: places for patches in the row.
+    num_images: image slots of the row.
+    patch_sizes: in pixels; several are resized to the kernel's size first.
+
+  Raises:
+    ValueError: num_classes is not set.
+  """
+  h, w = (max(sides) for sides in zip(*patch_sizes))
+  pixels, resize = h * w, 0
+  if len(patch_sizes) > 1:
+    kh, kw = model.kernel_hw
+    pixels, resize = kh * kw, kh * h * w + kh * w * kw
+  embedding = patches * model.channels * (pixels * model.size.width + resize)
+  return embedding + _after_embedding(model, patches, num_images)
+
+
+def _after_embedding(model: ViT, patches: int, num_images: int) -> int:
   if model.num_classes is None:
     raise ValueError("num_classes is not set: give a number, 0 for no head")
   size, d = model.size, model.size.width
-  patches = tokens(image_hw, patch_hw)
-  row = row_length(model, image_hw, patch_hw)
-  embedding = patches * math.prod(patch_hw) * model.channels * d
+  row = packed_row_length(model, patches, num_images)
   block = _attention(d, row, row) + _mlp(size, row)
   pool = 0
   if isinstance(model.pool, pooling.Map):
-    pool = _attention(d, 1, patches) + _mlp(size, 1)
-  representation = d * d if model.representation else 0
-  head = d * model.num_classes
-  return embedding + size.depth * block + pool + representation + head
+    pool = _attention(d, num_images, patches) + _mlp(size, num_images)
+  per_image = d * model.num_classes + (d * d if model.representation else 0)
+  return size.depth * block + pool + num_images * per_image
 
 
 def _attention(d: int, queries: int, keys: int) -> int:

@@ -7,11 +7,10 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from flexivit_jax.core import resize
-from flexivit_jax.core.tokens import Tokens, normalize
+from flexivit_jax.core.tokens import Tokens
 from flexivit_jax.nn import layers, pooling, positions
+from flexivit_jax.nn.patch_embedding import PatchEmbedding
 
 # Far beyond any model that was trained. XLA aborts, without an exception, where
 # the product of such numbers leaves 63 bits.
@@ -300,45 +299,3 @@ class ViT(nn.Module):
       name="head",
     )
     return head(pooled)
-
-
-class PatchEmbedding(nn.Module):
-  """A linear map of patches, its kernel PI-resized to their size."""
-
-  width: int
-  kernel_hw: tuple[int, int]
-  channels: int
-  dtype: jnp.dtype
-  antialias: bool = False
-  image_mean: tuple[float, ...] = (0.5,)
-  image_std: tuple[float, ...] = (0.5,)
-
-  @nn.compact
-  def __call__(self, tokens: Tokens):
-    kernel = self.param(
-      "kernel",
-      nn.initializers.lecun_normal(in_axis=(0, 1, 2)),
-      (*self.kernel_hw, self.channels, self.width),
-    )
-    bias = self.param("bias", nn.initializers.zeros, (self.width,))
-    if len(tokens.patch_sizes) != 1:
-      raise ValueError(
-        f"tokens have patch sizes {tokens.patch_sizes}: this embedding takes "
-        "one size per batch"
-      )
-    (patch_hw,) = tokens.patch_sizes
-    expected = patch_hw[0] * patch_hw[1] * self.channels
-    if tokens.patches.shape[-1] != expected:
-      raise ValueError(
-        f"patches hold {tokens.patches.shape[-1]} numbers, but {patch_hw[0]}x"
-        f"{patch_hw[1]} pixels of {self.channels} channels are {expected}"
-      )
-    kernel = resize.pi_resize(kernel, patch_hw, antialias=self.antialias)
-    mean, std = (
-      np.broadcast_to(x, (self.channels,))
-      for x in (self.image_mean, self.image_std)
-    )
-    patches = normalize(tokens.patches, mean, std, self.dtype)
-    return layers.linear(
-      patches, kernel.reshape(-1, self.width), bias, self.dtype
-    )

@@ -23,20 +23,24 @@ def enable_persistent_cache() -> None:
 
 def compile_sizes(
   function: Callable,
-  sizes: Iterable[tuple[int, int]],
+  sizes: Iterable[tuple[int, int] | None],
   *,
   arguments: tuple,
   jit_options: dict,
   report: Callable[[str], None],
   what: str,
-) -> dict[tuple[int, int], Callable]:
+  packed: str = "packed rows",
+) -> dict[tuple[int, int] | None, Callable]:
   """Compiles `function(*arguments, patch_hw=size)` for each size.
+
+  None stands for packed rows, whose patch sizes are data.
 
   Args:
     arguments: arrays or `jax.ShapeDtypeStruct`.
     jit_options: of `jax.jit`: shardings, donation.
     report: called with one line after each size.
     what: the function's name in that line.
+    packed: what None is called there.
 
   Returns:
     The compiled functions, which take arguments only and never trace again.
@@ -51,8 +55,7 @@ def compile_sizes(
 
     compiled[size] = jax.jit(at_size, **jit_options).lower(*arguments).compile()
     elapsed = time.perf_counter() - start
-    report(
-      f"compiled {what} {i}/{len(sizes)}: {size[0]}x{size[1]} patches, "
-      f"{elapsed:.1f} s"
-    )
+    inputs = packed if size is None else f"{size[0]}x{size[1]} patches"
+    count = f" {i}/{len(sizes)}" if len(sizes) > 1 else ""
+    report(f"compiled {what}{count}: {inputs}, {elapsed:.1f} s")
   return compiled

@@ -62,7 +62,7 @@ def estimate(
   opt_state,
   batch,
   *,
-  patch_hw: tuple[int, int],
+  patch_hw: tuple[int, int] | None,
   num_devices: int,
   platform: str | None = None,
 ) -> Memory:
@@ -251,7 +251,7 @@ def describe_out_of_memory(
   memory: Memory,
   *,
   batch_size: int,
-  patch_hw: tuple[int, int],
+  patch_hw: tuple[int, int] | None,
   largest_patch: tuple[int, int],
   tokens: int,
   remat: bool,
@@ -266,8 +266,9 @@ def describe_out_of_memory(
   Args:
     problem: "out of memory", or that it will be.
     memory: of the train step, by `estimate`.
-    batch_size: images per step, over all devices.
-    patch_hw, tokens: at which it ran out; patches per image.
+    batch_size: images or packed rows per step, over all devices.
+    patch_hw, tokens: at which it ran out; patches per image. None: rows of so
+      many tokens.
     largest_patch: of those in config.patch_size.
     remat, scan, dtype: of config.model.
     num_devices, platform: as in `estimate`.
@@ -292,14 +293,18 @@ def describe_out_of_memory(
     settings.append(" ".join(closed))
   if dtype == "float32" and not cpu:
     settings.append("--config.model.dtype=bfloat16")
-  if math.prod(largest_patch) > math.prod(patch_hw):
-    patches = f"no patches as small as {_by(patch_hw)} in config.patch_size"
+  images = f"{batch_size} images"
+  if patch_hw is None:
+    what, images = f"rows of {tokens} tokens", f"{batch_size} of them"
+    patches = "shorter rows in config.packing"
   else:
-    patches = f"patches larger than {_by(patch_hw)} in config.patch_size"
+    what = f"{_by(patch_hw)} patches, {tokens} tokens per image"
+    smallest = math.prod(largest_patch) > math.prod(patch_hw)
+    kind = "no patches as small as" if smallest else "patches larger than"
+    patches = f"{kind} {_by(patch_hw)} in config.patch_size"
   more = "a machine with more memory" if cpu else "more devices"
   lines = [
-    f"{problem} for the train step: {_by(patch_hw)} patches, {tokens} tokens "
-    f"per image, {batch_size} images on {num_devices} "
+    f"{problem} for the train step: {what}, {images} on {num_devices} "
     f"{'device' if num_devices == 1 else 'devices'}",
     f"estimated need of each device: {memory}",
     f"to need less, in this order: {', or '.join(settings)}",

@@ -82,7 +82,7 @@ Measure = Callable[..., dict[str, Mean]]
 
 
 def zero_metrics(names) -> dict[str, Mean]:
-  """What `train_step` adds to, for a task's metrics of these names."""
+  """What `train_step` adds to, for metrics of these names."""
   return {name: Mean.zero() for name in (*names, "gradient_norm")}
 
 
@@ -93,8 +93,14 @@ def train_step(
   *,
   measure: Measure,
   tx: optax.GradientTransformation,
+  images: float | None = None,
 ) -> tuple[TrainState, dict[str, Mean]]:
-  """One step down the gradient of the batch's mean loss.
+  """One step down the gradient of the batch's loss.
+
+  Args:
+    images: what the summed loss is divided by; None: the batch's own number of
+      images, the mean. Where that varies, a constant makes every image weigh
+      the same instead of every step.
 
   Returns:
     The new state, and `metrics` with this step's sums and counts added.
@@ -103,7 +109,10 @@ def train_step(
 
   def loss(params):
     measured = measure(params, batch, dropout_key=key)
-    return measured["loss"].compute(), measured
+    value = measured["loss"]
+    if images is None:
+      return value.compute(), measured
+    return value.total / images, measured
 
   gradients, measured = jax.grad(loss, has_aux=True)(state.params)
   updates, opt_state = tx.update(gradients, state.opt_state, state.params)

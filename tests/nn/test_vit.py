@@ -464,7 +464,7 @@ def test_refusals():
   with pytest.raises(ValueError, match=r"hold 36 numbers.*3 channels are 108"):
     init(_tiny(), grey)
   mixed = dataclasses.replace(tokens, patch_sizes=((6, 6), (4, 4)))
-  with pytest.raises(ValueError, match="one size per batch"):
+  with pytest.raises(ValueError, match="several sizes need one"):
     init(_tiny(), mixed)
   assert init(_tiny(num_classes=0)) is not None
 
