@@ -49,7 +49,15 @@ REQUIRED = {
   "custom": {"width": 32, "depth": 1, "mlp_dim": 64, "num_heads": 2},
   "learned_grid": {"size": (2, 3)},
   "fixed": {"size": (8, 6)},
-  "sampled": {"choices": (4, (6, 8)), "probabilities": (0.25, 0.75)},
+  "square": {"side": 24},
+  "pix2struct": {"max_patches": 16},
+  "naflex": {"max_patches": 16},
+  "budget": {"choices": (4, (6, 8)), "max_tokens": 16},
+  ("TokenDrop", "constant"): {"rate": 0.5},
+  ("Resolution", "sampled"): {"low": 12, "high": 32.5},
+  "beta": {"mean": 0.5},
+  "by_resolution": {"rates": (0.1, 0.6), "tokens": (16, 256)},
+  "scheduled": {"start": 0.8, "end": 0.2, "middle": 1e6, "width": 1e5},
   "image_folder": {"path": "images"},
   "tfds": {"dataset": "cifar10"},
   "resize": {"size": (24, 20)},
@@ -99,7 +107,11 @@ def test_every_config_survives_json(path):
 )
 def test_every_choice_survives_json(hint, name):
   # _build, so that a new kind of choice is covered without naming its place.
-  built = config._build(hint, {"name": name, **REQUIRED.get(name, {})}, "x")
+  required = (
+    REQUIRED.get((hint.__name__, name)) if isinstance(hint, type) else None
+  )
+  required = required or REQUIRED.get(name, {})
+  built = config._build(hint, {"name": name, **required}, "x")
   plain = json.loads(json.dumps(config.to_json(built)))
   assert plain["name"] == name
   assert config._build(hint, plain, "x") == built
@@ -421,11 +433,12 @@ def test_a_whole_group_can_be_taken_away():
     ),
     (
       "patch_size.name=zzz",
-      "config.patch_size has no 'zzz'; valid: 'fixed', 'sampled'",
+      "config.patch_size has no 'zzz'; valid: 'fixed', 'sampled', 'budget'",
     ),
     (
       "patch_size=8",
-      "config.patch_size is 8: give a name, one of 'fixed', 'sampled'",
+      "config.patch_size is 8: give a name, one of 'fixed', 'sampled', "
+      "'budget'",
     ),
     (
       "patch_size={'size': 8}",
@@ -435,7 +448,7 @@ def test_a_whole_group_can_be_taken_away():
     # Groups of fields, and what they must hold.
     (
       "train=5",
-      "config.train is 5: expected its fields, source, transforms",
+      "config.train is 5: expected its fields, source, transforms, resolution",
     ),
     ("train={}", "config.train: source must be given"),
     ("optimizer=sgd", "config.optimizer: learning_rate must be given"),

@@ -85,6 +85,7 @@ def test_the_centre_of_larger_images(npz):
     split=None,
     image_size="24x32",
     resize="40x36",
+    budgets=None,
   )
   data = evaluate.choose_data(args, None)
   assert data.source == sources.Digits("test", 40)

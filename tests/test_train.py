@@ -231,7 +231,7 @@ def test_a_dry_run_tells_the_cost_trains_on_a_batch_and_writes_nothing(
   assert [row[:2] for row in table] == [["6", "16"], ["12", "4"]]
   # 2 px more than halves the patches: so the cost, and the memory for them.
   assert float(table[0][2]) > 2 * float(table[1][2])
-  assert "compiled train step 1/1: 6x6 patches" in done.stdout
+  assert "compiled train step: 6x6 patches" in done.stdout
   assert re.search(r"one step at 6: .*loss 2\.3", done.stdout)
   assert re.search(r"one evaluation batch at 6: .*loss 2\.3", done.stdout)
 
