@@ -55,6 +55,10 @@ REQUIRED = {
   "budget": {"choices": (4, (6, 8)), "max_tokens": 16},
   ("TokenDrop", "constant"): {"rate": 0.5},
   ("Resolution", "sampled"): {"low": 12, "high": 32.5},
+  ("PatchSizePolicy", "sampled"): {
+    "choices": (4, (6, 8)),
+    "probabilities": (0.25, 0.75),
+  },
   "beta": {"mean": 0.5},
   "by_resolution": {"rates": (0.1, 0.6), "tokens": (16, 256)},
   "scheduled": {"start": 0.8, "end": 0.2, "middle": 1e6, "width": 1e5},
