@@ -447,7 +447,7 @@ def test_a_whole_group_can_be_taken_away():
     (
       "patch_size={'size': 8}",
       "config.patch_size is {'size': 8}: give a name, one of "
-      "'fixed', 'sampled'",
+      "'fixed', 'sampled', 'budget'",
     ),
     # Groups of fields, and what they must hold.
     (
