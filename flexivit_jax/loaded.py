@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexivit_jax.core.patch_size import as_hw
+from flexivit_jax.core.resolution import RANDOM, Native, Resolution
 from flexivit_jax.core.tokens import grid_shape, patchify
+from flexivit_jax.data import image_list
 from flexivit_jax.experiment import Experiment
 from flexivit_jax.formats import architecture
 from flexivit_jax.nn import positions, vit
@@ -81,33 +83,78 @@ class LoadedViT:
   params: dict[str, Any]
   spec: Spec
 
-  def __call__(self, images, patch_size=None) -> jax.Array:
+  def __call__(
+    self, images, patch_size=None, *, resolution: Resolution | None = None
+  ) -> jax.Array:
     """Logits.
 
     Args:
-      images: `[n, h, w, c]`, u8, or float in [-1, 1].
+      images: `[n, h, w, c]`, u8, or float in [-1, 1]; or a list of `[h, w, c]`
+        of any sizes and aspect ratios, which are packed into rows.
       patch_size: pixels, or (height, width); may be left out only where the
-        checkpoint names one. Compiled once per shape of images and size.
+        checkpoint names one. Compiled once per shape of images and size; for
+        lists once for each of few lengths of rows.
+      resolution: of the images of a list, one of core/resolution.py. None:
+        `Native()`, their own size, rounded to whole patches.
 
     Returns:
       `[n, classes]`.
     """
     if not self.model.num_classes:
       raise ValueError(f"{self.spec.path} has no head: use features")
-    return self.outputs(images, patch_size)["logits"]
+    return self.outputs(images, patch_size, resolution=resolution)["logits"]
 
-  def features(self, images, patch_size=None) -> jax.Array:
+  def features(self, images, patch_size=None, *, resolution=None) -> jax.Array:
     """Pooled features, `[n, d]`. Arguments as in a call."""
-    return self.outputs(images, patch_size)["pooled"]
+    return self.outputs(images, patch_size, resolution=resolution)["pooled"]
 
-  def patch_features(self, images, patch_size=None) -> jax.Array:
-    """Features of each patch after the final norm, `[n, rows, cols, d]`."""
-    return self.outputs(images, patch_size)["encoded"]
+  def patch_features(self, images, patch_size=None, *, resolution=None):
+    """Features of each patch after the final norm, `[n, rows, cols, d]`; for a
+    list of images a list of `[rows, cols, d]`."""
+    return self.outputs(images, patch_size, resolution=resolution)["encoded"]
 
-  def outputs(self, images, patch_size=None) -> dict[str, jax.Array]:
+  def outputs(
+    self, images, patch_size=None, *, resolution=None
+  ) -> dict[str, Any]:
     """Features ("pooled"), patch features ("encoded") and "logits", if any."""
+    patch_hw = self._size(patch_size)
+    if isinstance(images, (list, tuple)):
+      images = [self._checked(x, f"image {i}") for i, x in enumerate(images)]
+      return self._packed_outputs(images, patch_hw, resolution or Native())
+    if resolution is not None:
+      raise ValueError(
+        "resolution is for a list of images; an array's images have one size"
+      )
     images = self._checked(images)
-    return self._apply(self.params, images, patch_hw=self._size(patch_size))
+    return self._apply(self.params, images, patch_hw=patch_hw)
+
+  def _packed_outputs(self, images, patch_hw, resolution):
+    if not images:
+      raise ValueError("the list of images is empty")
+    if isinstance(resolution, RANDOM):
+      raise ValueError(
+        f"resolution {type(resolution).__name__} is random: give Native, "
+        "NaFlex, Pix2Struct or Square"
+      )
+    if len({x.dtype for x in images}) > 1:
+      raise ValueError("some images are uint8, others float: give one kind")
+    collected: dict[str, list] = {}
+    largest = self.model.position.largest_grid
+    packs = image_list.pack(images, patch_hw, resolution, largest)
+    for tokens, placed in packs:
+      for name, x in self._apply_packed(self.params, tokens).items():
+        values = collected.setdefault(name, [None] * len(images))
+        for at in placed:
+          if name == "encoded":
+            end = at.start + math.prod(at.grid_hw)
+            own = x[at.row, at.start : end].reshape(*at.grid_hw, -1)
+          else:
+            own = x[at.row, at.slot]
+          values[at.image] = own
+    return {
+      name: values if name == "encoded" else jnp.stack(values)
+      for name, values in collected.items()
+    }
 
   def _size(self, patch_size):
     if patch_size is not None:
@@ -121,33 +168,38 @@ class LoadedViT:
       )
     return self.spec.patch_size
 
-  def _checked(self, images):
+  def _checked(self, images, one: str | None = None):
+    """An array of images, or a single one of a list, called `one`."""
     images = np.asarray(images)
+    subject, verb = (one, "has") if one else ("images", "have")
     if (
-      images.ndim != 4
+      images.ndim != (3 if one else 4)
       or images.shape[-1] != self.model.channels
       or not images.size
     ):
+      first = "" if one else "n, "
       raise ValueError(
-        f"images have shape {images.shape}: expected [n, h, w, "
+        f"{subject} {verb} shape {images.shape}: expected [{first}h, w, "
         f"{self.model.channels}]"
       )
     if images.dtype == np.uint8:
       return images
+    are = f"{one} is" if one else "images are"
     if not jnp.issubdtype(images.dtype, jnp.floating):
       raise ValueError(
-        f"images are {images.dtype}: give uint8, or floats in [-1, 1]"
+        f"{are} {images.dtype}: give uint8, or floats in [-1, 1]"
       )
     low, high = float(images.min()), float(images.max())
+    lie = f"{one} lies" if one else "float images lie"
     if not (low >= -1 and high <= 1):
       raise ValueError(
-        f"float images lie in [{low:g}, {high:g}], not in [-1, 1]: give uint8, "
-        "or x / 127.5 - 1"
+        f"{lie} in [{low:g}, {high:g}], not in [-1, 1]: give uint8, or "
+        "x / 127.5 - 1"
       )
     if low >= 0:
       warnings.warn(
-        f"float images lie in [{low:g}, {high:g}]; the model expects [-1, 1], "
-        "where 0 is grey: for pixels in [0, 1] give 2 * x - 1",
+        f"{lie} in [{low:g}, {high:g}]; the model expects [-1, 1], where 0 is "
+        "grey: for pixels in [0, 1] give 2 * x - 1",
         stacklevel=4,
       )
     return images.astype(np.float32)
@@ -164,6 +216,18 @@ class LoadedViT:
       }
       if out.logits is not None:
         results["logits"] = out.logits[:, 0]
+      return results
+
+    return apply
+
+  @functools.cached_property
+  def _apply_packed(self):
+    @jax.jit
+    def apply(params, tokens):
+      out = self.model.apply({"params": params}, tokens)
+      results = {"pooled": out.pooled, "encoded": out.encoded}
+      if out.logits is not None:
+        results["logits"] = out.logits
       return results
 
     return apply

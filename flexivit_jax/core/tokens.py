@@ -99,6 +99,11 @@ def patchify(images: jax.Array, patch_hw: tuple[int, int]) -> Tokens:
   Returns:
     Tokens with l = (h / ph) * (w / pw), in row-major order of the grid.
   """
+  return jax.tree.map(jnp.asarray, patchify_numpy(images, patch_hw))
+
+
+def patchify_numpy(images, patch_hw: tuple[int, int]) -> Tokens:
+  """`patchify` of a numpy array, without a device; of a JAX array too."""
   b, h, w, c = images.shape
   ph, pw = patch_hw
   gh, gw = grid_shape((h, w), patch_hw)
@@ -106,8 +111,8 @@ def patchify(images: jax.Array, patch_hw: tuple[int, int]) -> Tokens:
   coords = np.stack(np.divmod(np.arange(gh * gw), gw), axis=-1)
   return Tokens(
     patches=patches.reshape(b, gh * gw, ph * pw * c),
-    coords=jnp.asarray(coords[None], jnp.int32),
-    grid_hw=jnp.tile(jnp.array((gh, gw), jnp.int32), (1, gh * gw, 1)),
+    coords=coords[None].astype(np.int32),
+    grid_hw=np.tile(np.array((gh, gw), np.int32), (1, gh * gw, 1)),
     patch_sizes=((ph, pw),),
   )
 
