@@ -3,12 +3,15 @@
   python evaluate.py --checkpoint runs/flexivit --patch_sizes 4,6,8,12
   python evaluate.py --checkpoint vit.npz --data folder:PATH --image_size 240 \\
       --patch_sizes 8:48 --output DIR
+  python evaluate.py --checkpoint vit.npz --data tfds:imagenet2012:5.1.0 \\
+      --split validation --image_size 240 --patch_sizes 8:48
   python evaluate.py --checkpoint runs/navit --budgets 64,256
 
 Prints a table; with --output also writes results.json and curve.png. A run's
 own test data is the default; the images of --data folder:PATH are those of
-PATH/test/CLASS, squashed to --image_size. With --budgets images keep their
-aspect ratio, have so many patches at most, and are packed.
+PATH/test/CLASS, of tfds:NAME those prepared in --data_dir, squashed to
+--image_size. With --budgets images keep their aspect ratio, have so many
+patches at most, and are packed.
 """
 
 import dataclasses
@@ -22,7 +25,7 @@ from flexivit_jax import config, pretrained
 from flexivit_jax.cli import arguments, errors, reading
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.resolution import NaFlex
-from flexivit_jax.data import augment, bad_images, packs, sources
+from flexivit_jax.data import augment, bad_images, packs, sources, tfds
 from flexivit_jax.evaluation import report, sweep
 from flexivit_jax.experiment import (
   ConfigError,
@@ -50,7 +53,16 @@ def main(argv=None):
     help="4,6,8x6 or 8:48, the sizes in that range that it was trained at or, "
     "where that is unknown, that tile the image; default: those trained at",
   )
-  add("--data", help="digits, or folder:PATH; default: a run's test data")
+  add(
+    "--data",
+    help="digits, folder:PATH, or tfds:NAME[:VERSION]; default: a run's test "
+    "data",
+  )
+  add(
+    "--data_dir",
+    help="where tfds:NAME is prepared; default: $TFDS_DATA_DIR, or "
+    "~/tensorflow_datasets",
+  )
   add("--image_size", help="240 or 240x320; with --data only")
   add(
     "--budgets",
@@ -134,15 +146,16 @@ def choose_data(args, run) -> Data:
   if args.data is None:
     if run is None or run.test is None:
       raise ConfigError(
-        f"{args.checkpoint} names no data: give --data digits or folder:PATH"
+        f"{args.checkpoint} names no data: give --data digits, "
+        "folder:PATH or tfds:NAME"
       )
-    if args.image_size or args.resize or args.split:
+    if args.image_size or args.resize or args.split or args.data_dir:
       raise ConfigError(
-        "--image_size, --resize and --split need --data: a run's test data has "
-        "its own"
+        "--image_size, --resize, --split and --data_dir need --data: a run's "
+        "test data has its own"
       )
     return run.test
-  size = None
+  size, transforms = None, ()
   if args.budgets and args.image_size:
     raise ConfigError(
       "--budgets and --image_size: give one of them, the size of an image "
@@ -156,6 +169,8 @@ def choose_data(args, run) -> Data:
       transforms = choose_transforms(size, args.resize)
   split = args.split or "test"
   kind, _, path = args.data.partition(":")
+  if args.data_dir and kind != "tfds":
+    raise ConfigError("--data_dir is for --data tfds:NAME only")
   if kind == "digits" and not path:
     if size is None:
       return Data(sources.Digits(split))
@@ -163,15 +178,18 @@ def choose_data(args, run) -> Data:
       # Drawn as large as they are wanted, not enlarged twice.
       side = max(transforms[0].size)
       return Data(sources.Digits(split, side), transforms)
-  if kind == "folder" and path:
-    if args.budgets:
-      return Data(sources.ImageFolder(path, split))
-    if size is None:
+  if kind in ("folder", "tfds") and path:
+    if size is None and not args.budgets:
+      form = {"folder": "PATH", "tfds": "NAME"}[kind]
       raise ConfigError(
-        "--data folder:PATH needs --image_size, 240 say, or --budgets"
+        f"--data {kind}:{form} needs --image_size, 240 say, or --budgets"
       )
-    return Data(sources.ImageFolder(path, split), transforms)
-  raise ConfigError(f"--data {args.data!r}: give digits or folder:PATH")
+    if kind == "folder":
+      return Data(sources.ImageFolder(path, split), transforms)
+    return Data(tfds.Tfds(path, split, args.data_dir), transforms)
+  raise ConfigError(
+    f"--data {args.data!r}: give digits, folder:PATH or tfds:NAME"
+  )
 
 
 def choose_transforms(size, resize):

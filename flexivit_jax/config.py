@@ -22,7 +22,13 @@ from flexivit_jax import config_file
 from flexivit_jax.config_file import to_plain
 from flexivit_jax.core import patch_size, resolution, token_drop
 from flexivit_jax.core.text import cut, listed, nearest, quoted, show
-from flexivit_jax.data import augment, bad_images, sources, tfds
+from flexivit_jax.data import (
+  augment,
+  bad_images,
+  digits_canvas,
+  sources,
+  tfds,
+)
 from flexivit_jax.experiment import ConfigError, Experiment, blaming
 from flexivit_jax.nn import pooling, positions, vit
 from flexivit_jax.tasks import supervised
@@ -67,6 +73,7 @@ CHOICES: dict[Any, dict[str, Any]] = {
   },
   sources.SourceSpec: {
     "digits": sources.Digits,
+    "digits_canvas": digits_canvas.DigitsCanvas,
     "image_folder": sources.ImageFolder,
     "tfds": tfds.Tfds,
   },

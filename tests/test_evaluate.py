@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import evaluate
-from flexivit_jax.data import sources
+from flexivit_jax.data import sources, tfds
 
 DATA = pathlib.Path(__file__).parent / "data"
 
@@ -78,6 +78,22 @@ def test_evaluates_a_big_vision_file_on_a_folder(npz, command, tmp_path):
   assert sizes == ["16x16", "24x24"]
 
 
+def test_data_of_tfds(npz):
+  args = argparse.Namespace(
+    checkpoint=npz,
+    data="tfds:my_set/small:1.2.0",
+    split="validation",
+    image_size="24",
+    resize=None,
+    data_dir="/data",
+  )
+  source = evaluate.choose_data(args, None).source
+  assert source == tfds.Tfds("my_set/small:1.2.0", "validation", "/data")
+  args.split = args.data_dir = None
+  source = evaluate.choose_data(args, None).source
+  assert source == tfds.Tfds("my_set/small:1.2.0", "test")
+
+
 def test_the_centre_of_larger_images(npz):
   args = argparse.Namespace(
     checkpoint=npz,
@@ -86,6 +102,7 @@ def test_the_centre_of_larger_images(npz):
     image_size="24x32",
     resize="40x36",
     budgets=None,
+    data_dir=None,
   )
   data = evaluate.choose_data(args, None)
   assert data.source == sources.Digits("test", 40)
@@ -107,9 +124,12 @@ def test_the_centre_of_larger_images(npz):
     (["--patch_sizes=a"], "size 'a': give pixels"),
     (["--patch_sizes=a:b"], "'a:b' is no range"),
     (["--step=7"], "no checkpoint of step 7"),
-    (["--image_size=48"], "need --data"),
+    (["--image_size=48"], "need --data: a run's"),
     (["--data=digits", "--split=val"], "--data: digits have no split 'val'"),
-    (["--data=nothing"], "--data 'nothing': give digits or folder:PATH"),
+    (
+      ["--data=nothing"],
+      "--data 'nothing': give digits, folder:PATH or tfds:NAME",
+    ),
     (
       ["--data=digits", "--resize=40"],
       "--resize needs --image_size, the size of the centre",
@@ -118,7 +138,14 @@ def test_the_centre_of_larger_images(npz):
       ["--data=digits", "--resize=4x", "--image_size=24"],
       "--resize: size '4x': give pixels, 8 or 8x6",
     ),
-    (["--data=folder:/nowhere"], "needs --image_size"),
+    (["--data=folder:/nowhere"], "--data folder:PATH needs --image_size"),
+    (["--data=tfds:zoo"], "--data tfds:NAME needs --image_size"),
+    (
+      ["--data=tfds:zoo", "--data_dir=/nowhere", "--image_size=24"],
+      "--data: no directory /nowhere: set data_dir to where 'zoo' is prepared",
+    ),
+    (["--data=digits", "--data_dir=/x"], "--data_dir is for --data tfds:NAME"),
+    (["--data_dir=/x"], "--split and --data_dir need --data"),
     (["--data=folder:/nowhere", "--image_size=24"], "no directory /nowhere/te"),
     (["--batch_size=0"], "--batch_size 0: give at least 1"),
     (["--frobnicate"], "unknown argument '--frobnicate'"),

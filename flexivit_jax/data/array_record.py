@@ -1,14 +1,15 @@
 """Images with labels as records of ArrayRecord files, each a tf.train.Example.
 
-Read without TensorFlow.
+Read, and encoded, without TensorFlow.
 """
 
 import dataclasses
 import functools
+import io
 import pathlib
 import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from array_record.python import array_record_module
@@ -37,7 +38,8 @@ class Shard:
 class ArrayRecords:
   """A source whose images are records of files, read when asked for.
 
-  Its `image` and `label` raise DamagedRecordError, and `image` BadImageError.
+  Its `image`, `size` and `label` raise DamagedRecordError, and the first two
+  BadImageError.
 
   Attributes:
     title: dataset, version and split, for messages.
@@ -68,6 +70,13 @@ class ArrayRecords:
 
   def label(self, index):
     return self._read(index)[1]
+
+  def size(self, index):
+    return images.read_hw(
+      io.BytesIO(self._read(index)[0]),
+      self.name(index),
+      exif_transpose=self.exif_transpose,
+    )
 
   def name(self, index):
     number = self.indices[index]
@@ -180,3 +189,32 @@ def _varint(message, at):
     if byte < 128:
       return value, at
   raise ValueError("a number of more than ten bytes")
+
+
+def encode_example(features: Mapping[str, bytes | str | int]) -> bytes:
+  """A serialised tf.train.Example of one value per feature.
+
+  Equal features give equal bytes, whatever their order.
+  """
+  entries = []
+  for name, value in sorted(features.items()):
+    if isinstance(value, int):
+      # 64 bits, a negative one as its two's complement.
+      kind, value = 3, _to_varint(value % 2**64)
+    else:
+      kind, value = 1, value.encode() if isinstance(value, str) else value
+    feature = _field(kind, _field(1, value))
+    entries.append(_field(1, _field(1, name.encode()) + _field(2, feature)))
+  return _field(1, b"".join(entries))
+
+
+def _field(number, value: bytes):
+  return _to_varint(number << 3 | 2) + _to_varint(len(value)) + value
+
+
+def _to_varint(value):
+  encoded = bytearray()
+  while value > 127:
+    encoded.append(value & 127 | 128)
+    value >>= 7
+  return bytes(encoded) + bytes([value])

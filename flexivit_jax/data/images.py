@@ -1,9 +1,11 @@
 """From encoded bytes to pixels: one decode function for every source."""
 
+import contextlib
 import io
 import re
 import struct
 import zlib
+from typing import BinaryIO
 
 import numpy as np
 from PIL import (
@@ -112,13 +114,51 @@ def decode_rgb(
   Raises:
     BadImageError: the bytes are not a whole image that the table accepts.
   """
+  with _naming(name):
+    return _decode(encoded, _kind(encoded, len(encoded)), exif_transpose)
+
+
+def read_hw(
+  file: BinaryIO, name: str, *, exif_transpose: bool = False
+) -> tuple[int, int]:
+  """(height, width) of what `decode_rgb` would make of a file's bytes.
+
+  Of JPEG, PNG, BMP and TIFF it reads the headers only (all of a PNG whose
+  EXIF is asked for), so pixels that are lost or damaged go unnoticed.
+
+  Args:
+    file: at its start, and seekable.
+    name: path or record key, for the error.
+    exif_transpose: as for `decode_rgb`.
+
+  Raises:
+    BadImageError: the headers are not those of an image that `decode_rgb`
+      accepts.
+  """
+  with _naming(name):
+    start, length = file.read(64), file.seek(0, io.SEEK_END)
+    kind = _kind(start, length)
+    file.seek(0)
+    if kind in ("WebP", "GIF", "AVIF"):
+      encoded = file.read()  # as opening them does
+      if kind in _CHECKS:
+        _CHECKS[kind](encoded)
+      file = io.BytesIO(encoded)
+    with _open(file, kind) as image:
+      _check_mode(image)
+      h, w = image.height, image.width
+      if kind == "TIFF":
+        # Not the image's own: turned by Pillow.
+        h = image.tag_v2[TiffImagePlugin.IMAGELENGTH]
+        w = image.tag_v2[TiffImagePlugin.IMAGEWIDTH]
+      turned = exif_transpose and _upright(_orientation(image))[0]
+      return (w, h) if turned else (h, w)
+
+
+@contextlib.contextmanager
+def _naming(name):
   try:
-    kind = _KIND.match(encoded)
-    if kind is None:
-      raise ValueError(
-        f"its {len(encoded)} bytes begin like none of {', '.join(_OPENERS)}"
-      )
-    return _decode(encoded, kind.lastgroup, exif_transpose)
+    yield
   # Pillow's readers let almost any exception through for damaged bytes
   # (struct.error, zlib.error, KeyError, OverflowError, AttributeError, ...),
   # and which ones changes with its version.
@@ -127,22 +167,37 @@ def decode_rgb(
     raise BadImageError(f"{name}: cannot decode this image: {text}") from e
 
 
+def _kind(start, length):
+  kind = _KIND.match(start)
+  if kind is None:
+    raise ValueError(
+      f"its {length} bytes begin like none of {', '.join(_OPENERS)}"
+    )
+  return kind.lastgroup
+
+
+def _open(file, kind):
+  """An image whose pixels are not read yet, of a size that may be."""
+  if _OPENERS[kind] is None:
+    raise ValueError(f"this Pillow has no {kind} decoder: install pillow>=11.3")
+  image = _OPENERS[kind](file)
+  _check_hw(image.height, image.width)
+  # A tile is decoded whole, however little of it is in the image.
+  if kind == "TIFF" and TiffImagePlugin.TILEWIDTH in image.tag_v2:
+    _check_hw(
+      image.tag_v2[TiffImagePlugin.TILELENGTH],
+      image.tag_v2[TiffImagePlugin.TILEWIDTH],
+    )
+  return image
+
+
 def _decode(encoded, kind, exif_transpose):
   if kind in _CHECKS:
     _CHECKS[kind](encoded)
-  if _OPENERS[kind] is None:
-    raise ValueError(f"this Pillow has no {kind} decoder: install pillow>=11.3")
-  with _OPENERS[kind](io.BytesIO(encoded)) as image:
-    _check_hw(image.height, image.width)
+  with _open(io.BytesIO(encoded), kind) as image:
     if kind != "TIFF":
       pixels = _to_rgb(image, kind)
       return _turn(pixels, _orientation(image)) if exif_transpose else pixels
-    # A tile is decoded whole, however little of it is in the image.
-    if TiffImagePlugin.TILEWIDTH in image.tag_v2:
-      _check_hw(
-        image.tag_v2[TiffImagePlugin.TILELENGTH],
-        image.tag_v2[TiffImagePlugin.TILEWIDTH],
-      )
     # Pillow turns TIFFs by itself, and forgets how in loading. To undo it, a
     # quarter turn needs the opposite one, the others themselves.
     orientation = _orientation(image)
@@ -160,14 +215,18 @@ def _to_rgb(image, kind):
   image.load()
   if image.mode.startswith("I;16"):
     return np.repeat(_sixteen_bit_grey(image, kind)[..., None], 3, axis=-1)
+  _check_mode(image)
+  # Convert would print a warning about it, and drop it as well.
+  image.info.pop("transparency", None)
+  return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _check_mode(image):
   if image.mode in ("I", "F"):
     raise ValueError(
       f"the brightness of its pixels (mode {image.mode}) has no stated range: "
       "save it with 8 or 16 bits per channel"
     )
-  # Convert would print a warning about it, and drop it as well.
-  image.info.pop("transparency", None)
-  return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _sixteen_bit_grey(image, kind):
@@ -182,8 +241,12 @@ def _sixteen_bit_grey(image, kind):
   return ((grey * 255 + white // 2) // white).astype(np.uint8)
 
 
+def _upright(orientation):
+  return _UPRIGHT.get(orientation, _UPRIGHT[1])
+
+
 def _turn(pixels, orientation):
-  swap, flip_rows, flip_columns = _UPRIGHT.get(orientation, _UPRIGHT[1])
+  swap, flip_rows, flip_columns = _upright(orientation)
   if swap:
     pixels = pixels.swapaxes(0, 1)
   if flip_rows:

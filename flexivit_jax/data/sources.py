@@ -37,6 +37,9 @@ class Source(Protocol):
 
   def label(self, index: int) -> int: ...
 
+  def size(self, index: int) -> tuple[int, int]:
+    """(height, width) of its image, without decoding pixels where possible."""
+
   def name(self, index: int) -> str:
     """What a message calls it: a path, where there is one."""
 
@@ -51,9 +54,13 @@ class SourceSpec(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class InMemory:
-  """A source whose pixels are held as one array."""
+  """A source whose pixels are held in memory.
 
-  pixels: np.ndarray
+  Attributes:
+    pixels: u8 `[n, h, w, 3]`, or n images u8 `[h, w, 3]` of any sizes.
+  """
+
+  pixels: np.ndarray | tuple[np.ndarray, ...]
   labels: np.ndarray
   classes: tuple[str, ...]
 
@@ -69,14 +76,65 @@ class InMemory:
   def label(self, index):
     return int(self.labels[index])
 
+  def size(self, index):
+    return self.pixels[index].shape[:2]
+
   def name(self, index):
     return f"image {index}"
 
   @functools.cached_property
   def fingerprint(self):
+    if isinstance(self.pixels, np.ndarray):
+      parts = [self.pixels.tobytes()]
+    else:
+      # 2x3 pixels are other ones than 3x2.
+      parts = [f"{x.shape}".encode() + x.tobytes() for x in self.pixels]
     return _fingerprint(
-      self.classes, self.pixels.tobytes(), self.labels.astype("<i8").tobytes()
+      self.classes, *parts, self.labels.astype("<i8").tobytes()
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class RawDigits:
+  """Digits as scikit-learn has them.
+
+  Attributes:
+    indices: i64 `[n]`, number of each in the whole set.
+    grey: u8 `[n, 8, 8]`.
+    labels: i64 `[n]`.
+  """
+
+  indices: np.ndarray
+  grey: np.ndarray
+  labels: np.ndarray
+  classes: tuple[str, ...]
+
+
+def read_digits(split: str) -> RawDigits:
+  """Those of a split, "train" (1,297) or "test" (500), or of a slice of it.
+
+  Raises:
+    ValueError: there is no such split.
+  """
+  # Here, as it takes most of a second that other sources need not wait.
+  from sklearn import datasets, model_selection
+
+  raw = datasets.load_digits()
+  train, test = model_selection.train_test_split(
+    np.arange(len(raw.target)),
+    test_size=500,
+    stratify=raw.target,
+    random_state=0,
+  )
+  parts = {"train": train, "test": test}
+  name = splits.parse_split(split)[0]
+  if name not in parts:
+    raise ValueError(f"digits have no split {name!r}: take 'train' or 'test'")
+  indices = parts[name]
+  indices = indices[splits.slice_indices(split, len(indices))]
+  grey = np.round(raw.images[indices] * 255 / 16).astype(np.uint8)
+  classes = tuple(map(str, raw.target_names))
+  return RawDigits(indices, grey, raw.target[indices], classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,31 +155,14 @@ class Digits:
       raise ValueError(f"side {self.side}: give 1 to 1024 pixels")
 
   def open(self) -> InMemory:
-    # Here, as it takes most of a second that other sources need not wait.
-    from sklearn import datasets, model_selection
-
-    raw = datasets.load_digits()
-    train, test = model_selection.train_test_split(
-      np.arange(len(raw.target)),
-      test_size=500,
-      stratify=raw.target,
-      random_state=0,
-    )
-    parts = {"train": train, "test": test}
-    name = splits.parse_split(self.split)[0]
-    if name not in parts:
-      raise ValueError(f"digits have no split {name!r}: take 'train' or 'test'")
-    indices = parts[name]
-    indices = indices[splits.slice_indices(self.split, len(indices))]
-    grey = np.round(raw.images[indices] * 255 / 16).astype(np.uint8)
+    raw = read_digits(self.split)
     pixels = np.stack(
       [
         images.resize(np.repeat(g[..., None], 3, -1), (self.side,) * 2)
-        for g in grey
+        for g in raw.grey
       ]
     )
-    classes = tuple(map(str, raw.target_names))
-    return InMemory(pixels, raw.target[indices], classes)
+    return InMemory(pixels, raw.labels, raw.classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +189,15 @@ class ImageFiles:
 
   def label(self, index):
     return int(self.labels[index])
+
+  def size(self, index):
+    name = self.name(index)
+    try:
+      file = open(name, "rb")
+    except OSError as e:
+      raise images.BadImageError(f"{name}: cannot read it: {e.strerror}") from e
+    with file:
+      return images.read_hw(file, name, exif_transpose=self.exif_transpose)
 
   def name(self, index):
     return str(self.root / self.paths[index])

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -26,6 +27,27 @@ _NAME = re.compile(
   re.ASCII,
 )
 _VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
+
+
+def data_root(data_dir: str | None) -> pathlib.Path:
+  """A data_dir, absolute; None: $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+  default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  return pathlib.Path(data_dir or default).expanduser().absolute()
+
+
+def parse_name(dataset: str) -> tuple[str, str | None, str | None]:
+  """Name, config and version of "name/config:1.0.0"; the latter may lack.
+
+  Raises:
+    ValueError: not of that form.
+  """
+  match = _NAME.fullmatch(dataset)
+  if not match:
+    raise ValueError(
+      f"dataset {dataset!r}: give a name of TFDS such as 'cifar10', "
+      "'imagenet2012:5.1.0' or 'my_set/config'"
+    )
+  return match["name"], match["config"], match["version"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +86,13 @@ class Tfds:
         of another format, or it has not one image and one label.
       DamagedRecordError: the first record cannot be read.
     """
-    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    root = pathlib.Path(self.data_dir or default).expanduser().absolute()
+    root = data_root(self.data_dir)
     prepared = _Prepared.read(_find(self.dataset, root), root)
     if "array_record" not in prepared.formats:
       other = root.with_name(f"{root.name}-array_record")
       raise ValueError(
         f"{prepared.directory} holds {prepared.formats[0]} files, which only "
-        "TensorFlow reads. Prepare them as array_record in another data_dir, "
+        "TensorFlow reads. Prepare them as array_record in another data_dir: "
         + _command(self.dataset, other)
       )
     part = splits.parse_split(self.split)[0]
@@ -245,26 +266,21 @@ class _Prepared:
 
 def _find(dataset, root) -> pathlib.Path:
   """The directory of a prepared dataset's newest, or named, version."""
-  match = _NAME.fullmatch(dataset)
-  if not match:
-    raise ValueError(
-      f"dataset {dataset!r}: give a name of TFDS such as 'cifar10', "
-      "'imagenet2012:5.1.0' or 'my_set/config'"
-    )
+  name, config, version = parse_name(dataset)
   if not root.is_dir():
     raise ValueError(
       f"no directory {root}: set data_dir to where {dataset!r} is prepared, "
-      f"or prepare it there, {_command(dataset, root)}"
+      f"or prepare it there: {_command(dataset, root)}"
     )
-  home = root / match["name"] / (match["config"] or "")
+  home = root / name / (config or "")
   versions = _versions(home.glob("*/dataset_info.json"))
-  if versions and match["version"] in (None, *versions):
-    return home / (match["version"] or versions[-1])
+  if versions and version in (None, *versions):
+    return home / (version or versions[-1])
   there = [*root.glob("*/*/dataset_info.json")]
   there += root.glob("*/*/*/dataset_info.json")
   homes = sorted({path.parents[1] for path in there})
   names = {home.relative_to(root).parts[0]: None for home in homes}
-  near = difflib.get_close_matches(match["name"], names, n=1)
+  near = difflib.get_close_matches(name, names, n=1)
   full = [
     f"{home.relative_to(root).as_posix()}:{version}"
     for home in homes
@@ -275,7 +291,7 @@ def _find(dataset, root) -> pathlib.Path:
   raise ValueError(
     f"{dataset!r} is not prepared in {root}"
     + (f" (did you mean {quoted(full)}?)" if near else hint)
-    + f". Prepare it, {_command(dataset, root)}"
+    + f". Prepare it: {_command(dataset, root)}"
   )
 
 
@@ -287,10 +303,8 @@ def _versions(paths):
 
 def _command(dataset, root):
   return (
-    "after pip install tensorflow tensorflow-datasets importlib_resources: "
-    'python -c "import tensorflow_datasets as tfds; '
-    f"tfds.builder({dataset!r}, data_dir={str(root)!r}, "
-    "file_format='array_record').download_and_prepare()\""
+    f"python -m flexivit_jax.cli.prepare tfds:{dataset} --data_dir "
+    f"{shlex.quote(str(root))} (docs/data.md)"
   )
 
 

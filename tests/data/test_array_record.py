@@ -126,6 +126,21 @@ def test_a_tf_train_example(label):
       parse(record, keys)
 
 
+@pytest.mark.parametrize("label", [0, 127, 128, 2**63 - 1, -1])
+def test_an_encoded_example_is_that_of_tensorflow(label):
+  features = {"label": label, "image": bytes(range(256)) * 300, "f": "é.jpg"}
+  record = array_record.encode_example(features)
+  message = tf_example_pb2.Example.FromString(record).features.feature
+  assert message["label"].int64_list.value == [label]
+  assert message["image"].bytes_list.value == [features["image"]]
+  assert message["f"].bytes_list.value == ["é.jpg".encode()]
+  assert len(message) == 3
+  parsed = array_record._image_and_label(record, ("image", "label"))
+  assert parsed == (features["image"], label)
+  again = dict(reversed(features.items()))
+  assert array_record.encode_example(again) == record
+
+
 def test_integers_that_are_not_packed():
   # label { int64_list { value: 300 } }, image { bytes_list { value: "x" } }
   label = b"\x0a\x05label\x12\x05\x1a\x03\x08\xac\x02"
@@ -137,6 +152,23 @@ def test_integers_that_are_not_packed():
   assert tf_example_pb2.Example.FromString(record).features.feature[
     "label"
   ].int64_list.value == [300]
+
+
+def test_sizes_without_decoding(prepared, tmp_path):
+  source = opened(prepared)
+  sizes = [source.size(i) for i in range(TRAIN)]
+  assert sizes == [source.image(i).shape[:2] for i in range(TRAIN)]
+  assert len(set(sizes)) == 3
+  zoo.prepare(Odd, tmp_path)
+  source = opened(tmp_path, "odd")
+  # The torn one has a header.
+  assert sorted(map(source.size, range(2))) == [(8, 9), (8, 16)]
+  turned = [source.label(i) for i in range(2)].index(0)
+  source = opened(tmp_path, "odd", exif_transpose=True)
+  assert source.size(turned) == source.image(turned).shape[:2] == (16, 8)
+  # Its orientation may come after the pixels.
+  with pytest.raises(BadImageError, match=r"^odd/1\.2\.0 train record "):
+    source.size(1 - turned)
 
 
 def test_the_name_of_a_record(prepared):

@@ -332,6 +332,105 @@ def test_orientation_is_followed_only_on_request(file_format, orientation):
   assert turned.flags.c_contiguous
 
 
+# Sizes, from headers.
+
+
+KINDS = [
+  pytest.param(*case, id="-".join(map(str, case[1:])))
+  for case in (
+    *(
+      (solid(mode, 9), file_format)
+      for mode, formats in {
+        "RGB": ("PNG", "JPEG", "WEBP", "BMP", "TIFF"),
+        "L": ("PNG", "JPEG", "BMP", "TIFF", "GIF"),
+        "1": ("PNG", "TIFF"),
+        "P": ("PNG", "GIF", "BMP"),
+        "RGBA": ("PNG", "WEBP", "TIFF"),
+        "CMYK": ("JPEG", "TIFF"),
+        "I;16": ("PNG", "TIFF"),
+      }.items()
+      for file_format in formats
+    ),
+  )
+]
+
+
+def hw(encoded, **options):
+  return images.read_hw(io.BytesIO(encoded), "x", **options)
+
+
+@pytest.mark.parametrize(("image", "file_format"), KINDS)
+def test_the_size_is_that_of_the_decoded_image(image, file_format):
+  encoded = encode(image, file_format)
+  assert hw(encoded) == images.decode_rgb(encoded, "x").shape[:2] == (H, W)
+
+
+@needs_avif
+def test_the_size_of_an_avif():
+  assert hw(encode(solid("RGB", 9), "AVIF")) == (H, W)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (3, 2)])
+def test_the_size_of_a_gif_is_that_of_its_canvas(corner):
+  encoded = gif(1, 1, corner=corner)
+  assert hw(encoded) == images.decode_rgb(encoded, "x").shape[:2]
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF", "WEBP", "JPEG"])
+@pytest.mark.parametrize("orientation", SEEN)
+@pytest.mark.parametrize("upright", [False, True])
+def test_the_size_follows_the_orientation(file_format, orientation, upright):
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  encoded = encode(solid("RGB", 9), file_format, exif=exif)
+  pixels = images.decode_rgb(encoded, "x", exif_transpose=upright)
+  assert hw(encoded, exif_transpose=upright) == pixels.shape[:2]
+  turned = upright and orientation in (5, 6, 7, 8)
+  assert pixels.shape[:2] == ((W, H) if turned else (H, W))
+
+
+class Counted(io.BytesIO):
+  """Counts the bytes that are read."""
+
+  count = 0
+
+  def read(self, *arguments):
+    data = super().read(*arguments)
+    self.count += len(data)
+    return data
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "BMP", "TIFF"])
+def test_a_size_needs_the_header_only(file_format):
+  rng = np.random.default_rng(0)
+  large = rng.integers(0, 256, (700, 800, 3), dtype=np.uint8)
+  encoded = encode(Image.fromarray(large), file_format)
+  file = Counted(encoded)
+  assert images.read_hw(file, "x") == (700, 800)
+  # A buffer or two of many.
+  assert file.count < 70_000 < len(encoded) / 3
+
+
+@pytest.mark.parametrize(
+  "encoded",
+  [
+    pytest.param(b"", id="empty"),
+    pytest.param(b"<html>404</html>", id="html"),
+    pytest.param(b"\xff\xd8\xff\xe0\x00\x10JFIF", id="jpeg cut"),
+    pytest.param(encode(solid("RGB", 9), "PNG")[:20], id="png cut"),
+    pytest.param(encode(solid("RGB", 9), "GIF")[:20], id="gif cut"),
+    pytest.param(encode(Image.new("F", (W, H), 0.5), "TIFF"), id="floats"),
+    pytest.param(png(20_000, 20_000, 8, 0, b""), id="too large"),
+    pytest.param(webp(16_000, 16_000), id="too large WebP"),
+    pytest.param(gif(60_000, 60_000), id="too large GIF"),
+  ],
+)
+def test_what_has_no_size_is_a_bad_image(encoded):
+  for read in (hw, lambda data: images.decode_rgb(data, "x")):
+    with pytest.raises(images.BadImageError, match=r"^x: cannot decode this"):
+      read(encoded)
+
+
 # What is no image.
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from sklearn import datasets
 
+from flexivit_jax.data import images
 from flexivit_jax.data.sources import Digits, ImageFolder, InMemory
 
 # Digits.
@@ -95,6 +96,19 @@ def test_a_fingerprint_sees_pixels_labels_order_and_classes():
   assert copy.fingerprint == source.fingerprint
 
 
+def test_images_of_several_sizes_in_memory():
+  tall, wide = (np.zeros((*hw, 3), np.uint8) for hw in ((4, 2), (2, 4)))
+  labels = np.array([0, 1])
+  source = InMemory((tall, wide), labels, ("a", "b"))
+  assert [source.size(i) for i in range(2)] == [(4, 2), (2, 4)]
+  assert source.image(1).shape == (2, 4, 3)
+  # The same bytes in other shapes are other images.
+  other = InMemory((wide, tall), labels, ("a", "b"))
+  assert other.fingerprint != source.fingerprint
+  source = InMemory(np.zeros((2, 4, 2, 3), np.uint8), labels, ("a", "b"))
+  assert source.size(1) == (4, 2)
+
+
 def test_slices_of_the_digits_have_fingerprints_of_their_own():
   splits = ("train", "test", "train[:200]", "train[200:]", "train[:201]")
   sources = [*map(Digits, splits), Digits("train", side=8)]
@@ -136,6 +150,34 @@ def test_a_folder_of_images(folder):
     np.testing.assert_allclose(
       image.astype(int), np.broadcast_to(colour, image.shape), atol=4
     )
+
+
+def test_sizes_of_a_folder_without_decoding(folder):
+  source = ImageFolder(str(folder)).open()
+  sizes = [source.size(i) for i in range(len(source))]
+  assert sizes == [source.image(i).shape[:2] for i in range(len(source))]
+  assert sizes == [(6, 10), (6, 11)] * 2
+  path = folder / "train" / "cat" / "0.PNG"
+  path.write_bytes(b"<html>")
+  with pytest.raises(images.BadImageError, match=f"^{re.escape(str(path))}: "):
+    source.size(0)
+  path.unlink()
+  for read in (source.size, source.image):
+    with pytest.raises(images.BadImageError) as caught:
+      read(0)
+    assert str(caught.value) == (
+      f"{path}: cannot read it: No such file or directory"
+    )
+
+
+def test_a_size_follows_the_orientation(folder):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  path = folder / "train" / "cat" / "0.PNG"
+  Image.new("RGB", (10, 6)).save(path, exif=exif)
+  for upright, size in ((False, (6, 10)), (True, (10, 6))):
+    source = ImageFolder(str(folder), exif_transpose=upright).open()
+    assert source.size(0) == source.image(0).shape[:2] == size
 
 
 def test_another_split_is_another_directory(folder):

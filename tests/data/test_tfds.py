@@ -190,10 +190,8 @@ def refusal(*arguments, **options):
 
 def command(dataset, data_dir):
   return (
-    "after pip install tensorflow tensorflow-datasets importlib_resources: "
-    'python -c "import tensorflow_datasets as tfds; '
-    f"tfds.builder('{dataset}', data_dir='{data_dir}', "
-    "file_format='array_record').download_and_prepare()\""
+    f"python -m flexivit_jax.cli.prepare tfds:{dataset} --data_dir {data_dir} "
+    "(docs/data.md)"
   )
 
 
@@ -213,21 +211,21 @@ def test_no_data_dir(tmp_path):
   missing = tmp_path / "none"
   assert refusal(missing, "cifar10") == (
     f"no directory {missing}: set data_dir to where 'cifar10' is prepared, or "
-    f"prepare it there, {command('cifar10', missing)}"
+    f"prepare it there: {command('cifar10', missing)}"
   )
 
 
 def test_a_dataset_that_is_not_prepared(prepared, tmp_path):
   assert refusal(prepared, "zoos") == (
     f"'zoos' is not prepared in {prepared} (did you mean 'zoo:1.2.0'?). "
-    f"Prepare it, {command('zoos', prepared)}"
+    f"Prepare it: {command('zoos', prepared)}"
   )
   assert f"{prepared}; there: 'zoo:1.2.0'. " in refusal(prepared, "cifar10")
   assert "(did you mean 'zoo:1.2.0'?). " in refusal(prepared, "zoo:1.3.0")
   assert "(did you mean 'zoo:1.2.0'?). " in refusal(prepared, "zoo/large")
   assert refusal(tmp_path, "zoo") == (
     f"'zoo' is not prepared in {tmp_path}, nor is any other. "
-    f"Prepare it, {command('zoo', tmp_path)}"
+    f"Prepare it: {command('zoo', tmp_path)}"
   )
 
 
@@ -238,7 +236,7 @@ def test_another_format(data_dir, new):
   edit(data_dir, "dataset_info.json", pattern, new)
   assert refusal(data_dir) == (
     f"{data_dir}/zoo/1.2.0 holds tfrecord files, which only TensorFlow reads. "
-    "Prepare them as array_record in another data_dir, "
+    "Prepare them as array_record in another data_dir: "
     + command("zoo", f"{data_dir}-array_record")
   )
 
