@@ -86,6 +86,7 @@ def test_data_of_tfds(npz):
     image_size="24",
     resize=None,
     data_dir="/data",
+    budgets=None,
   )
   source = evaluate.choose_data(args, None).source
   assert source == tfds.Tfds("my_set/small:1.2.0", "validation", "/data")

@@ -70,9 +70,6 @@ class InMemory:
   def image(self, index):
     return self.pixels[index]
 
-  def size(self, index):
-    return self.pixels.shape[1:3]
-
   def label(self, index):
     return int(self.labels[index])
 
