@@ -12,8 +12,6 @@ import argparse
 import dataclasses
 import json
 import pathlib
-import statistics
-import time
 
 import flax.linen as nn
 import jax
@@ -21,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import machine, markdown
+from benchmarks import machine, markdown, timing
 from flexivit_jax.core.tokens import patchify
 from flexivit_jax.nn import pooling, positions, vit
 
@@ -105,7 +103,7 @@ def measure(grid, rounds):
       "textbook": make(textbook_logits, textbook_params, floats),
       "product": lambda: product(square),
     }
-    seconds = timed_in_turn(calls, rounds)
+    seconds = timing.in_turn(calls, rounds)
     factor = 1 if what == "forward" else 3
     flops = factor * BATCH * forward_flops(grid * grid, patch)
     rate = 2 * 2048**3 / seconds["product"] / 1e9
@@ -142,19 +140,6 @@ def train_step(logits, params, images):
 
   state = jax.jit(tx.init)(params)
   return lambda: step(params, state)
-
-
-def timed_in_turn(calls, rounds):
-  """Median seconds of each call; the calls take turns."""
-  for call in calls.values():
-    jax.block_until_ready(call())
-  seconds = {name: [] for name in calls}
-  for _ in range(rounds):
-    for name, call in calls.items():
-      start = time.perf_counter()
-      jax.block_until_ready(call())
-      seconds[name].append(time.perf_counter() - start)
-  return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def forward_flops(tokens, patch) -> float:

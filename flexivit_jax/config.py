@@ -81,6 +81,7 @@ CHOICES: dict[Any, dict[str, Any]] = {
     "resize": augment.Resize,
     "resize_crop": augment.ResizeCrop,
     "central_crop": augment.CentralCrop,
+    "pad_square": augment.PadSquare,
     "inception_crop": augment.InceptionCrop,
     "flip": augment.Flip,
     "affine": augment.Affine,

@@ -97,6 +97,26 @@ class CentralCrop:
 
 
 @dataclasses.dataclass(frozen=True)
+class PadSquare:
+  """To a square with the image in its middle, the rest of one grey value."""
+
+  value: int = 0
+
+  def __post_init__(self):
+    if not 0 <= self.value <= 255:
+      raise ValueError(f"value is {self.value}: give 0 (black) to 255")
+
+  def __call__(self, image, rng):
+    del rng
+    h, w = image.shape[:2]
+    side = max(h, w)
+    square = np.full((side, side, 3), self.value, np.uint8)
+    top, left = (side - h) // 2, (side - w) // 2
+    square[top : top + h, left : left + w] = image
+    return square
+
+
+@dataclasses.dataclass(frozen=True)
 class InceptionCrop:
   """A random part of the image, resized (Inception, arXiv:1409.4842).
 

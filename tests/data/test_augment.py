@@ -103,6 +103,23 @@ def test_central_crop_is_a_slice():
   )
 
 
+def test_pad_square_puts_the_image_in_the_middle():
+  image = np.full((1, 3, 3), 7, np.uint8)
+  padded = augment.PadSquare(2)(image, None)
+  assert padded[..., 0].tolist() == [[2, 2, 2], [7, 7, 7], [2, 2, 2]]
+  # What is left over where the middle is between two pixels is below.
+  padded = augment.PadSquare()(image[:, :2].swapaxes(0, 1), None)
+  assert padded[..., 1].tolist() == [[7, 0], [7, 0]]
+  assert augment.PadSquare(9)(image[:, :1], None).tolist() == [[[7, 7, 7]]]
+
+
+@pytest.mark.parametrize("value", [-1, 256])
+def test_pad_square_takes_a_grey_value(value):
+  with pytest.raises(ValueError) as caught:
+    augment.PadSquare(value)
+  assert str(caught.value) == f"value is {value}: give 0 (black) to 255"
+
+
 def test_resize_crop_scales_the_shorter_side():
   # 8x16 at half the size is 4x8; its centre is what a crop of the whole takes.
   image = noise(8, 16)
