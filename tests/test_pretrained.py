@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import flexivit_jax as fv
+from flexivit_jax.core import resolution
 from flexivit_jax.formats import parameters
 from flexivit_jax.nn import pooling, positions
 from flexivit_jax.nn import vit as vit_lib
@@ -103,6 +104,103 @@ def test_compiles_once_per_shape_and_patch_size(vit, golden):
 def test_wrong_images_are_refused(vit, images, patch_size, message):
   with pytest.raises(ValueError, match=message):
     vit(images, patch_size=patch_size)
+
+
+# Lists of images of any size.
+
+
+@pytest.fixture(scope="module")
+def photos():
+  rng = np.random.default_rng(1)
+  shapes = (96, 64), (48, 208), (16, 16), (100, 70)
+  return [rng.integers(0, 256, (*hw, 3), np.uint8) for hw in shapes]
+
+
+def test_a_list_of_images_equals_each_alone(vit, photos):
+  whole = photos[:3]
+  logits = vit(whole, patch_size=16)
+  features = vit.features(whole, patch_size=16)
+  patches = vit.patch_features(whole, patch_size=16)
+  assert logits.shape == (3, 10)
+  assert features.shape == (3, 48)
+  assert [x.shape for x in patches] == [(6, 4, 48), (3, 13, 48), (1, 1, 48)]
+  for i, image in enumerate(whole):
+    alone = vit.outputs(image[None], patch_size=16)
+    # Sums in another order, of numbers of about 3.
+    for got, name in (
+      (logits[i], "logits"),
+      (features[i], "pooled"),
+      (patches[i], "encoded"),
+    ):
+      np.testing.assert_allclose(got, alone[name][0], rtol=0, atol=1e-5)
+
+
+def test_images_of_a_list_keep_their_order(vit, photos):
+  order = [2, 0, 3, 1]
+  a = vit(photos, patch_size=16)
+  b = vit([photos[i] for i in order], patch_size=16)
+  np.testing.assert_allclose(a[np.array(order)], b, rtol=0, atol=1e-5)
+  assert np.abs(np.diff(a, axis=0)).max() > 0.01
+
+
+def test_a_list_resizes_to_whole_patches_or_as_asked(vit, photos):
+  patches = vit.patch_features(photos[3:], patch_size=16)
+  assert patches[0].shape == (6, 4, 48)
+  patches = vit.patch_features(
+    photos, patch_size=16, resolution=resolution.NaFlex(12)
+  )
+  assert [x.shape[:2] for x in patches] == [(4, 3), (2, 6), (3, 3), (4, 3)]
+  wide = vit.patch_features(photos[:1], patch_size=(16, 32))
+  assert wide[0].shape == (6, 2, 48)
+
+
+def test_lists_of_other_sizes_share_programs(vit, photos):
+  vit(photos, patch_size=16)
+  size = vit._apply_packed._cache_size()
+  vit([x[: x.shape[0] // 16 * 16 : 2] for x in photos], patch_size=16)
+  assert vit._apply_packed._cache_size() == size
+
+
+@pytest.mark.parametrize(
+  ("images", "options", "message"),
+  [
+    ([], {}, "the list of images is empty"),
+    (
+      [np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8)],
+      {},
+      "image 1 has shape (16, 16): expected [h, w, 3]",
+    ),
+    (
+      [np.zeros((16, 16, 3), np.int32)],
+      {},
+      "image 0 is int32: give uint8, or floats in [-1, 1]",
+    ),
+    (
+      [np.full((16, 16, 3), -7.0)],
+      {},
+      "image 0 lies in [-7, -7], not in [-1, 1]: give uint8, or x / 127.5 - 1",
+    ),
+    (
+      [np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), -1.0)],
+      {},
+      "some images are uint8, others float: give one kind",
+    ),
+    (
+      [np.zeros((16, 16, 3), np.uint8)],
+      {"resolution": resolution.Sampled(16, 32)},
+      "resolution Sampled is random: give Native, NaFlex, Pix2Struct or Square",
+    ),
+    (
+      np.zeros((1, 16, 16, 3), np.uint8),
+      {"resolution": resolution.Native()},
+      "resolution is for a list of images; an array's images have one size",
+    ),
+  ],
+)
+def test_wrong_lists_are_refused(vit, images, options, message):
+  with pytest.raises(ValueError) as caught:
+    vit(images, patch_size=16, **options)
+  assert str(caught.value) == message
 
 
 def test_leftovers_in_a_file_are_refused(golden, tmp_path):

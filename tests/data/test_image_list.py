@@ -1,0 +1,100 @@
+"""Images of any size in one call, as rows of packed patches."""
+
+import jax
+import numpy as np
+import pytest
+
+from flexivit_jax.core import resolution, tokens
+from flexivit_jax.data import image_list, images
+
+PATCH = (4, 4)
+rng = np.random.default_rng(0)
+IMAGES = [
+  rng.integers(0, 256, (h, w, 3), np.uint8)
+  for h, w in ((8, 12), (20, 8), (4, 4), (16, 16), (9, 13), (40, 44))
+]
+
+
+def pack(chosen, policy=resolution.Native(), largest=None):
+  return list(image_list.pack(chosen, PATCH, policy, largest))
+
+
+def test_every_image_is_whole_in_its_slot():
+  seen = []
+  for packed, placed in pack(IMAGES):
+    assert packed.patch_sizes == (PATCH,)
+    for at in placed:
+      image = IMAGES[at.image]
+      hw = resolution.Native()(image.shape[:2], PATCH, None)
+      own = tokens.patchify_numpy(images.resize(image, hw)[None], PATCH)
+      members = packed.segments[at.row] == at.slot + 1
+      assert members.nonzero()[0].tolist() == list(
+        range(at.start, at.start + own.patches.shape[1])
+      )
+      for name in ("patches", "coords", "grid_hw"):
+        got = getattr(packed, name)[at.row][members]
+        np.testing.assert_array_equal(got, getattr(own, name)[0])
+      assert at.grid_hw == (hw[0] // 4, hw[1] // 4)
+      seen.append(at.image)
+    empty = packed.segments == 0
+    assert (packed.grid_hw[empty] == 1).all()
+    assert not packed.coords[empty].any()
+    assert not packed.patches[empty].any()
+  assert sorted(seen) == list(range(len(IMAGES)))
+
+
+def test_few_shapes_for_many_sizes(monkeypatch):
+  shapes = set()
+  for n in range(1, 40):
+    for packed, _ in pack([IMAGES[i % 5] for i in range(n)]):
+      shapes.add((packed.patches.shape, packed.num_images))
+  # Rows of 128 hold all; rows and slots are powers of two or half more.
+  assert {shape[1] for shape, _ in shapes} == {128}
+  assert len(shapes) < 12
+
+
+def test_rows_are_as_long_as_the_longest_image_rounded_up():
+  long = np.zeros((4 * 10, 4 * 13, 3), np.uint8)  # 130 patches
+  ((packed, _),) = pack([long, IMAGES[0]])
+  assert packed.segments.shape[1] == 192
+  longer = np.zeros((4 * 20, 4 * 10, 3), np.uint8)  # 200
+  ((packed, _),) = pack([longer])
+  assert packed.segments.shape[1] == 256
+
+
+def test_many_images_go_a_few_rows_at_a_time():
+  large = [np.zeros((4 * 64, 4 * 64, 3), np.uint8)] * 5  # 4,096 patches
+  packs = pack(large)
+  assert [p.segments.shape for p, _ in packs] == [(2, 4096)] * 3
+  assert [len(placed) for _, placed in packs] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_other_channels_and_floats_are_resized_alike(channels, dtype):
+  """As Pillow does, which takes three channels of uint8 alone."""
+  image = np.repeat(IMAGES[4][..., :1], channels, axis=-1)
+  hw = resolution.Native()(image.shape[:2], PATCH, None)
+  expected = images.resize(np.repeat(image[..., :1], 3, -1), hw)[..., :1]
+  ((packed, (at,)),) = pack([image.astype(dtype)])
+  own = tokens.patchify_numpy(np.repeat(expected, channels, -1)[None], PATCH)
+  assert packed.patches.dtype == dtype
+  got = packed.patches[at.row, : own.patches.shape[1]].astype(float)
+  # Pillow's weights are whole numbers: a grey level.
+  assert np.abs(got - own.patches[0]).max() <= 1
+
+
+def test_an_image_beyond_the_positions_is_named():
+  with pytest.raises(ValueError) as caught:
+    pack(IMAGES, largest=(5, 4))
+  assert str(caught.value) == (
+    "image 5 of 40x44 pixels has 10x11 patches, and the model's positions end "
+    "at 5x4: give a smaller image, larger patches, or "
+    "resolution=NaFlex(max_patches)"
+  )
+  assert pack(IMAGES, resolution.NaFlex(12), largest=(5, 4))
+
+
+def test_the_tokens_are_a_pytree_of_arrays():
+  ((packed, _),) = pack(IMAGES[:2])
+  assert len(jax.tree.leaves(packed)) == 4
