@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import evaluate
+from flexivit_jax.core import resolution
 from flexivit_jax.data import sources, tfds
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -149,6 +150,16 @@ def test_the_centre_of_larger_images(npz):
     (["--data_dir=/x"], "--split and --data_dir need --data"),
     (["--data=folder:/nowhere", "--image_size=24"], "no directory /nowhere/te"),
     (["--batch_size=0"], "--batch_size 0: give at least 1"),
+    (
+      ["--budgets=64,x"],
+      "--budgets '64,x': give numbers of patches, 64,256 say",
+    ),
+    (["--budgets=0"], "--budgets '0': give numbers of patches, 64,256 say"),
+    (
+      ["--budgets=64", "--data=digits", "--image_size=24"],
+      "--budgets and --image_size: give one of them",
+    ),
+    (["--budgets=64", "--patch_sizes=20:30"], "none of 6, 12 lies in 20:30"),
     (["--frobnicate"], "unknown argument '--frobnicate'"),
   ],
 )
@@ -169,6 +180,57 @@ def test_a_file_that_names_no_data_or_sizes_asks_for_them(npz, command):
   )
   assert done.returncode == 2
   assert "does not say at which patch sizes" in done.stderr
+
+
+def test_budgets_pack_images_of_any_aspect_ratio(npz, command, tmp_path):
+  """And each image counts once, whatever its budget."""
+  shapes = [(30, 90), (64, 64), (90, 30), (17, 200), (50, 40)] * 2
+  rng = np.random.default_rng(0)
+  for i, shape in enumerate(shapes):
+    folder = tmp_path / "data" / "test" / f"class{i}"
+    folder.mkdir(parents=True)
+    pixels = rng.integers(0, 256, (*shape, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "a.png")
+  output = tmp_path / "out"
+  done = command(
+    "evaluate.py",
+    f"--checkpoint={npz}",
+    f"--data=folder:{tmp_path / 'data'}",
+    "--budgets=9,300,9",
+    "--patch_sizes=8,16",
+    "--batch_size=3",
+    f"--output={output}",
+  )
+  assert done.returncode == 0, done.stderr
+  head, *rows = (line.split() for line in done.stdout.splitlines()[-6:-1])
+  assert head[:3] == ["patch", "budget", "tokens"]
+  sizes = [("8x8", "9"), ("16x16", "9"), ("8x8", "300"), ("16x16", "300")]
+  assert [tuple(row[:2]) for row in rows] == sizes
+  points = json.loads((output / "results.json").read_text())["points"]
+  for point in points:
+    policy = resolution.NaFlex(point["budget"])
+    areas = [np.prod(policy(hw, point["patch_hw"], None)) for hw in shapes]
+    tokens = np.mean(areas) / np.prod(point["patch_hw"])
+    # A float32 mean of whole numbers.
+    np.testing.assert_allclose(point["tokens"], tokens, rtol=1e-6)
+    assert point["images"] == 10
+
+
+def test_a_range_of_sizes_needs_known_ones_where_images_differ(
+  npz, command, tmp_path
+):
+  done = command(
+    "evaluate.py",
+    f"--checkpoint={npz}",
+    "--data=digits",
+    "--budgets=9",
+    "--patch_sizes=8:24",
+  )
+  assert done.returncode == 2
+  assert (
+    "does not say at which patch sizes it was trained, and any tile images of "
+    "any size: give some instead of 8:24, 8,16,32 say"
+  ) in done.stderr
 
 
 def test_a_bad_image_can_be_left_out(small_run, command, tmp_path):
