@@ -25,7 +25,7 @@ from flexivit_jax.experiment import (
   ConfigError,
   Data,
   blaming,
-  check_tiling,
+  check_patch_size,
   common_divisors,
 )
 from flexivit_jax.run import eval_loader
@@ -204,7 +204,7 @@ def choose_sizes(text, vit, image_hw) -> list[tuple[int, int]]:
   else:
     sizes = list(dict.fromkeys(map(parse_hw, text.split(","))))
   for size in sizes:
-    check_tiling(image_hw, size)
+    check_patch_size(vit.model, image_hw, size)
   return sizes
 
 
