@@ -141,6 +141,7 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
       "queries, keys and values without biases": not model.qkv_bias,
       "class token beside average pooling": model.pool == pooling.Gap(True),
       "model without positions": model.position == positions.NoPosition(),
+      **architecture.our_positions(model.position),
     },
   )
   theirs = dict(arrays)

@@ -213,9 +213,10 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
       "norm_after_pool": model.norm_after_pool,
       "representation before a head": model.representation
       and bool(model.num_classes),
-      "positions without a table": not isinstance(
-        model.position, positions.LearnedGrid
+      "positions without a table": isinstance(
+        model.position, (positions.SinCos2D, positions.NoPosition)
       ),
+      **architecture.our_positions(model.position),
     },
   )
   own = (

@@ -281,9 +281,10 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
     PROGRAM,
     {
       "representation": model.representation,
-      "positions without a table": not isinstance(
-        model.position, positions.LearnedGrid
+      "positions without a table": isinstance(
+        model.position, (positions.SinCos2D, positions.NoPosition)
       ),
+      **architecture.our_positions(model.position),
     },
   )
   table = (*(f"{name}_pos_embedding" for name in PREFIX), "pos_embedding")
