@@ -6,10 +6,16 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from flexivit_jax.core.text import listed, quoted
+from flexivit_jax.core.text import listed
+from flexivit_jax.formats import other_positions
 from flexivit_jax.formats.facts import Facts
-from flexivit_jax.formats.parameters import ATTENTION, BLOCKS, naming
-from flexivit_jax.nn import pooling, positions, relations, tables, vit
+from flexivit_jax.formats.parameters import (
+  ATTENTION,
+  BLOCKS,
+  naming,
+  of_rank,
+)
+from flexivit_jax.nn import pooling, positions, vit
 
 
 def variant(width: int, depth: int, mlp_dim: int) -> str | None:
@@ -110,7 +116,7 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
         f"{facts.path}: no array {name}, which every ViT has; it holds "
         f"{len(arrays)} arrays{held}"
       )
-    return _of_rank(arrays, name, rank, facts)
+    return of_rank(arrays, name, rank, facts.path)
 
   stacked = any(name.startswith(f"{BLOCKS}/") for name in arrays)
   block = f"{BLOCKS}/" if stacked else f"{BLOCKS}_0/"
@@ -119,7 +125,7 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
   kernel = get("embedding/kernel", 4)
   width, heads = query.shape[stacked : 2 + stacked]
   facts.agree("num_heads", heads, f"its arrays have {heads}")
-  registers = _of_rank(arrays, "registers", 3, facts)
+  registers = of_rank(arrays, "registers", 3, facts.path)
   channels = kernel.shape[2]
   # A pooling head's attention has none of the options.
   in_blocks = [name for name in arrays if name.startswith(BLOCKS)]
@@ -166,112 +172,21 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
     return vit.ViT(vit.Size(width, depth, mlp.shape[-1], heads), **fields)
 
 
-def _of_rank(arrays, name, rank, facts):
-  """The array, or None where there is none."""
-  array = arrays.get(name)
-  if array is not None and array.ndim != rank:
-    raise ValueError(
-      f"{facts.path}: {name} has shape {array.shape}, and rank {rank} in every "
-      "ViT"
-    )
-  return array
-
-
 def _classes(arrays, facts):
   for name, rank in (("head/bias", 1), ("head/kernel", 2)):
-    if (head := _of_rank(arrays, name, rank, facts)) is not None:
+    if (head := of_rank(arrays, name, rank, facts.path)) is not None:
       return head.shape[-1]
   return 0
 
 
 def _position(arrays, facts):
-  table = _of_rank(arrays, "pos_embedding", 3, facts)
+  table = of_rank(arrays, "pos_embedding", 3, facts.path)
   if table is not None:
     antialias = facts.get("posemb_antialias", True)
     size = grid(table.shape[1], facts)
     with naming(facts.path):
       return positions.LearnedGrid(size, antialias)
-  facts.agree("posemb", None, "the file has no pos_embedding")
-  name, shown = _shown_position(arrays, facts)
-  if name is None:
-    name = facts.get("position", None)
-    if name not in WITHOUT_ARRAYS:
-      raise ValueError(
-        f"{facts.path}: no pos_embedding, and "
-        + (
-          "nobody says which positions it has instead"
-          if name is None
-          else f"position is {name!r} ({facts.origins['position']}): only "
-          f"{quoted(WITHOUT_ARRAYS)} are known here"
-        )
-      )
-  kind, fields = OTHER_POSITIONS[name]
-  said = {field: _position_fact(name, field, facts) for field in fields}
-  with naming(facts.path):
-    return kind(**shown, **said)
-
-
-# Positions other than one learned table, with the fields that no array shows.
-OTHER_POSITIONS = {
-  "none": (positions.NoPosition, ()),
-  "sincos2d": (positions.SinCos2D, ("temperature", "fractional_side")),
-  "rotary": (relations.Rotary, ("temperature",)),
-  "fourier": (positions.Fourier, ("fractional_side",)),
-  "row_column": (tables.RowColumn, ("combine", "read", "first", "antialias")),
-  "joint_table": (tables.JointTable, ()),
-  "relative": (relations.Relative, ()),
-}
-WITHOUT_ARRAYS = ("none", "sincos2d", "rotary")
-
-
-def _shown_position(arrays, facts):
-  """(name in `OTHER_POSITIONS`, the fields that its arrays show)."""
-  name, shown = None, {}
-  row, col = (_of_rank(arrays, x, 2, facts) for x in (tables.ROW, tables.COL))
-  joint = _of_rank(arrays, tables.JOINT, 3, facts)
-  biases = [n for n in arrays if n.endswith("/relative_bias")]
-  if row is not None and col is not None:
-    name, shown = "row_column", {"size": (len(row), len(col))}
-  elif joint is not None:
-    name, shown = "joint_table", {"size": joint.shape[:2]}
-  elif positions.FOURIER in arrays:
-    name = "fourier"
-  elif biases:
-    rank = 3 + biases[0].startswith(f"{BLOCKS}/")
-    table = _of_rank(arrays, biases[0], rank, facts)
-    name, shown = (
-      "relative",
-      {"size": tuple((n + 1) // 2 for n in table.shape[-2:])},
-    )
-  if name is not None:
-    facts.agree("position", name, f"its arrays are those of {name!r}")
-  return name, shown
-
-
-def _position_fact(name, field, facts):
-  """A field that no array shows."""
-  fact = _fact_name(field)
-  # Notes of before there was a choice.
-  defaults = {("sincos2d", "temperature"): 10_000.0}
-  value = facts.get(fact, defaults.get((name, field)))
-  if value is None and field != "fractional_side":
-    raise ValueError(
-      f"{facts.path}: nobody says the {fact} of its positions, {name!r}"
-    )
-  return value
-
-
-def _fact_name(field):
-  shared = ("temperature", "fractional_side")
-  return field if field in shared else f"posemb_{field}"
-
-
-def position_name(position: positions.Position) -> str:
-  """As a config names it."""
-  for name, (kind, _) in OTHER_POSITIONS.items():
-    if isinstance(position, kind):
-      return name
-  return "learned_grid"
+  return other_positions.read(arrays, facts)
 
 
 def _pool(arrays, facts):
@@ -336,10 +251,7 @@ def facts_of(model: vit.ViT) -> dict:
     case positions.LearnedGrid(size, antialias):
       facts |= {"posemb": list(size), "posemb_antialias": antialias}
     case other:
-      name = position_name(other)
-      facts["position"] = name
-      for field in OTHER_POSITIONS[name][1]:
-        facts[_fact_name(field)] = getattr(other, field)
+      facts |= other_positions.facts_of(other)
   return facts
 
 
@@ -386,17 +298,6 @@ def refuse(format_name: str, used: Mapping[str, object]) -> None:
   """
   if missing := [name for name, value in used.items() if value]:
     raise ValueError(f"{format_name} has no {', no '.join(missing)}")
-
-
-def our_positions(position: positions.Position) -> dict[str, bool]:
-  """For `refuse`: positions that only our own formats hold."""
-  name = position_name(position)
-  known = ("learned_grid", "sincos2d", "none")
-  fractions = getattr(position, "fractional_side", None) is not None
-  return {
-    f"{name} positions": name not in known,
-    "sincos2d of fractions": name == "sincos2d" and fractions,
-  }
 
 
 LAYER_SCALE = "layer_scale (--fold_layer_scale multiplies it into its layers)"

@@ -10,7 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from flexivit_jax.formats import architecture, parameters, renaming
+from flexivit_jax.formats import (
+  architecture,
+  other_positions,
+  parameters,
+  renaming,
+)
 from flexivit_jax.formats.facts import Facts, as_pair
 from flexivit_jax.nn import pooling, positions, vit
 
@@ -216,7 +221,7 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
       "positions without a table": isinstance(
         model.position, (positions.SinCos2D, positions.NoPosition)
       ),
-      **architecture.our_positions(model.position),
+      **other_positions.ours_alone(model.position),
     },
   )
   own = (

@@ -182,6 +182,18 @@ def test_rows_of_a_batch_may_share_coordinates_or_not(float64, position):
   np.testing.assert_allclose(apply(shared), apply(own), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("position", POSITIONS)
+def test_what_attention_uses_is_differences_of_places_alone(float64, position):
+  # All patches moved alike; without tokens in front, which have no place.
+  model = _model(position, "gap").clone(registers=0)
+  tokens = patchify(_images()[0], (4, 6))
+  moved = dataclasses.replace(tokens, coords=tokens.coords + 1)
+  a, b = (_logits(model, _params(model), t) for t in (tokens, moved))
+  # Angles of float32.
+  same = position in ("none", "rotary", "relative")
+  assert (np.abs(a - b).max() < 1e-6) == same
+
+
 def test_pixels_without_positions_are_a_set(float64):
   # The pixel transformer: patches of 1x1, all pixels permuted alike.
   images = np.asarray(_images()[0])[:, :6, :6]
