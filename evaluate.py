@@ -31,7 +31,7 @@ from flexivit_jax.experiment import (
   ConfigError,
   Data,
   blaming,
-  check_tiling,
+  check_patch_size,
   common_divisors,
 )
 from flexivit_jax.run import eval_passes
@@ -215,7 +215,7 @@ def choose_passes(args, vit, data, source, batch_size, policy):
     with blaming("--patch_sizes"):
       sizes = choose_sizes(args.patch_sizes, vit, one.loader.image_hw)
       for size in sizes:
-        check_tiling(one.loader.image_hw, size)
+        check_patch_size(vit.model, one.loader.image_hw, size)
     return (dataclasses.replace(one, sizes=tuple(sizes)),)
   with blaming("--patch_sizes"):
     sizes = choose_sizes(args.patch_sizes, vit, None)

@@ -30,7 +30,7 @@ from flexivit_jax.data import (
   tfds,
 )
 from flexivit_jax.experiment import ConfigError, Experiment, blaming
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.nn import pooling, positions, relations, tables, vit
 from flexivit_jax.tasks import supervised
 from flexivit_jax.training import optimizer
 
@@ -41,6 +41,11 @@ CHOICES: dict[Any, dict[str, Any]] = {
     "none": positions.NoPosition,
     "learned_grid": positions.LearnedGrid,
     "sincos2d": positions.SinCos2D,
+    "fourier": positions.Fourier,
+    "row_column": tables.RowColumn,
+    "joint_table": tables.JointTable,
+    "rotary": relations.Rotary,
+    "relative": relations.Relative,
   },
   pooling.Pool: {
     "gap": pooling.Gap,

@@ -10,7 +10,7 @@ from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.resolution import Resolution
 from flexivit_jax.core.tokens import grid_shape
 from flexivit_jax.data import augment, bad_images, packs, sources
-from flexivit_jax.nn import vit
+from flexivit_jax.nn import positions, vit
 from flexivit_jax.tasks import supervised
 from flexivit_jax.training import optimizer
 
@@ -231,14 +231,28 @@ class Experiment:
     return self
 
   def check_patch_sizes(self, image_hw: tuple[int, int]) -> None:
-    """Refuses patch sizes that do not tile the images.
+    """Refuses patch sizes that do not tile the images, or tile them into more
+    patches than the model has positions for.
 
     Raises:
-      ConfigError: naming the sizes that do.
+      ConfigError: naming the sizes that do tile, or the largest grid.
     """
     for size in self.patch_size.sizes:
       with blaming("config.patch_size"):
-        check_tiling(image_hw, size)
+        check_patch_size(self.model, image_hw, size)
+
+
+def check_patch_size(
+  model: vit.ViT, image_hw: tuple[int, int], patch_hw: tuple[int, int]
+) -> None:
+  """Refuses a patch size that a model cannot use on an image.
+
+  Raises:
+    ValueError: it does not tile the image, or makes more patches than the model
+      has positions for.
+  """
+  check_tiling(image_hw, patch_hw)
+  positions.check_grid(model.position, grid_shape(image_hw, patch_hw))
 
 
 def check_tiling(image_hw: tuple[int, int], patch_hw: tuple[int, int]) -> None:

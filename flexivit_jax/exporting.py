@@ -37,7 +37,8 @@ def export(
   """Writes a directory for `serving.load`, all of it or nothing.
 
   What does not depend on the images is computed here: the patch embedding is
-  resized to each size, the positions to its grid. The products have the
+  resized to each size, positions that are added are those of its grid (those
+  that attention uses are part of the program). The products have the
   precision of `jax.default_matmul_precision` now, not when it is called.
 
   Args:
@@ -47,7 +48,8 @@ def export(
     platforms: of PLATFORMS, those where it will run; none is needed here.
 
   Raises:
-    ValueError: the directory exists, or a size or a platform cannot be.
+    ValueError: the directory exists, or a size or a platform cannot be, or the
+      model has no positions for so many patches.
   """
   directory, platforms = pathlib.Path(directory), tuple(platforms)
   if directory.exists():
@@ -63,7 +65,8 @@ def export(
   if not sizes:
     raise ValueError("patch_sizes is empty: give at least one")
   for size in sizes:
-    grid_shape(image_hw, size)
+    grid_hw = grid_shape(image_hw, size)
+    positions.check_grid(vit.model.position, grid_hw)
 
   def fill(unfinished):
     arrays, programs = _programs(vit.checkpoint(), sizes, image_hw, platforms)
@@ -127,8 +130,8 @@ def _at_size(checkpoint, patch_hw, image_hw) -> tuple[ViT, dict]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _PerToken:
-  """Positions of one grid, stored token by token: a `Position`."""
+class _PerToken(positions.Position):
+  """Positions of one grid, stored token by token."""
 
   tokens: int
 

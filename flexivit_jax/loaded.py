@@ -18,7 +18,7 @@ from flexivit_jax.core.tokens import grid_shape, patchify
 from flexivit_jax.data import image_list
 from flexivit_jax.experiment import Experiment
 from flexivit_jax.formats import architecture
-from flexivit_jax.nn import positions, vit
+from flexivit_jax.nn import positions, relations, tables, vit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +126,8 @@ class LoadedViT:
         "resolution is for a list of images; an array's images have one size"
       )
     images = self._checked(images)
+    grid_hw = grid_shape(images.shape[1:3], patch_hw)
+    positions.check_grid(self.model.position, grid_hw)
     return self._apply(self.params, images, patch_hw=patch_hw)
 
   def _packed_outputs(self, images, patch_hw, resolution):
@@ -306,10 +308,28 @@ def _positions(position: positions.Position) -> str:
     case positions.LearnedGrid((rows, cols), antialias):
       how = f"bilinear {'with' if antialias else 'without'} antialias"
       return f"learned {rows}x{cols}; other grids {how}"
-    case positions.SinCos2D():
-      return "sincos2d"
+    case positions.SinCos2D(_, side):
+      return f"sincos2d{_fractions(side)}"
+    case positions.Fourier(side):
+      return f"fourier{_fractions(side)}"
+    case tables.RowColumn((rows, cols), combine, read):
+      start = f" from entry {position.first}" if position.first else ""
+      aliased = "" if position.antialias else " without antialias"
+      return (
+        f"{combine} of {rows} rows and {cols} columns, {read}{start}{aliased}"
+      )
+    case tables.JointTable((rows, cols)):
+      return f"joint table of {rows}x{cols}"
+    case relations.Rotary(temperature):
+      return f"rotary, temperature {temperature:g}"
+    case relations.Relative((rows, cols)):
+      return f"relative, up to {rows}x{cols}"
     case positions.NoPosition():
       return "none"
+
+
+def _fractions(side):
+  return "" if side is None else f", of fractions x {side:g}"
 
 
 def _extras(model: vit.ViT) -> Iterator[str]:

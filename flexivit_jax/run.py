@@ -349,7 +349,7 @@ def train_loader(experiment: Experiment, source):
     packing.drop,
     packing.row_length,
     packing.too_long == "resize",
-    getattr(experiment.model.position, "largest_grid", None),
+    experiment.model.position.largest_grid,
   )
   return pack_loader.PackLoader(
     source, data.transforms, cutter, packing, **options
@@ -386,7 +386,7 @@ def eval_passes(
       NoDrop(),
       packing.row_length,
       packing.too_long == "resize",
-      getattr(model.position, "largest_grid", None),
+      model.position.largest_grid,
     )
     loader = pack_loader.PackEvalLoader(
       source, data.transforms, cutter, packing, batch_size, **options

@@ -48,6 +48,9 @@ SMALLEST = {
 REQUIRED = {
   "custom": {"width": 32, "depth": 1, "mlp_dim": 64, "num_heads": 2},
   "learned_grid": {"size": (2, 3)},
+  "row_column": {"size": (2, 3)},
+  "joint_table": {"size": (2, 3)},
+  "relative": {"size": (2, 3)},
   "fixed": {"size": (8, 6)},
   "square": {"side": 24},
   "pix2struct": {"max_patches": 16},
@@ -239,7 +242,8 @@ def test_none_is_the_name_of_a_position():
   # None, Python's, is no position's name.
   assert refusal("model.position=None") == (
     "config.model.position is None: give a name, one of "
-    "'none', 'learned_grid', 'sincos2d'"
+    "'none', 'learned_grid', 'sincos2d', 'fourier', 'row_column', "
+    "'joint_table', 'rotary', 'relative'"
   )
 
 

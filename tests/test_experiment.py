@@ -16,7 +16,7 @@ from flexivit_jax.experiment import (
   check_tiling,
   common_divisors,
 )
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.nn import pooling, positions, tables, vit
 from flexivit_jax.training import optimizer
 
 
@@ -181,6 +181,21 @@ def test_patch_sizes_must_tile_the_images():
     "config.patch_size: an image of 24x48 pixels is not a whole number of 5x5 "
     "patches: resize it to 25x50, or take a patch size whose sides divide 24 "
     "and 48; sides that divide both: 1, 2, 3, 4, 6, 8, 12, 24"
+  )
+
+
+def test_a_grid_beyond_the_models_positions_is_refused():
+  position = tables.JointTable((6, 8))
+  model = vit.ViT(vit.SIZES["mu"], position, pooling.Gap())
+  sizes = patch_size.SampledPatchSize((4, 6))
+  given = experiment(model=model, patch_size=sizes)
+  given.check_patch_sizes((24, 24))
+  with pytest.raises(ConfigError) as caught:
+    given.check_patch_sizes((24, 36))
+  assert str(caught.value) == (
+    "config.patch_size: 6x9 patches are more than the 6x8 that the model has "
+    "positions for: take larger patches, smaller images, or positions of "
+    "another size or kind"
   )
 
 

@@ -7,8 +7,10 @@ import pytest
 
 import flexivit_jax as fv
 from flexivit_jax.core import resolution
+from flexivit_jax.core.tokens import patchify
 from flexivit_jax.formats import parameters
-from flexivit_jax.nn import pooling, positions
+from flexivit_jax.loaded import LoadedViT, Spec
+from flexivit_jax.nn import pooling, positions, relations, tables
 from flexivit_jax.nn import vit as vit_lib
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -74,6 +76,56 @@ def test_printing_says_what_was_found(vit, checkpoint, golden):
     "image_mean, image_std, gelu, eps",
     "  assumed, as it has a class token: pool",
   ]
+
+
+@pytest.mark.parametrize(
+  ("position", "line"),
+  [
+    (positions.NoPosition(), "none"),
+    (
+      positions.LearnedGrid((7, 8), antialias=False),
+      "learned 7x8; other grids bilinear without antialias",
+    ),
+    (positions.SinCos2D(), "sincos2d"),
+    (positions.SinCos2D(fractional_side=7.5), "sincos2d, of fractions x 7.5"),
+    (positions.Fourier(), "fourier"),
+    (positions.Fourier(1.0), "fourier, of fractions x 1"),
+    (
+      tables.RowColumn((4096, 64), first=1),
+      "sum of 4096 rows and 64 columns, absolute from entry 1",
+    ),
+    (
+      tables.RowColumn((16, 8), "stack", "interpolated", antialias=False),
+      "stack of 16 rows and 8 columns, interpolated without antialias",
+    ),
+    (
+      tables.RowColumn((16, 8), "product", "fractional"),
+      "product of 16 rows and 8 columns, fractional",
+    ),
+    (tables.JointTable((16, 8)), "joint table of 16x8"),
+    (relations.Rotary(), "rotary, temperature 100"),
+    (relations.Relative((14, 8)), "relative, up to 14x8"),
+  ],
+)
+def test_printing_says_which_positions(position, line):
+  model = vit_lib.ViT(
+    vit_lib.SIZES["mu"], position, pooling.Gap(), num_classes=2
+  )
+  lines = str(LoadedViT(model, {}, Spec("test", "nowhere"))).splitlines()
+  assert lines[3] == f"  positions {line}"
+
+
+def test_more_patches_than_positions_are_refused():
+  position = tables.JointTable((2, 3))
+  model = vit_lib.ViT(
+    vit_lib.Size(8, 1, 8, 1), position, pooling.Gap(), num_classes=2
+  )
+  images = np.zeros((1, 24, 16, 3), np.uint8)
+  params = model.init(jax.random.key(0), patchify(images, (12, 8)))["params"]
+  vit = LoadedViT(model, params, Spec("test", "nowhere"))
+  assert vit(images, patch_size=(12, 8)).shape == (1, 2)
+  with pytest.raises(ValueError, match="3x2 patches are more than the 2x3"):
+    vit(images, patch_size=8)
 
 
 def test_compiles_once_per_shape_and_patch_size(vit, golden):

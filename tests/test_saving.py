@@ -13,7 +13,7 @@ import pytest
 import flexivit_jax as fv
 from flexivit_jax import pretrained, saving
 from flexivit_jax.formats import parameters
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.nn import pooling, positions, relations, tables, vit
 
 
 def _model(**changes):
@@ -85,6 +85,11 @@ def test_orbax_holds_every_model(tmp_path):
       dict(position=positions.NoPosition(), pool=pooling.Map(), scan=True),
       dict(pool=pooling.Gap(class_token=True), norm_after_pool=True),
       dict(position=positions.LearnedGrid((2, 5), False), qkv_bias=False),
+      dict(position=positions.Fourier(fractional_side=2.0), scan=True),
+      dict(position=tables.RowColumn((9, 8), "product", first=1)),
+      dict(position=tables.JointTable((4, 5))),
+      dict(position=relations.Rotary(30.0)),
+      dict(position=relations.Relative((4, 5)), scan=True),
     )
   ):
     checkpoint = _random(_model(**changes))
@@ -92,6 +97,34 @@ def test_orbax_holds_every_model(tmp_path):
     again = pretrained.read(tmp_path / str(number))
     _assert_equal(again.arrays, checkpoint.arrays)
     assert again.model == checkpoint.model
+
+
+OURS = [
+  (positions.Fourier(), "fourier positions"),
+  (tables.RowColumn((4, 5)), "row_column positions"),
+  (tables.JointTable((4, 5)), "joint_table positions"),
+  (relations.Rotary(), "rotary positions"),
+  (relations.Relative((4, 5)), "relative positions"),
+]
+
+
+@pytest.mark.parametrize(("position", "lacking"), OURS, ids=str)
+def test_positions_that_only_orbax_holds_are_refused_elsewhere(
+  position, lacking, tmp_path
+):
+  checkpoint = _random(_model(position=position, prefix_position=True))
+  for format, program in (
+    ("big_vision", "big_vision"),
+    ("timm", "timm"),
+    ("hugging_face", "Hugging Face's ViT"),
+  ):
+    with pytest.raises(ValueError) as caught:
+      saving.save(checkpoint, _path(tmp_path, format), format)
+    assert str(caught.value) == f"{program} has no {lacking}"
+  fractional = _model(position=positions.SinCos2D(fractional_side=7.0))
+  with pytest.raises(ValueError, match="big_vision has no sincos2d of frac"):
+    saving.save(_random(fractional), tmp_path / "x.npz", "big_vision")
+  assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -21,7 +21,7 @@ from flexivit_jax.checkpoints import manifest, tensors
 from flexivit_jax.cli.comparison import photographs
 from flexivit_jax.core.tokens import patchify
 from flexivit_jax.loaded import LoadedViT, Spec
-from flexivit_jax.nn import pooling, positions
+from flexivit_jax.nn import pooling, positions, relations, tables
 from flexivit_jax.nn.vit import Size, ViT
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -92,6 +92,10 @@ MODELS = {
   "attention pooling": dict(pool=pooling.Map(), qk_norm=True, exact_gelu=True),
   "sincos2d": dict(position=positions.SinCos2D()),
   "no positions": dict(position=positions.NoPosition()),
+  "rows and columns": dict(position=tables.RowColumn((3, 9), "product")),
+  "fourier": dict(position=positions.Fourier(), pool=pooling.ClassToken()),
+  "rotary": dict(position=relations.Rotary(), pool=pooling.ClassToken()),
+  "relative": dict(position=relations.Relative((3, 9)), scan=True),
   "scanned": dict(scan=True, representation=True),
   "rematerialised": dict(remat=True, dropout=0.1, drop_path=0.1),
   "norm after pooling, no head": dict(norm_after_pool=True, num_classes=0),
@@ -349,6 +353,13 @@ def test_one_patch_size_need_not_be_named(tmp_path):
   np.testing.assert_array_equal(
     served(images)["logits"], served(images, (8, 8))["logits"]
   )
+
+
+def test_more_patches_than_positions_are_not_exported(tmp_path):
+  vit = _random_vit(position=relations.Relative((3, 3)))
+  with pytest.raises(ValueError, match="3x6 patches are more than the 3x3"):
+    exporting.export(vit, tmp_path / "out", patch_sizes=[8], image_hw=(24, 48))
+  assert list(tmp_path.iterdir()) == []
 
 
 _GOOD = np.zeros((2, *IMAGE_HW, 3), np.uint8)

@@ -49,12 +49,16 @@ class Kernel(Protocol):
   ) -> Partial: ...
 
 
-def dense(q, k, v, *, q_segments=None, kv_segments=None) -> Partial:
+def dense(q, k, v, *, q_segments=None, kv_segments=None, bias=None) -> Partial:
   """Every query against every key, `[lq, lk]` logits at once for each head.
 
   Forward it saves what it returns, backward it computes the logits again: one
   more product instead of `[b, h, lq, lk]` numbers kept for each layer.
-  See `Kernel`.
+  See `Kernel`; this one alone has a bias.
+
+  Args:
+    bias: `[b or 1, h, lq, lk]`, added to the logits; differentiable. It is
+      kept for the backward pass.
   """
   if (q_segments is None) != (kv_segments is None):
     raise ValueError("give q_segments and kv_segments, or neither")
@@ -62,25 +66,31 @@ def dense(q, k, v, *, q_segments=None, kv_segments=None) -> Partial:
     mask = None
   else:
     mask = q_segments[:, :, None] == kv_segments[:, None, :]
-  return Partial(*_dense(q, k, v, mask))
+  if bias is None:
+    return Partial(*_dense(q, k, v, mask))
+  # Heads on the third axis, as those of all others.
+  return Partial(*_dense(q, k, v, mask, jnp.moveaxis(bias, 1, 2)))
 
 
 @jax.custom_vjp
-def _dense(q, k, v, mask):
-  return _dense_forward(q, k, v, mask)[0]
+def _dense(q, k, v, mask, *bias):
+  return _dense_forward(q, k, v, mask, *bias)[0]
 
 
-def _dense_forward(q, k, v, mask):
+def _dense_forward(q, k, v, mask, *bias):
   f = functools.partial(_head_forward, mask=mask)
-  out, lse = _over_heads(f, q, k, v)
-  return (out, lse), (q, k, v, mask, out, lse)
+  out, lse = _over_heads(f, q, k, v, *bias)
+  return (out, lse), (q, k, v, mask, bias, out, lse)
 
 
 def _dense_backward(saved, cotangents):
-  q, k, v, mask, out, lse = saved
+  q, k, v, mask, bias, out, lse = saved
   d_out, d_lse = cotangents
   f = functools.partial(_head_backward, mask=mask)
-  return *_over_heads(f, q, k, v, out, lse, d_out, d_lse), None
+  d_q, d_k, d_v, *d_bias = _over_heads(
+    f, q, k, v, out, lse, d_out, d_lse, *bias
+  )
+  return d_q, d_k, d_v, None, *d_bias
 
 
 _dense.defvjp(_dense_forward, _dense_backward)
@@ -114,8 +124,8 @@ def _over_heads(f, *args):
   return tuple(jnp.moveaxis(x, 0, 2) for x in outputs)
 
 
-def _head_forward(q, k, v, *, mask):
-  logits = _logits(q, k, mask)
+def _head_forward(q, k, v, *bias, mask):
+  logits = _logits(q, k, mask, *bias)
   top = logits.max(axis=-1, keepdims=True)
   weights = jnp.exp(logits - top)
   if mask is not None:
@@ -131,8 +141,8 @@ def _head_forward(q, k, v, *, mask):
   return (out / total).astype(v.dtype), lse[..., 0]
 
 
-def _head_backward(q, k, v, out, lse, d_out, d_lse, *, mask):
-  logits = _logits(q, k, mask)
+def _head_backward(q, k, v, out, lse, d_out, d_lse, *bias, mask):
+  logits = _logits(q, k, mask, *bias)
   dtype = logits.dtype
   weights = jnp.exp(logits - lse[..., None])
   if mask is not None:
@@ -141,16 +151,32 @@ def _head_backward(q, k, v, out, lse, d_out, d_lse, *, mask):
   d_weights = _product("bqe,bke->bqk", d_out, v, dtype)
   # Softmax's own term, sum_k w dw = out . d_out; lse adds its cotangent.
   row = (d_out.astype(dtype) * out.astype(dtype)).sum(axis=-1) - d_lse
-  d_logits = (weights * (d_weights - row[..., None])).astype(q.dtype)
+  d_logits = weights * (d_weights - row[..., None])
+  d_bias = [_like(x, d_logits) for x in bias]
+  d_logits = d_logits.astype(q.dtype)
   scale = q.shape[-1] ** -0.5
   d_q = _product("bqk,bke->bqe", d_logits, k, dtype) * scale
   d_k = _product("bqk,bqe->bke", d_logits, q, dtype) * scale
-  return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype)
+  return (
+    d_q.astype(q.dtype),
+    d_k.astype(k.dtype),
+    d_v.astype(v.dtype),
+    *d_bias,
+  )
 
 
-def _logits(q, k, mask):
+def _like(bias, d_logits):
+  """The gradient of a bias that rows may share."""
+  if bias.shape[0] == 1:
+    d_logits = d_logits.sum(axis=0, keepdims=True)
+  return d_logits.astype(bias.dtype)
+
+
+def _logits(q, k, mask, bias=None):
   dtype = jnp.promote_types(q.dtype, jnp.float32)
   logits = _product("bqe,bke->bqk", q * q.shape[-1] ** -0.5, k, dtype)
+  if bias is not None:
+    logits = logits + bias.astype(dtype)
   return logits if mask is None else jnp.where(mask, logits, NO_KEY)
 
 

@@ -190,16 +190,35 @@ def _embedding(found, wanted):
 
 
 def _positions(found, wanted):
-  have, want = (s.get("pos_embedding") for s in (found, wanted))
-  if have is None and want is not None:
-    yield "model.position=sincos2d or none"
-  elif have is not None and (want is None or have[1:-1] != want[1:-1]):
-    cells = math.prod(have[:-1])
-    side = math.isqrt(cells)
-    size = f"=({side}, {side})" if side**2 == cells else f" of {cells} cells"
-    if want is None:
-      yield "model.position=learned_grid"
+  (kind, size), (other_kind, other_size) = map(_position, (found, wanted))
+  if kind != other_kind:
+    yield f"model.position={kind}"
+  if size and (kind, size) != (other_kind, other_size):
     yield f"model.position.size{size}"
+
+
+def _position(shapes):
+  """(the choice that these arrays are for, its size as a text)."""
+  if table := shapes.get("pos_embedding"):
+    cells = math.prod(table[:-1])
+    side = math.isqrt(cells)
+    square = side**2 == cells
+    return (
+      "learned_grid",
+      f"=({side}, {side})" if square else f" of {cells} cells",
+    )
+  row, col, joint = (
+    shapes.get(f"pos_embedding_{name}", ()) for name in ("row", "col", "joint")
+  )
+  if row or col:
+    return "row_column", f"=({_axis(row, 0)}, {_axis(col, 0)})"
+  if joint:
+    return "joint_table", f"={joint[:2]}"
+  if "pos_embedding_fourier/kernel" in shapes:
+    return "fourier", ""
+  if bias := _blocks(shapes)[2].get(f"{ATTENTION}/relative_bias"):
+    return "relative", f"={tuple((n + 1) // 2 for n in bias[-2:])}"
+  return "sincos2d, rotary or none", ""
 
 
 def _tokens(found, wanted):

@@ -7,8 +7,14 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from flexivit_jax.core.text import listed
+from flexivit_jax.formats import other_positions
 from flexivit_jax.formats.facts import Facts
-from flexivit_jax.formats.parameters import ATTENTION, BLOCKS, naming
+from flexivit_jax.formats.parameters import (
+  ATTENTION,
+  BLOCKS,
+  naming,
+  of_rank,
+)
 from flexivit_jax.nn import pooling, positions, vit
 
 
@@ -110,7 +116,7 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
         f"{facts.path}: no array {name}, which every ViT has; it holds "
         f"{len(arrays)} arrays{held}"
       )
-    return _of_rank(arrays, name, rank, facts)
+    return of_rank(arrays, name, rank, facts.path)
 
   stacked = any(name.startswith(f"{BLOCKS}/") for name in arrays)
   block = f"{BLOCKS}/" if stacked else f"{BLOCKS}_0/"
@@ -119,7 +125,7 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
   kernel = get("embedding/kernel", 4)
   width, heads = query.shape[stacked : 2 + stacked]
   facts.agree("num_heads", heads, f"its arrays have {heads}")
-  registers = _of_rank(arrays, "registers", 3, facts)
+  registers = of_rank(arrays, "registers", 3, facts.path)
   channels = kernel.shape[2]
   # A pooling head's attention has none of the options.
   in_blocks = [name for name in arrays if name.startswith(BLOCKS)]
@@ -166,48 +172,21 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
     return vit.ViT(vit.Size(width, depth, mlp.shape[-1], heads), **fields)
 
 
-def _of_rank(arrays, name, rank, facts):
-  """The array, or None where there is none."""
-  array = arrays.get(name)
-  if array is not None and array.ndim != rank:
-    raise ValueError(
-      f"{facts.path}: {name} has shape {array.shape}, and rank {rank} in every "
-      "ViT"
-    )
-  return array
-
-
 def _classes(arrays, facts):
   for name, rank in (("head/bias", 1), ("head/kernel", 2)):
-    if (head := _of_rank(arrays, name, rank, facts)) is not None:
+    if (head := of_rank(arrays, name, rank, facts.path)) is not None:
       return head.shape[-1]
   return 0
 
 
 def _position(arrays, facts):
-  table = _of_rank(arrays, "pos_embedding", 3, facts)
+  table = of_rank(arrays, "pos_embedding", 3, facts.path)
   if table is not None:
     antialias = facts.get("posemb_antialias", True)
     size = grid(table.shape[1], facts)
     with naming(facts.path):
       return positions.LearnedGrid(size, antialias)
-  facts.agree("posemb", None, "the file has no pos_embedding")
-  position = facts.get("position", None)
-  if position == "none":
-    return positions.NoPosition()
-  if position == "sincos2d":
-    temperature = facts.get("temperature", 10_000.0)
-    with naming(facts.path):
-      return positions.SinCos2D(temperature)
-  raise ValueError(
-    f"{facts.path}: no pos_embedding, and "
-    + (
-      "nobody says which positions it has instead"
-      if position is None
-      else f"position is {position!r} ({facts.origins['position']}): only "
-      "'sincos2d' and 'none' are known here"
-    )
-  )
+  return other_positions.read(arrays, facts)
 
 
 def _pool(arrays, facts):
@@ -271,10 +250,8 @@ def facts_of(model: vit.ViT) -> dict:
   match model.position:
     case positions.LearnedGrid(size, antialias):
       facts |= {"posemb": list(size), "posemb_antialias": antialias}
-    case positions.SinCos2D(temperature):
-      facts |= {"position": "sincos2d", "temperature": temperature}
-    case positions.NoPosition():
-      facts["position"] = "none"
+    case other:
+      facts |= other_positions.facts_of(other)
   return facts
 
 

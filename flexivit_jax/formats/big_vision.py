@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flexivit_jax.formats import architecture
+from flexivit_jax.formats import architecture, other_positions
 from flexivit_jax.formats.facts import Facts
 from flexivit_jax.nn import pooling, positions, vit
 
@@ -141,6 +141,7 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
       "queries, keys and values without biases": not model.qkv_bias,
       "class token beside average pooling": model.pool == pooling.Gap(True),
       "model without positions": model.position == positions.NoPosition(),
+      **other_positions.ours_alone(model.position),
     },
   )
   theirs = dict(arrays)

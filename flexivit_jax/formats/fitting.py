@@ -8,9 +8,10 @@ import numpy as np
 from flexivit_jax.checkpoints import match
 from flexivit_jax.core.text import listed
 from flexivit_jax.formats import architecture, parameters, repatch
-from flexivit_jax.nn import positions, vit
+from flexivit_jax.nn import positions, tables, vit
 
 HEAD = r"head/.*"
+TABLES = r"pos_embedding_.*"
 
 
 def fit(
@@ -59,6 +60,7 @@ def fit(
   arrays = {n: x for n, x in arrays.items() if n not in left}
   wanted = {n: x for n, x in wanted.items() if n not in left}
   _check_head(arrays, wanted, path)
+  _check_tables(source.position, target.position, wanted, path)
   match.check_shapes(arrays, wanted, path)
   if fresh:
     changes.append(f"not loaded, freshly initialised: {listed(fresh)}")
@@ -91,18 +93,59 @@ def _converted(source, arrays, target):
     source, arrays = repatch.with_stored_kernel(
       source, arrays, target.kernel_hw
     )
-  grids = [
-    m.position.size
-    for m in (source, target)
-    if isinstance(m.position, positions.LearnedGrid)
-  ]
-  if len(set(grids)) == 2:
-    old, new = grids
-    changes.append(f"positions: interpolated from {_size(old)} to {_size(new)}")
-    source, arrays = repatch.with_grid(source, arrays, new)
+  old, new = source.position, target.position
+  if (how := _resizing(old, new)) is not None:
+    changes.append(f"positions: {how}")
+    is_grid = isinstance(old, positions.LearnedGrid)
+    resized = repatch.with_grid if is_grid else repatch.with_tables
+    source, arrays = resized(source, arrays, new.size)
   if target.scan:
     arrays = parameters.stack(arrays, source.size.depth)
   return source, arrays, changes
+
+
+def _resizing(old: positions.Position, new: positions.Position) -> str | None:
+  """How tables take the new size; None: they have it, or cannot."""
+  if type(old) is not type(new):
+    return None
+  match old:
+    case positions.LearnedGrid():
+      interpolated = True
+    case tables.RowColumn():
+      if (old.read, old.first) != (new.read, new.first):
+        return None
+      interpolated = old.read == "interpolated"
+      if not interpolated and old.read != "absolute":
+        return None
+    case tables.JointTable():
+      interpolated = False
+    case _:
+      return None
+  if old.size == new.size:
+    return None
+  if interpolated:
+    return f"interpolated from {_size(old.size)} to {_size(new.size)}"
+  if any(n > m for n, m in zip(new.size, old.size)):
+    return None
+  return f"the first {_size(new.size)} of {_size(old.size)}"
+
+
+def _check_tables(old, new, wanted, path):
+  """Refuses entries that would be made up, one for each of more places."""
+  if type(old) is not type(new) or new.largest_grid is None:
+    return
+  for name, axes in (
+    (tables.ROW, (0,)),
+    (tables.COL, (1,)),
+    (tables.JOINT, (0, 1)),
+  ):
+    if name in wanted and any(new.size[i] > old.size[i] for i in axes):
+      raise ValueError(
+        f"{path} has positions of {_size(old.size)} places and the model of "
+        f"{_size(new.size)}, of which nobody knows those beyond: give "
+        f"model.position.size={old.size}, or start with fresh ones by "
+        f"dont_load=({TABLES!r},)"
+      )
 
 
 def _check_head(arrays, wanted, path):
@@ -133,7 +176,13 @@ def _differences(source: vit.ViT, target: vit.ViT):
     "gelu": "model.exact_gelu",
     "eps": "model.norm_eps",
     "kernel_antialias": "model.kernel_antialias",
+    "position": "model.position",
+    "temperature": "model.position.temperature",
+    "fractional_side": "model.position.fractional_side",
     "posemb_antialias": "model.position.antialias",
+    "posemb_combine": "model.position.combine",
+    "posemb_read": "model.position.read",
+    "posemb_first": "model.position.first",
   }
   for fact, option in options.items():
     if fact in have and fact in want and have[fact] != want[fact]:

@@ -10,7 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from flexivit_jax.formats import architecture, parameters, renaming
+from flexivit_jax.formats import (
+  architecture,
+  other_positions,
+  parameters,
+  renaming,
+)
 from flexivit_jax.formats.facts import Facts, as_pair
 from flexivit_jax.nn import pooling, positions, vit
 
@@ -213,9 +218,10 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
       "norm_after_pool": model.norm_after_pool,
       "representation before a head": model.representation
       and bool(model.num_classes),
-      "positions without a table": not isinstance(
-        model.position, positions.LearnedGrid
+      "positions without a table": isinstance(
+        model.position, (positions.SinCos2D, positions.NoPosition)
       ),
+      **other_positions.ours_alone(model.position),
     },
   )
   own = (

@@ -25,6 +25,20 @@ def naming(path):
     raise ValueError(f"{path}: {e}") from e
 
 
+def of_rank(arrays: Mapping, name: str, rank: int, path):
+  """The array, or None where there is none.
+
+  Raises:
+    ValueError: it has another rank.
+  """
+  array = arrays.get(name)
+  if array is not None and array.ndim != rank:
+    raise ValueError(
+      f"{path}: {name} has shape {array.shape}, and rank {rank} in every ViT"
+    )
+  return array
+
+
 def shapes(model: vit.ViT) -> dict[str, jax.ShapeDtypeStruct]:
   """{our name: shape and type} of what the model would initialise."""
   # One traced block stands for all.

@@ -5,6 +5,7 @@ rounded once. Sizes that a model meets while it runs need none of this: it
 resizes on the fly, without loss. This is for places that cannot.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from flexivit_jax.core import resize
 from flexivit_jax.core.tokens import grid_shape
 from flexivit_jax.formats import parameters
-from flexivit_jax.nn import positions, vit
+from flexivit_jax.nn import positions, tables, vit
 
 Arrays = dict[str, np.ndarray]
 KERNEL, BIAS, TABLE = "embedding/kernel", "embedding/bias", positions.TABLE
@@ -77,6 +78,31 @@ def with_grid(model, arrays, grid_hw) -> tuple[vit.ViT, Arrays]:
   )
   resized = resized.reshape(1, -1, table.shape[-1]).astype(table.dtype)
   return model, {**arrays, TABLE: resized}
+
+
+def with_tables(model, arrays, size) -> tuple[vit.ViT, Arrays]:
+  """Tables of rows, of columns, or of both, of another size.
+
+  Interpolated ones are resized. Of those that are read at absolute coordinates
+  the first entries are taken, so that smaller grids are computed the same.
+
+  Args:
+    size: (rows, cols), of absolute ones no more than there are.
+  """
+  position = model.position
+  resized = dict(arrays)
+  if isinstance(position, tables.JointTable):
+    resized[tables.JOINT] = arrays[tables.JOINT][: size[0], : size[1]]
+  else:
+    for name, old, new in zip((tables.ROW, tables.COL), position.size, size):
+      table = arrays[name]
+      if position.read == "absolute":
+        resized[name] = table[:new]
+      elif old != new:
+        matrix = resize.bilinear_matrix(old, new, position.antialias)
+        resized[name] = (matrix @ table).astype(table.dtype)
+  position = dataclasses.replace(position, size=tuple(size))
+  return model.clone(position=position), resized
 
 
 def with_normalization(

@@ -13,7 +13,12 @@ from typing import Any
 import numpy as np
 
 from flexivit_jax.core.text import show
-from flexivit_jax.formats import architecture, parameters, renaming
+from flexivit_jax.formats import (
+  architecture,
+  other_positions,
+  parameters,
+  renaming,
+)
 from flexivit_jax.formats.facts import Facts, as_pair
 from flexivit_jax.nn import positions, vit
 
@@ -281,9 +286,10 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
     PROGRAM,
     {
       "representation": model.representation,
-      "positions without a table": not isinstance(
-        model.position, positions.LearnedGrid
+      "positions without a table": isinstance(
+        model.position, (positions.SinCos2D, positions.NoPosition)
       ),
+      **other_positions.ours_alone(model.position),
     },
   )
   table = (*(f"{name}_pos_embedding" for name in PREFIX), "pos_embedding")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexivit_jax.attention import kernels
+from flexivit_jax.nn.context import Context, RelativeIndex, Rotation
 
 _bias_init = nn.initializers.normal(stddev=1e-6)
 
@@ -152,8 +153,11 @@ class Attention(nn.Module):
   kernel: kernels.Kernel = kernels.dense
 
   @nn.compact
-  def __call__(self, x, y, *, x_segments=None, y_segments=None):
-    """x: `[b, lq, d]`, y: `[b, lk, d]`; returns `[b, lq, d]`."""
+  def __call__(self, x, y, *, x_segments=None, y_segments=None, relation=None):
+    """x: `[b, lq, d]`, y: `[b, lk, d]`; returns `[b, lq, d]`.
+
+    relation: as in `Context`, for lq = lk.
+    """
     d = x.shape[-1]
     heads = (self.num_heads, d // self.num_heads)
     project = functools.partial(
@@ -166,13 +170,32 @@ class Attention(nn.Module):
     if self.qk_norm:
       q = LayerNorm(self.eps, name="query_ln")(q)
       k = LayerNorm(self.eps, name="key_ln")(k)
+    q, k, options = self._related(q, k, relation)
     # For analysis, which computes the weights again; dropped by jit if unread.
     self.sow("intermediates", "queries", q)
     self.sow("intermediates", "keys", k)
     attended = self.kernel(
-      q, k, v, q_segments=x_segments, kv_segments=y_segments
+      q, k, v, q_segments=x_segments, kv_segments=y_segments, **options
     )
     return Dense((d,), self.dtype, contract=2, name="out")(attended.out)
+
+  def _related(self, q, k, relation):
+    """Queries, keys and the kernel's options, as a position asks for."""
+    match relation:
+      case Rotation():
+        return relation(q), relation(k), {}
+      case RelativeIndex():
+        if self.kernel is not kernels.dense:
+          raise ValueError(
+            "relative positions need the attention kernel dense: the others "
+            "have no bias"
+          )
+        shape = (self.num_heads, *relation.table_hw)
+        table = self.param("relative_bias", nn.initializers.zeros, shape)
+        bias = relation.bias(table)
+        self.sow("intermediates", "bias", bias)
+        return q, k, {"bias": bias}
+    return q, k, {}
 
 
 class Mlp(nn.Module):
@@ -221,8 +244,10 @@ class EncoderBlock(nn.Module):
   kernel: kernels.Kernel = kernels.dense
 
   @nn.compact
-  def __call__(self, x, segments, drop_path, train: bool):
-    """x: `[b, l, d]`; drop_path: probability of leaving a branch out."""
+  def __call__(self, x, context, drop_path, train: bool):
+    """x: `[b, l, d]`; context: None for that of separate images with nothing
+    but added positions; drop_path: probability of leaving a branch out."""
+    segments, relation = context or Context()
     y = LayerNorm(self.eps, name="LayerNorm_0")(x)
     y = Attention(
       self.num_heads,
@@ -232,7 +257,7 @@ class EncoderBlock(nn.Module):
       self.qkv_bias,
       self.kernel,
       name="MultiHeadDotProductAttention_0",
-    )(y, y, x_segments=segments, y_segments=segments)
+    )(y, y, x_segments=segments, y_segments=segments, relation=relation)
     x = x + self._branch(y, "LayerScale_0", drop_path, train)
     y = LayerNorm(self.eps, name="LayerNorm_1")(x)
     y = Mlp(
@@ -276,23 +301,23 @@ class Encoder(nn.Module):
   scan: bool = False
 
   @nn.compact
-  def __call__(self, x, segments, *, train: bool):
+  def __call__(self, x, context: Context | None, *, train: bool):
     rates = None
     if self.drop_path and train:
       rates = jnp.linspace(0, self.drop_path, self.depth, dtype=jnp.float32)
     if self.scan:
-      x = self._scanned(x, segments, rates, train)
+      x = self._scanned(x, context, rates, train)
     else:
       for i in range(self.depth):
         rate = None if rates is None else rates[i]
-        x = self.block(name=f"encoderblock_{i}")(x, segments, rate, train)
+        x = self.block(name=f"encoderblock_{i}")(x, context, rate, train)
     if self.eps is None:
       return x
     return LayerNorm(self.eps, name="encoder_norm")(x)
 
-  def _scanned(self, x, segments, rates, train):
+  def _scanned(self, x, context, rates, train):
     def body(block, x, rate):
-      return block(x, segments, rate, train), None
+      return block(x, context, rate, train), None
 
     blocks = nn.scan(
       body,

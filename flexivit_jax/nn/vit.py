@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from flexivit_jax.core.tokens import Tokens
 from flexivit_jax.nn import layers, pooling, positions
+from flexivit_jax.nn.context import Context
 from flexivit_jax.nn.patch_embedding import PatchEmbedding
 
 # Far beyond any model that was trained. XLA aborts, without an exception, where
@@ -79,7 +80,8 @@ class ViT(nn.Module):
 
   Attributes:
     size: widths and depth.
-    position: what is added to the patch embeddings.
+    position: how it knows where patches lie: what is added to their
+      embeddings, or what attention uses.
     pool: how an image's tokens become one vector.
     kernel_hw: size at which the patch embedding is stored; it is PI-resized to
       the patches it meets. FlexiViT stores 32x32.
@@ -209,7 +211,7 @@ class ViT(nn.Module):
 
   def _add_positions(self, stem, tokens):
     tables = {
-      name: self.param(name, *init_and_shape)
+      name: self._table(name, *init_and_shape)
       for name, init_and_shape in self.position.tables(self.size.width).items()
     }
     added = self.position(
@@ -217,12 +219,24 @@ class ViT(nn.Module):
     )
     return stem if added is None else stem + added.astype(stem.dtype)
 
+  def _table(self, name, init, shape):
+    """The parameter of a name that may have a slash."""
+    group, _, leaf = name.rpartition("/")
+    if not group:
+      return self.param(name, init, shape)
+    return self.param(group, lambda key: {leaf: init(key, shape)})[leaf]
+
   def _encode(self, embedded, tokens, train):
     dtype, e = embedded.dtype, tokens.num_images
     x, segments = embedded, tokens.segments
     group = self._extra_tokens()
     if group is not None:
       x, segments = pooling.prepend(x, segments, group, e)
+    relation = self.position.relation(
+      tokens.coords,
+      prefix=x.shape[1] - embedded.shape[1],
+      head_width=self.size.width // self.size.num_heads,
+    )
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     block = layers.EncoderBlock
     if self.remat:
@@ -246,7 +260,7 @@ class ViT(nn.Module):
       self.drop_path,
       self.scan,
       name="Transformer",
-    )(x, segments, train=train)
+    )(x, Context(segments, relation), train=train)
     g = 0 if group is None else group.shape[1]
     patches = x[:, e * g :]
     return patches, self._pool(x, patches, tokens, g)

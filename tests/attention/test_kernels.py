@@ -21,8 +21,10 @@ def _segments(lq=5, lk=7):
   return q, kv
 
 
-def _textbook(q, k, v, q_segments=None, kv_segments=None):
+def _textbook(q, k, v, q_segments=None, kv_segments=None, bias=None):
   logits = jnp.einsum("bqhe,bkhe->bqhk", q, k) / np.sqrt(q.shape[-1])
+  if bias is not None:
+    logits += jnp.moveaxis(jnp.broadcast_to(bias, (2, 3, 5, 7)), 1, 2)
   if q_segments is not None:
     mask = (q_segments[:, :, None] == kv_segments[:, None, :])[:, :, None]
     logits = jnp.where(mask, logits, -jnp.inf)
@@ -93,6 +95,61 @@ def test_gradients_of_out_and_lse_equal_autodiff(float64, heads, packed):
   for ours, theirs in zip(scalar(dense)(q, k, v), scalar(textbook)(q, k, v)):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
     assert np.abs(theirs).max() > 0.1
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_bias_and_its_gradient_equal_the_textbook(
+  float64, heads, packed, rows
+):
+  q, k, v = _inputs(jnp.float64)
+  rng = np.random.default_rng(2)
+  bias = jnp.asarray(rng.normal(size=(rows, 3, 5, 7)))
+  a, b = rng.normal(size=q.shape), rng.normal(size=q.shape[:3])
+  segments = (None, None)
+  if packed:
+    # No query without a key: autodiff of the textbook would be NaN.
+    segments = _segments()[0].at[1, 4].set(0), _segments()[1]
+
+  def dense(q, k, v, bias):
+    out, lse = kernels.dense(
+      q, k, v, q_segments=segments[0], kv_segments=segments[1], bias=bias
+    )
+    return (out * a).sum() + (lse * b).sum()
+
+  def textbook(q, k, v, bias):
+    out, lse = _textbook(q, k, v, *segments, bias)
+    return (out * a).sum() + (lse * b).sum()
+
+  (value, gradients), (expected, expected_gradients) = (
+    jax.value_and_grad(f, argnums=(0, 1, 2, 3))(q, k, v, bias)
+    for f in (dense, textbook)
+  )
+  np.testing.assert_allclose(value, expected, rtol=0, atol=1e-12)
+  for ours, theirs in zip(gradients, expected_gradients, strict=True):
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+    assert np.abs(theirs).max() > 0.1
+  # Other biases, of another head or none, are noticed.
+  for mutant in (bias[:, ::-1], 0 * bias, bias[..., ::-1]):
+    assert abs(dense(q, k, v, mutant) - expected) > 0.1
+
+
+def test_a_bias_reaches_no_query_without_a_key(heads):
+  q, k, v = _inputs(jnp.float32)
+  q_segments, kv_segments = _segments()
+
+  def total(bias):
+    out, _ = kernels.dense(
+      q, k, v, q_segments=q_segments, kv_segments=kv_segments, bias=bias
+    )
+    return (out**2).sum()
+
+  gradient = jax.grad(total)(jnp.ones((2, 3, 5, 7)))
+  others = q_segments[:, :, None] != kv_segments[:, None, :]
+  assert others[1, 4].all()
+  assert (jnp.moveaxis(gradient, 1, 3)[others] == 0).all()
+  assert (jnp.moveaxis(gradient, 1, 3)[~others] != 0).any()
 
 
 def test_query_without_a_key_is_zero_and_never_nan(heads):

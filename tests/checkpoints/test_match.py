@@ -118,7 +118,7 @@ hint: the checkpoint was made with model.position.size of 6 cells
     """
   kind     name           checkpoint  model
   missing  pos_embedding  -           (1, 9, 8)
-hint: the checkpoint was made with model.position=sincos2d or none
+hint: the checkpoint was made with model.position=sincos2d, rotary or none
 """,
     "model.position=learned_grid, model.position.size=(3, 3)",
   ),

@@ -13,7 +13,7 @@ import pytest
 from flexivit_jax.core.tokens import patchify
 from flexivit_jax.formats import architecture, parameters
 from flexivit_jax.formats.facts import Facts
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.nn import pooling, positions, relations, tables, vit
 
 BLOCKS, ATTENTION = "Transformer/encoderblock", "MultiHeadDotProductAttention_0"
 
@@ -31,7 +31,16 @@ POSITIONS = (
   positions.LearnedGrid((1, 1)),
   positions.SinCos2D(),
   positions.SinCos2D(100.0),
+  positions.SinCos2D(fractional_side=7.5),
   positions.NoPosition(),
+  positions.Fourier(),
+  positions.Fourier(fractional_side=1.0),
+  tables.RowColumn((5, 6), "product", "fractional"),
+  tables.RowColumn((4, 3), "stack", "interpolated", antialias=False),
+  tables.RowColumn((9, 2), first=1),
+  tables.JointTable((4, 7)),
+  relations.Rotary(50.0),
+  relations.Relative((2, 6)),
 )
 POOLS = (
   pooling.Gap(),
@@ -72,10 +81,12 @@ def _drawn(seed):
     fields[name] = tuple(rng.uniform(low, 1, count).tolist())
   if not (fields["pool"].class_token or fields["registers"]):
     fields["prefix_position"] = False  # of nothing
+  if isinstance(fields["position"], relations.Rotary):
+    fields["size"] = SIZES[1]  # heads of four channels
   return vit.ViT(**fields)
 
 
-DRAWN = [_drawn(seed) for seed in range(60)]
+DRAWN = [_drawn(seed) for seed in range(90)]
 
 
 @functools.cache
@@ -184,6 +195,7 @@ def test_facts_are_json_of_plain_values():
     "image_std": [0.5],
     "position": "sincos2d",
     "temperature": 50.0,
+    "fractional_side": None,
   }
 
 
@@ -367,8 +379,8 @@ def test_a_stacked_models_arrays_have_an_axis_more():
     (
       made_up.tiny(position=positions.NoPosition()),
       {"position": "rope"},
-      "no pos_embedding, and position is 'rope' (note): only 'sincos2d' and "
-      "'none' are known here",
+      "no pos_embedding, and position is 'rope' (note): only 'none', "
+      "'sincos2d', 'rotary' are known here",
     ),
     (
       made_up.tiny(position=positions.NoPosition()),
@@ -379,6 +391,32 @@ def test_a_stacked_models_arrays_have_an_axis_more():
       made_up.tiny(position=positions.SinCos2D()),
       {"temperature": 0.5},
       "temperature is 0.5: give at least 1",
+    ),
+    (
+      made_up.tiny(position=relations.Rotary()),
+      {"position": "sincos2d", "temperature": None, "fractional_side": -1.0},
+      "fractional_side is -1.0: give more than 0, or None for absolute "
+      "coordinates",
+    ),
+    (
+      made_up.tiny(position=relations.Rotary()),
+      {"temperature": None},
+      "nobody says the temperature of its positions, 'rotary'",
+    ),
+    (
+      made_up.tiny(position=tables.RowColumn((3, 4))),
+      {"posemb_read": None},
+      "nobody says the posemb_read of its positions, 'row_column'",
+    ),
+    (
+      made_up.tiny(position=tables.RowColumn((3, 4))),
+      {"posemb_read": "quadratic"},
+      "read is 'quadratic': give one of absolute, fractional, interpolated",
+    ),
+    (
+      made_up.tiny(position=relations.Relative((3, 4))),
+      {"position": "rotary"},
+      "position is 'rotary' (note), but its arrays are those of 'relative'",
     ),
     (
       made_up.tiny(),

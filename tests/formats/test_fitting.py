@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from flexivit_jax.formats import fitting, parameters
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.nn import pooling, positions, relations, tables, vit
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 3), np.uint8)
 
@@ -97,6 +97,138 @@ def test_other_sizes_are_resized_and_said():
     rtol=0,
     atol=2e-5,
   )
+
+
+@pytest.mark.parametrize(
+  ("old", "new", "line"),
+  [
+    (
+      tables.RowColumn((9, 8)),
+      tables.RowColumn((3, 4)),
+      "positions: the first 3x4 of 9x8",
+    ),
+    (
+      tables.RowColumn((9, 8), "stack", first=1),
+      tables.RowColumn((4, 8), "stack", first=1),
+      "positions: the first 4x8 of 9x8",
+    ),
+    (
+      tables.JointTable((9, 8)),
+      tables.JointTable((9, 4)),
+      "positions: the first 9x4 of 9x8",
+    ),
+    (
+      tables.RowColumn((9, 8), "product", "interpolated"),
+      tables.RowColumn((3, 4), "product", "interpolated"),
+      "positions: interpolated from 9x8 to 3x4",
+    ),
+    (tables.RowColumn((5, 6)), tables.RowColumn((5, 6)), None),
+    (relations.Rotary(), relations.Rotary(), None),
+    (relations.Relative((3, 4)), relations.Relative((3, 4)), None),
+    (positions.Fourier(), positions.Fourier(), None),
+  ],
+)
+def test_other_positions_keep_the_function_on_the_grid(old, new, line):
+  # Of 3x4 patches, which all the tables have a place for.
+  source, target = _model(position=old), _model(position=new, scan=True)
+  arrays, fitted, said = _fit(source, target)
+  assert said == ([line] if line else [])
+  parameters.check(target, fitted, "file")
+  np.testing.assert_allclose(
+    _logits(target, fitted), _logits(source, arrays), rtol=0, atol=2e-5
+  )
+
+
+@pytest.mark.parametrize(
+  ("old", "new", "fresh"),
+  [
+    (
+      tables.RowColumn((3, 8)),
+      tables.RowColumn((5, 4)),
+      ["pos_embedding_col", "pos_embedding_row"],
+    ),
+    (
+      tables.JointTable((3, 8)),
+      tables.JointTable((3, 9)),
+      ["pos_embedding_joint"],
+    ),
+  ],
+)
+def test_places_that_nobody_knows_are_refused_unless_fresh(old, new, fresh):
+  source, target = _model(position=old), _model(position=new)
+  with pytest.raises(ValueError) as caught:
+    _fit(source, target)
+  sizes = ["x".join(map(str, p.size)) for p in (old, new)]
+  assert str(caught.value) == (
+    f"file has positions of {sizes[0]} places and the model of {sizes[1]}, of "
+    "which nobody knows those beyond: give model.position.size="
+    f"{old.size}, or start with fresh ones by dont_load=('pos_embedding_.*',)"
+  )
+  _, fitted, said = _fit(source, target, ("pos_embedding_.*",))
+  assert said == [f"not loaded, freshly initialised: {', '.join(fresh)}"]
+  assert fitted.keys() == parameters.shapes(target).keys() - set(fresh)
+
+
+@pytest.mark.parametrize(
+  ("old", "new", "hint"),
+  [
+    (
+      tables.RowColumn((3, 8), read="fractional"),
+      tables.RowColumn((3, 4), read="fractional"),
+      "model.position.size=(3, 8)",
+    ),
+    (
+      relations.Relative((3, 8)),
+      relations.Relative((3, 4)),
+      "model.position.size=(3, 8)",
+    ),
+    (
+      tables.RowColumn((3, 8)),
+      positions.LearnedGrid((3, 3)),
+      "model.position=row_column, model.position.size=(3, 8)",
+    ),
+    (
+      positions.Fourier(),
+      tables.JointTable((3, 8)),
+      "model.position=fourier",
+    ),
+    (
+      positions.LearnedGrid((3, 3)),
+      relations.Rotary(),
+      "model.position=learned_grid, model.position.size=(3, 3)",
+    ),
+    (
+      relations.Rotary(),
+      relations.Relative((3, 4)),
+      "model.position=sincos2d, rotary or none",
+    ),
+  ],
+)
+def test_positions_that_do_not_fit_are_refused_with_a_hint(old, new, hint):
+  with pytest.raises(ValueError) as caught:
+    _fit(_model(position=old), _model(position=new))
+  assert str(caught.value).splitlines()[-1] == (
+    f"hint: the checkpoint was made with {hint}"
+  )
+
+
+def test_positions_that_are_read_otherwise_are_noted():
+  old = tables.RowColumn((5, 6), "sum", first=1)
+  new = tables.RowColumn((5, 6), "product")
+  assert _fit(_model(position=old), _model(position=new))[-1] == [
+    "note: posemb_combine is sum in the checkpoint and product in the model "
+    "(model.position.combine)",
+    "note: posemb_first is 1 in the checkpoint and 0 in the model "
+    "(model.position.first)",
+  ]
+  # No array says what these are.
+  turned = _model(position=relations.Rotary())
+  assert _fit(turned, _model(position=positions.SinCos2D(50.0)))[-1] == [
+    "note: position is rotary in the checkpoint and sincos2d in the model "
+    "(model.position)",
+    "note: temperature is 100.0 in the checkpoint and 50.0 in the model "
+    "(model.position.temperature)",
+  ]
 
 
 def test_stored_types_become_float32():

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from flexivit_jax.core.tokens import patchify
-from flexivit_jax.nn import positions
+from flexivit_jax.nn import positions, relations, tables
 
 WIDTH = 8
 
 
-def _added(position, grid, table=None):
+def _added(position, grid, table=None, name=positions.TABLE):
   tokens = patchify(jnp.zeros((1, *grid, 1)), (1, 1))
-  tables = {} if table is None else {positions.TABLE: table}
-  return position(tables, tokens.coords, tokens.grid_hw, WIDTH)
+  values = {} if table is None else {name: table}
+  return position(values, tokens.coords, tokens.grid_hw, WIDTH)
 
 
 def _table(size):
@@ -90,11 +90,130 @@ def test_sincos_is_moco_v3():
   np.testing.assert_allclose(got[5], expected, rtol=0, atol=2e-6)
 
 
+def test_sincos_goes_on_beyond_any_grid():
+  small, large = (
+    np.asarray(_added(positions.SinCos2D(), grid)).reshape(*grid, WIDTH)
+    for grid in ((3, 3), (50, 60))
+  )
+  np.testing.assert_array_equal(large[:3, :3], small)
+  assert np.abs(np.diff(large, axis=0)).max(axis=-1).min() > 0.1
+
+
+def test_fractional_sincos_covers_every_image_alike():
+  # r = p / side: row 1 of 2 is row 2 of 4, and as a grid of 8 it is row 4.
+  position = positions.SinCos2D(fractional_side=8.0)
+  coarse, fine = (
+    np.asarray(_added(position, grid)).reshape(*grid, WIDTH)
+    for grid in ((2, 3), (4, 6))
+  )
+  np.testing.assert_allclose(coarse, fine[::2, ::2], rtol=0, atol=1e-6)
+  absolute = np.asarray(_added(positions.SinCos2D(), (8, 8)))
+  own = np.asarray(_added(position, (8, 8)))
+  np.testing.assert_array_equal(own, absolute)
+  np.testing.assert_allclose(
+    coarse[1, 0], absolute.reshape(8, 8, WIDTH)[4, 0], rtol=0, atol=1e-6
+  )
+  assert (
+    np.abs(
+      coarse - _added(positions.SinCos2D(), (2, 3)).reshape(2, 3, WIDTH)
+    ).max()
+    > 0.1
+  )
+
+
+@pytest.mark.parametrize("side", [None, 1.0, 12.0])
+def test_fourier_is_a_linear_map_then_waves(side):
+  rng = np.random.default_rng(0)
+  kernel = rng.normal(size=(2, WIDTH // 2))
+  grid = (3, 5)
+  rows, cols = np.divmod(np.arange(15), 5)
+  if side is not None:
+    rows, cols = rows / 3 * side, cols / 5 * side
+  angles = np.outer(cols, kernel[0]) + np.outer(rows, kernel[1])
+  expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+  position = positions.Fourier(side)
+  got = _added(
+    position, grid, jnp.asarray(kernel, jnp.float32), positions.FOURIER
+  )
+  # Angles up to 30 in float32.
+  np.testing.assert_allclose(got[0], expected, rtol=0, atol=1e-5)
+  swapped = _added(
+    position, grid, jnp.asarray(kernel[::-1], jnp.float32), positions.FOURIER
+  )
+  assert np.abs(swapped[0] - expected).max() > 0.1
+  ((name, (_, shape)),) = position.tables(WIDTH).items()
+  assert (name, shape) == ("pos_embedding_fourier/kernel", (2, 4))
+
+
 def test_no_position_adds_nothing():
   assert _added(positions.NoPosition(), (2, 2)) is None
 
 
+LARGEST = [
+  (positions.NoPosition(), None),
+  (positions.LearnedGrid((3, 4)), None),
+  (positions.SinCos2D(), None),
+  (positions.Fourier(), None),
+  (tables.RowColumn((5, 7)), (5, 7)),
+  (tables.RowColumn((5, 7), first=2), (3, 5)),
+  (tables.RowColumn((5, 7), read="fractional"), None),
+  (tables.RowColumn((5, 7), read="interpolated"), None),
+  (tables.JointTable((5, 7)), (5, 7)),
+  (relations.Rotary(), None),
+  (relations.Relative((5, 7)), (5, 7)),
+]
+
+
+@pytest.mark.parametrize(("position", "largest"), LARGEST, ids=str)
+def test_a_grid_beyond_the_largest_is_refused_where_it_is_known(
+  position, largest
+):
+  assert position.largest_grid == largest
+  if largest is None:
+    positions.check_grid(position, (1000, 1000))
+    return
+  rows, cols = largest
+  positions.check_grid(position, largest)
+  for grid in ((rows + 1, 1), (1, cols + 1)):
+    with pytest.raises(ValueError) as caught:
+      positions.check_grid(position, grid)
+    assert str(caught.value) == (
+      f"{grid[0]}x{grid[1]} patches are more than the {rows}x{cols} that the "
+      "model has positions for: take larger patches, smaller images, or "
+      "positions of another size or kind"
+    )
+
+
+@pytest.mark.parametrize(("position", "largest"), LARGEST, ids=str)
+def test_beyond_the_largest_grid_every_number_is_finite(position, largest):
+  del largest
+  rng = np.random.default_rng(0)
+  values = {
+    name: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    for name, (_, shape) in position.tables(WIDTH).items()
+  }
+  tokens = patchify(jnp.zeros((1, 20, 30, 1)), (1, 1))
+  coords, grid_hw = tokens.coords, tokens.grid_hw
+  added = position(values, coords, grid_hw, WIDTH)
+  relation = position.relation(coords, prefix=1, head_width=WIDTH)
+  for x in jax.tree.leaves((added, relation)):
+    assert np.isfinite(x).all()
+
+
+@pytest.mark.parametrize("side", [0.0, -1.0, np.nan])
+@pytest.mark.parametrize("kind", [positions.SinCos2D, positions.Fourier])
+def test_sides_that_cannot_be(kind, side):
+  with pytest.raises(ValueError) as caught:
+    kind(fractional_side=side)
+  assert str(caught.value) == (
+    f"fractional_side is {side}: give more than 0, or None for absolute "
+    "coordinates"
+  )
+
+
 def test_refusals():
+  with pytest.raises(ValueError, match=r"even width, not 9"):
+    positions.Fourier().tables(9)
   with pytest.raises(ValueError, match=r"multiple of 4.*not 10"):
     positions.SinCos2D().tables(10)
   with pytest.raises(ValueError, match=r"\(0, 7\) rows and cols"):

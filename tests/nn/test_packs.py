@@ -1,0 +1,242 @@
+"""What holds for every kind of position and pool when images share a row."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flexivit_jax.core.tokens import Tokens, patchify
+from flexivit_jax.nn import pooling, positions, relations, tables, vit
+
+POSITIONS = {
+  "none": positions.NoPosition(),
+  "learned_grid": positions.LearnedGrid((3, 3)),
+  "sincos2d": positions.SinCos2D(),
+  "sincos2d of fractions": positions.SinCos2D(fractional_side=4.0),
+  "fourier": positions.Fourier(),
+  "fourier of fractions": positions.Fourier(fractional_side=4.0),
+  # Smaller than the grids below: what is beyond must not mix images either.
+  "rows + columns": tables.RowColumn((3, 2)),
+  "rows * columns of fractions": tables.RowColumn(
+    (3, 4), "product", "fractional"
+  ),
+  "rows beside columns, interpolated": tables.RowColumn(
+    (3, 4), "stack", "interpolated"
+  ),
+  "joint_table": tables.JointTable((3, 2)),
+  "rotary": relations.Rotary(),
+  "relative": relations.Relative((3, 2)),
+}
+POOLS = {
+  "gap": pooling.Gap(),
+  "map": pooling.Map(),
+  "tok": pooling.ClassToken(),
+}
+CASES = pytest.mark.parametrize(
+  ("position", "pool"), [(p, q) for p in POSITIONS for q in POOLS]
+)
+
+# Of 2x3, 4x2 and 1x2 patches.
+GRIDS = ((2, 3), (4, 2), (1, 2))
+PADDING = 3
+
+
+def _model(position, pool):
+  return vit.ViT(
+    size=vit.Size(16, 1, 32, 2),
+    position=POSITIONS[position],
+    pool=POOLS[pool],
+    kernel_hw=(6, 6),
+    num_classes=5,
+    registers=1,
+    dtype="float64",
+  )
+
+
+@functools.cache
+def _images():
+  rng = np.random.default_rng(0)
+  return [
+    jnp.asarray(rng.uniform(-1, 1, (1, 4 * h, 6 * w, 3))) for h, w in GRIDS
+  ]
+
+
+def _row(images):
+  """Images in one row, with a slot more than there are, and padding."""
+  separate = [patchify(x, (4, 6)) for x in images]
+  lengths = [t.patches.shape[1] for t in separate]
+
+  def joined(name, fill):
+    values = [getattr(t, name) for t in separate]
+    row = jnp.concatenate(values, axis=1)
+    pad = ((0, 0), (0, PADDING), (0, 0))
+    return jnp.pad(row, pad, constant_values=fill)
+
+  numbers = [*range(1, len(images) + 1), 0]
+  segments = np.repeat(numbers, [*lengths, PADDING])[None]
+  return Tokens(
+    patches=joined("patches", 0.77),
+    coords=joined("coords", 0),
+    grid_hw=joined("grid_hw", 1),
+    segments=jnp.asarray(segments, jnp.int32),
+    patch_sizes=((4, 6),),
+    num_images=len(images) + 1,
+  )
+
+
+@functools.cache
+def _params(model):
+  tokens = patchify(_images()[0], (4, 6))
+  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens))
+  leaves, tree = jax.tree.flatten(shapes)
+  # All of them random: fresh heads and biases are zeros.
+  rng = np.random.default_rng(1)
+  return tree.unflatten(
+    [jnp.asarray(rng.normal(size=x.shape) * 0.3) for x in leaves]
+  )
+
+
+def _logits(model, params, tokens):
+  # Without jit: the operations are compiled once for all cases.
+  return model.apply(params, tokens).logits[0]
+
+
+@CASES
+def test_images_in_a_row_are_computed_as_alone_in_any_order(
+  float64, position, pool
+):
+  model = _model(position, pool)
+  params = _params(model)
+  alone = [_logits(model, params, patchify(x, (4, 6)))[0] for x in _images()]
+  for order in ((0, 1, 2), (1, 2, 0), (2, 1, 0)):
+    got = _logits(model, params, _row([_images()[i] for i in order]))
+    # The same sums in another order, in float64; angles and weights are
+    # float32, but the same.
+    np.testing.assert_allclose(
+      got[:3], [alone[i] for i in order], rtol=0, atol=1e-12
+    )
+    assert np.isfinite(got).all()
+  assert np.abs(alone[0] - alone[1]).max() > 1e-2
+
+
+@CASES
+def test_no_gradient_crosses_from_image_to_image(float64, position, pool):
+  model = _model(position, pool)
+  row = _row(_images())
+
+  def gradient(patches):
+    def one_image(patches):
+      tokens = dataclasses.replace(row, patches=patches)
+      return _logits(model, _params(model), tokens)[1].sum()
+
+    return jax.grad(one_image)(patches)
+
+  found = np.abs(gradient(row.patches)[0]).max(axis=-1)
+  own = np.asarray(row.segments[0] == 2)
+  assert (found[~own] == 0).all()
+  assert (found[own] > 1e-3).all()
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_every_kind_but_none_tells_places_apart(float64, position):
+  # Turned round in its grid, the image is another one.
+  model = _model(position, "gap")
+  tokens = patchify(_images()[0], (4, 6))
+  turned = dataclasses.replace(tokens, patches=tokens.patches[:, ::-1])
+  a, b = (_logits(model, _params(model), t) for t in (tokens, turned))
+  assert (np.abs(a - b).max() < 1e-12) == (position == "none")
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_tokens_may_come_in_any_order(float64, position):
+  # Coordinates travel with the patches: [b, l, 2] instead of [1, l, 2].
+  model = _model(position, "tok")
+  tokens = patchify(_images()[0], (4, 6))
+  order = np.random.default_rng(2).permutation(6)
+  permuted = dataclasses.replace(
+    tokens,
+    patches=tokens.patches[:, order],
+    coords=tokens.coords[:, order],
+  )
+  a, b = (_logits(model, _params(model), t) for t in (tokens, permuted))
+  np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_rows_of_a_batch_may_share_coordinates_or_not(float64, position):
+  model = _model(position, "tok")
+  both = jnp.concatenate([_images()[0], _images()[0][:, ::-1]])
+  shared = patchify(both, (4, 6))
+  own = dataclasses.replace(
+    shared,
+    coords=jnp.tile(shared.coords, (2, 1, 1)),
+    grid_hw=jnp.tile(shared.grid_hw, (2, 1, 1)),
+  )
+
+  def apply(tokens):
+    return model.apply(_params(model), tokens).logits
+
+  np.testing.assert_allclose(apply(shared), apply(own), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_what_attention_uses_is_differences_of_places_alone(float64, position):
+  # All patches moved alike; without tokens in front, which have no place.
+  model = _model(position, "gap").clone(registers=0)
+  tokens = patchify(_images()[0], (4, 6))
+  moved = dataclasses.replace(tokens, coords=tokens.coords + 1)
+  a, b = (_logits(model, _params(model), t) for t in (tokens, moved))
+  # Angles of float32.
+  same = position in ("none", "rotary", "relative")
+  assert (np.abs(a - b).max() < 1e-6) == same
+
+
+def test_pixels_without_positions_are_a_set(float64):
+  # The pixel transformer: patches of 1x1, all pixels permuted alike.
+  images = np.asarray(_images()[0])[:, :6, :6]
+  order = np.random.default_rng(3).permutation(36)
+  permuted = images.reshape(1, 36, 3)[:, order].reshape(images.shape)
+  for position, same in (("none", True), ("learned_grid", False)):
+    model = _model(position, "gap").clone(kernel_hw=(1, 1))
+    params = _params(model)
+    a, b = (
+      _logits(model, params, patchify(jnp.asarray(x), (1, 1)))
+      for x in (images, permuted)
+    )
+    assert (np.abs(a - b).max() < 1e-12) == same
+
+
+@pytest.mark.parametrize("position", ["rotary", "relative"])
+@pytest.mark.parametrize("changes", [{"remat": True}, {"scan": True}])
+def test_scanned_and_rematerialised_blocks_know_places(
+  float64, position, changes
+):
+  plain = _model(position, "tok").clone(size=vit.Size(16, 2, 32, 2))
+  changed = plain.clone(**changes)
+  row = _row(_images())
+  params = _params(plain)["params"]
+  own = dict(params)
+  if changed.scan:
+    blocks = dict(params["Transformer"])
+    layers = [blocks.pop(f"encoderblock_{i}") for i in (0, 1)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *layers)
+    own["Transformer"] = blocks | {"encoderblock": stacked}
+
+  def loss(model, params):
+    return (model.apply({"params": params}, row).logits ** 2).sum()
+
+  value, gradient = jax.jit(jax.value_and_grad(functools.partial(loss, plain)))(
+    params
+  )
+  got, got_gradient = jax.jit(
+    jax.value_and_grad(functools.partial(loss, changed))
+  )(own)
+  np.testing.assert_allclose(got, value, rtol=1e-12)
+  for name in ("embedding", "cls"):
+    for a, b in zip(
+      jax.tree.leaves(got_gradient[name]), jax.tree.leaves(gradient[name])
+    ):
+      np.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * np.abs(b).max())
