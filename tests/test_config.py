@@ -18,10 +18,13 @@ from flexivit_jax.training import optimizer
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # Recipes on a folder need its path.
 FILES = [
-  f"{path}:PATH" if "folder" in path.read_text() else str(path)
+  f"{path}:PATH" if "get_config(path" in path.read_text() else str(path)
   for path in sorted(CONFIGS.glob("*.py"))
 ]
-ARGUMENTS = [str(CONFIGS / "vit_digits.py") + ":8"]
+ARGUMENTS = [
+  f"{CONFIGS}/{name}"
+  for name in ("vit_digits.py:8", "pit_digits.py:16", "pit_cifar.py:28,S")
+]
 
 # What a config must give, and nothing else.
 SMALLEST = {
@@ -421,7 +424,8 @@ def test_a_whole_group_can_be_taken_away():
     (
       "train.transforms=(5,)",
       "config.train.transforms[0] is 5: give a name, one of 'resize', "
-      "'resize_crop', 'central_crop', 'inception_crop', 'flip', 'affine'",
+      "'resize_crop', 'central_crop', 'pad_square', 'inception_crop', 'flip', "
+      "'affine'",
     ),
     (
       "train.transforms=({'name': 'affine', 'shfit': 0.1},)",

@@ -21,12 +21,28 @@ TINY = (
   "--config.optimizer.schedule.warmup_steps=1",
 )
 
+# CIFAR-10 itself is not at hand: these have its size.
+CIFAR = (
+  "--config.train.source={'name':'digits','split':'train[2%:]','side':32}",
+  "--config.validation.source={'name':'digits','split':'train[:2%]','side':32}",
+  "--config.test.source={'name':'digits','split':'test','side':32}",
+)
+
 RECIPES = {
   "flexivit_digits": (),
   "vit_digits": (),
   "vit_digits:8": (),
   "flexivit_folder:FOLDER": ("--config.patch_size.choices=(48,24)",),
   "vit_s16_i1k:FOLDER": ("--config.workers=0",),
+  "navit_digits": (),
+  "navit_folder:FOLDER": (),
+  "flexi_navit_digits": (),
+  "pit_digits": (),
+  "pit_digits:16": (
+    "--config.patch_size.size=2",
+    "--config.model.kernel_hw=(2,2)",
+  ),
+  "pit_cifar:28": CIFAR,
 }
 
 

@@ -15,7 +15,10 @@ IMAGES = [
 ]
 
 
-def pack(chosen, policy=resolution.Native(), largest=None):
+NATIVE = resolution.Native()
+
+
+def pack(chosen, policy=NATIVE, largest=None):
   return list(image_list.pack(chosen, PATCH, policy, largest))
 
 
