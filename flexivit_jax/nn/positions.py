@@ -16,6 +16,7 @@ from flexivit_jax.core import resize
 
 # The parameter that most tables live in, as in big_vision's checkpoints.
 TABLE = "pos_embedding"
+ROWS, COLS = f"{TABLE}_row", f"{TABLE}_col"
 
 # Rows or columns of a learned table; a million cells in a square.
 LARGEST_GRID = 1024
@@ -92,6 +93,62 @@ class LearnedGrid:
     centres = (coord.astype(jnp.float32) + 0.5) * ratio - 0.5
     radius = jnp.maximum(1, ratio) if self.antialias else jnp.ones_like(ratio)
     return resize.triangle_weights(centres, old, radius, jnp)
+
+
+@dataclasses.dataclass(frozen=True)
+class RowColumn:
+  """One table for rows and one for columns; a patch gets the sum of its two.
+
+  Attributes:
+    size: (rows, cols) of the tables.
+    combine: "sum".
+    read: "absolute": entry coord + first, as the released Pix2Struct
+      (arXiv:2210.03347) has it, NaN beyond the table; "interpolated": the
+      table resized linearly, without antialias, to the image's own grid, as
+      in timm's NaFlexVit.
+    first: entry of the first row and column. Pix2Struct's is 1; its entry 0
+      is for padding.
+  """
+
+  size: tuple[int, int]
+  combine: str = "sum"
+  read: str = "absolute"
+  first: int = 0
+
+  def __post_init__(self):
+    if not 1 <= min(self.size) <= max(self.size):
+      raise ValueError(f"size is {self.size} rows and cols: give at least 1")
+    if self.combine != "sum":
+      raise ValueError(f"combine is {self.combine!r}: give 'sum'")
+    if self.read not in ("absolute", "interpolated"):
+      raise ValueError(
+        f"read is {self.read!r}: give 'absolute' or 'interpolated'"
+      )
+
+  def tables(self, width):
+    init = nn.initializers.normal(stddev=width**-0.5)
+    rows, cols = self.size
+    return {ROWS: (init, (rows, width)), COLS: (init, (cols, width))}
+
+  def __call__(self, tables, coords, grid_hw, width):
+    del width
+    rows, cols = (
+      self._entries(tables[name], coords[..., i], grid_hw[..., i])
+      for i, name in enumerate((ROWS, COLS))
+    )
+    return rows + cols
+
+  def _entries(self, table, coord, side):
+    if self.read == "absolute":
+      return jnp.take(
+        jnp.asarray(table), coord + self.first, axis=0, mode="fill"
+      )
+    old = len(table)
+    ratio = old / side.astype(jnp.float32)
+    centres = (coord.astype(jnp.float32) + 0.5) * ratio - 0.5
+    weights = resize.triangle_weights(centres, old, 1, jnp)
+    highest = jax.lax.Precision.HIGHEST
+    return jnp.einsum("blr,rd->bld", weights, table, precision=highest)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,3 +99,62 @@ def test_refusals():
     positions.SinCos2D().tables(10)
   with pytest.raises(ValueError, match=r"\(0, 7\) rows and cols"):
     positions.LearnedGrid((0, 7))
+
+
+def _row_column(grid, tables, **fields):
+  names = positions.ROWS, positions.COLS
+  size = tuple(map(len, tables))
+  tokens = patchify(jnp.zeros((1, *grid, 1)), (1, 1))
+  return positions.RowColumn(size, **fields)(
+    dict(zip(names, tables, strict=True)), tokens.coords, tokens.grid_hw, WIDTH
+  )
+
+
+def _rows_and_cols(rows, cols):
+  table = _table((1, rows + cols))[0]
+  return table[:rows], table[rows:]
+
+
+def test_row_and_column_entries_are_added():
+  rows, cols = _rows_and_cols(4, 6)
+  for first in (0, 1):
+    got = _row_column((2, 3), (rows, cols), first=first)
+    expected = rows[first : first + 2, None] + cols[None, first : first + 3]
+    np.testing.assert_array_equal(got[0], expected.reshape(-1, WIDTH))
+
+
+def test_entries_beyond_the_table_are_nan():
+  got = _row_column((4, 2), _rows_and_cols(4, 6), first=1)
+  assert np.isnan(got[0, 6:]).all()
+  assert np.isfinite(got[0, :6]).all()
+
+
+@pytest.mark.parametrize("grid", [(1, 15), (4, 6), (7, 2)])
+def test_interpolated_row_and_column_equal_jax_image_resize(grid):
+  tables = _rows_and_cols(7, 5)
+  got = _row_column(grid, tables, read="interpolated")
+  rows, cols = (
+    jax.image.resize(t, (n, WIDTH), "linear", antialias=False)
+    for t, n in zip(tables, grid, strict=True)
+  )
+  expected = rows[:, None] + cols[None]
+  np.testing.assert_allclose(
+    got[0], expected.reshape(-1, WIDTH), rtol=0, atol=1.5e-6
+  )
+
+
+@pytest.mark.parametrize(
+  ("fields", "text"),
+  [
+    ({"size": (0, 3)}, "size is (0, 3) rows and cols: give at least 1"),
+    ({"combine": "stack"}, "combine is 'stack': give 'sum'"),
+    (
+      {"read": "fractional"},
+      "read is 'fractional': give 'absolute' or 'interpolated'",
+    ),
+  ],
+)
+def test_row_and_column_values_that_cannot_be_are_refused(fields, text):
+  with pytest.raises(ValueError) as caught:
+    positions.RowColumn(**({"size": (2, 3)} | fields))
+  assert str(caught.value) == text
