@@ -57,7 +57,7 @@ def multiply_adds(
   patches = tokens(image_hw, patch_hw)
   row = row_length(model, image_hw, patch_hw)
   embedding = patches * math.prod(patch_hw) * model.channels * d
-  block = _attention(d, row, row) + _mlp(size, row)
+  block = _attention(d, row, row) + _mlp(size, row, model.gated_mlp)
   pool = 0
   if isinstance(model.pool, pooling.Map):
     pool = _attention(d, 1, patches) + _mlp(size, 1)
@@ -72,5 +72,5 @@ def _attention(d: int, queries: int, keys: int) -> int:
   return projections + 2 * queries * keys * d
 
 
-def _mlp(size: Size, row: int) -> int:
-  return 2 * row * size.width * size.mlp_dim
+def _mlp(size: Size, row: int, gated: bool = False) -> int:
+  return (3 if gated else 2) * row * size.width * size.mlp_dim
