@@ -221,10 +221,10 @@ def _report(model: vit.ViT, spec: Spec, count: int) -> Iterator[str]:
     " ".join(f"{x:g}" for x in values)
     for values in (model.image_mean, model.image_std)
   )
-  yield (
-    f"  {model.num_classes or 'no'} classes, pixels normalised by mean {mean}, "
-    f"std {std}"
-  )
+  normalised = f"pixels normalised by mean {mean}, std {std}"
+  if model.standardize:
+    normalised = "pixels standardised, each image by its own mean and std"
+  yield f"  {model.num_classes or 'no'} classes, {normalised}"
   if spec.trained_sizes:
     sizes = ", ".join(f"{h}x{w}" for h, w in spec.trained_sizes)
     yield f"  trained at patch sizes {sizes}"
@@ -242,6 +242,10 @@ def _positions(position: positions.Position) -> str:
     case positions.LearnedGrid((rows, cols), antialias):
       how = f"bilinear {'with' if antialias else 'without'} antialias"
       return f"learned {rows}x{cols}; other grids {how}"
+    case positions.RowColumn((rows, cols), combine, read, first):
+      return f"{combine} of {rows} rows and {cols} columns, read {read}" + (
+        f" from entry {first}" if first else ""
+      )
     case positions.SinCos2D():
       return "sincos2d"
     case positions.NoPosition():
@@ -262,6 +266,11 @@ def _extras(model: vit.ViT) -> Iterator[str]:
     "its final norm after pooling": model.norm_after_pool,
     "a tanh layer before the head": model.representation,
     "no biases of queries, keys and values": not model.qkv_bias,
+    "no biases after attention and in MLPs": not model.proj_bias,
+    "gated MLPs": model.gated_mlp,
+    "RMSNorm": model.rms_norm,
     "stacked layers": model.scan,
   }
   yield from (name for name, used in named.items() if used)
+  if model.attention_scale is not None:
+    yield f"attention scaled by {model.attention_scale:g}"

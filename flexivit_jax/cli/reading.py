@@ -25,7 +25,7 @@ def add_facts(parser: Parser) -> None:
   add = parser.add_argument
   add("--num_heads", type=int, help="where the checkpoint does not say")
   add("--gelu", choices=("tanh", "exact"), help="the same")
-  add("--eps", type=float, help="the same, of every LayerNorm")
+  add("--eps", type=float, help="the same, of every norm")
   add("--pool", choices=("tok", "gap", "map"), help="the same")
   add("--posemb", help="the same: 7x7, rows and columns of the positions")
 

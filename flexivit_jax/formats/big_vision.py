@@ -23,6 +23,7 @@ CONVENTION = {
   "posemb_antialias": True,
   "image_mean": (0.5,),
   "image_std": (0.5,),
+  "rms_norm": False,
   "position": "sincos2d",  # where there is no table
   "temperature": 10_000.0,
 }
@@ -140,7 +141,11 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
       "norm_after_pool": model.norm_after_pool,
       "queries, keys and values without biases": not model.qkv_bias,
       "class token beside average pooling": model.pool == pooling.Gap(True),
-      "model without positions": model.position == positions.NoPosition(),
+      "proj_bias=False": not model.proj_bias,
+      "positions but a learned grid and sincos2d": not isinstance(
+        model.position, positions.LearnedGrid | positions.SinCos2D
+      ),
+      **architecture.seldom(model),
     },
   )
   theirs = dict(arrays)

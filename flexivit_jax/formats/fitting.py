@@ -134,12 +134,22 @@ def _differences(source: vit.ViT, target: vit.ViT):
     "eps": "model.norm_eps",
     "kernel_antialias": "model.kernel_antialias",
     "posemb_antialias": "model.position.antialias",
+    "posemb_combine": "model.position.combine",
+    "posemb_read": "model.position.read",
+    "posemb_first": "model.position.first",
   }
   for fact, option in options.items():
     if fact in have and fact in want and have[fact] != want[fact]:
       yield (
         f"note: {fact} is {have[fact]} in the checkpoint and {want[fact]} in "
         f"the model ({option})"
+      )
+  for field in ("standardize", "attention_scale"):
+    have, want = (getattr(m, field) for m in (source, target))
+    if have != want:
+      yield (
+        f"note: {field} is {have} in the checkpoint and {want} in the model "
+        f"(model.{field})"
       )
 
 

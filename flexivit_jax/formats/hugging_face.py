@@ -21,6 +21,7 @@ CONVENTION = {
   "eps": 1e-12,
   "image_mean": (0.5,),
   "image_std": (0.5,),
+  "rms_norm": False,
 }
 ACTIVATIONS = {
   "gelu": "exact",
@@ -213,9 +214,11 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
       "norm_after_pool": model.norm_after_pool,
       "representation before a head": model.representation
       and bool(model.num_classes),
-      "positions without a table": not isinstance(
+      "positions but a learned grid": not isinstance(
         model.position, positions.LearnedGrid
       ),
+      "proj_bias=False": not model.proj_bias,
+      **architecture.seldom(model),
     },
   )
   own = (

@@ -178,6 +178,34 @@ def out_projection(theirs: str, ours: str, num_heads: int) -> list[Rule]:
   ]
 
 
+def reshaped(theirs: str, ours: str, their_shape, our_shape) -> Rule:
+  """The same numbers in the same order; -1 stands for one length, as given."""
+
+  def split(x):
+    lengths = zip(x.shape, their_shape, strict=False)
+    _expect(
+      x.ndim == len(their_shape) and all(n in (m, -1) for m, n in lengths),
+      str(list(their_shape)),
+    )
+    return (x.reshape(our_shape),)
+
+  return Rule(theirs, (ours,), split, lambda x: x.reshape(their_shape))
+
+
+def flat_patches(theirs: str, ours: str, patch) -> Rule:
+  """torch's `[out, h * w * in]` and ours `[h, w, in, out]`.
+
+  Args:
+    patch: (h, w, in).
+  """
+
+  def split(x):
+    _expect(x.ndim == 2, "[out, in]")
+    return (x.T.reshape(*patch, len(x)),)
+
+  return Rule(theirs, (ours,), split, lambda x: x.reshape(-1, x.shape[-1]).T)
+
+
 def rows(theirs: str, counts: Mapping[str, int]) -> Rule:
   """One table `[1, n, d]` that holds several of ours, one after the other.
 

@@ -25,6 +25,7 @@ CONVENTION = {
   "eps": 1e-6,
   "image_mean": (0.5,),
   "image_std": (0.5,),
+  "rms_norm": False,
 }
 
 # What timm 1.0.31 builds otherwise than the convention, by name: found by
@@ -281,9 +282,10 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
     PROGRAM,
     {
       "representation": model.representation,
-      "positions without a table": not isinstance(
+      "positions but a learned grid": not isinstance(
         model.position, positions.LearnedGrid
       ),
+      **architecture.seldom(model),
     },
   )
   table = (*(f"{name}_pos_embedding" for name in PREFIX), "pos_embedding")
@@ -311,6 +313,7 @@ def config(model: vit.ViT, classes=()) -> dict:
     "mlp_ratio": _ratio(size.mlp_dim, size.width),
     "qkv_bias": model.qkv_bias,
     "qk_norm": model.qk_norm,
+    "proj_bias": model.proj_bias,
     "init_values": model.layer_scale,
     "class_token": model.pool.class_token,
     "no_embed_class": not model.prefix_position,

@@ -537,7 +537,18 @@ def test_a_class_token_with_two_positions_is_refused():
     ),
     (
       dict(position=positions.NoPosition()),
-      "no model without positions",
+      "no positions but a learned grid and sincos2d",
+    ),
+    (
+      dict(position=positions.RowColumn((3, 3))),
+      "no positions but a learned grid and sincos2d",
+    ),
+    (dict(proj_bias=False), "no proj_bias=False"),
+    (
+      dict(
+        rms_norm=True, gated_mlp=True, attention_scale=1.0, standardize=True
+      ),
+      "no rms_norm, no gated_mlp, no attention_scale, no standardize",
     ),
     (
       dict(registers=1, qk_norm=True, prefix_position=True),
