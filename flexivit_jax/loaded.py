@@ -32,6 +32,7 @@ class Spec:
     trained_sizes: patch sizes it was trained at, where known.
     classes: names, where known.
     experiment: a run's own.
+    left_out: what else is in the file, which is no part of a ViT.
     origins: what the arrays do not say, to where it was found.
     checked: whether a SHA-256 that was saved with it agreed.
   """
@@ -44,6 +45,7 @@ class Spec:
   trained_sizes: tuple[tuple[int, int], ...] = ()
   classes: tuple[str, ...] = ()
   experiment: Experiment | None = None
+  left_out: str = ""
   origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
   checked: bool = False
 
@@ -231,6 +233,8 @@ def _report(model: vit.ViT, spec: Spec, count: int) -> Iterator[str]:
   elif spec.patch_size is not None:
     h, w = spec.patch_size
     yield f"  used at patch size {h}x{w} where none is given"
+  if spec.left_out:
+    yield f"  left out: {spec.left_out}"
   # What the arrays themselves do not say.
   for origin in dict.fromkeys(spec.origins.values()):
     names = [name for name, own in spec.origins.items() if own == origin]

@@ -120,12 +120,17 @@ class Facts:
     path: of the checkpoint, for errors.
     sources: (what to call it, {name: value}), the most trusted first. A value
       of None is none.
+
+  Attributes:
+    origins: {name: what said it} of all that was asked for.
+    left_out: what the file holds besides the ViT.
   """
 
   def __init__(self, path, *sources: tuple[str, Mapping[str, Any]]):
     self.path = path
     self._sources = list(sources)
     self.origins: dict[str, str] = {}
+    self.left_out = ""
 
   def add(self, source: str, values: Mapping[str, Any]) -> None:
     """A source that is trusted less than those before it."""
