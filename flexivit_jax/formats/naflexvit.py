@@ -38,6 +38,7 @@ OTHERWISE = tuple(
       {"act_layer": "gelu_tanh", "pos_embed_interp_mode": "bilinear"},
     ),
     (r".*_par(fac)?_gap", {"pos_embed_ar_preserving": True}),
+    (r".*_parfac_gap", {"pos_embed": "factorized"}),
     (
       r".*_radio_.*",
       {
@@ -187,7 +188,7 @@ def _check_resize(facts, default):
       f"{facts.path}: positions are resized {how} "
       f"({facts.origins['posemb_resize']}), and only bilinear is known here: "
       "posemb_resize='bilinear' (--posemb_resize) takes it for that, which is "
-      "right on the table's own grid alone"
+      "right on the table's own grid, if nowhere else"
     )
 
 

@@ -31,6 +31,12 @@ def _facts(name="naflexvit_base_patch16_gap", pool="avg", **arguments):
       "bicubic to a square of the longer side",
       None,
     ),
+    (
+      "naflexvit_base_patch16_parfac_gap",
+      None,
+      "bilinear to a square of the longer side",
+      None,
+    ),
     ("naflexvit_base_patch16_map", None, "bicubic", None),
     ("naflexvit_base_patch16_siglip", "tanh", "bilinear", None),
     ("naflexvit_so400m_patch16_siglip", "tanh", "bilinear", None),
@@ -133,7 +139,7 @@ def test_bicubic_positions_are_refused_with_the_way_out(tmp_path):
   assert str(caught.value) == (
     f"{path}: positions are resized bicubic (config.json), and only bilinear "
     "is known here: posemb_resize='bilinear' (--posemb_resize) takes it for "
-    "that, which is right on the table's own grid alone"
+    "that, which is right on the table's own grid, if nowhere else"
   )
   model = pretrained.read(path, posemb_resize="bilinear").model
   assert model.position == positions.LearnedGrid((3, 3))
