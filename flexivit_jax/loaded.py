@@ -34,6 +34,7 @@ class Spec:
     trained_sizes: patch sizes it was trained at, where known.
     classes: names, where known.
     experiment: a run's own.
+    left_out: what else is in the file, which is no part of a ViT.
     origins: what the arrays do not say, to where it was found.
     checked: whether a SHA-256 that was saved with it agreed.
   """
@@ -46,6 +47,7 @@ class Spec:
   trained_sizes: tuple[tuple[int, int], ...] = ()
   classes: tuple[str, ...] = ()
   experiment: Experiment | None = None
+  left_out: str = ""
   origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
   checked: bool = False
 
@@ -287,16 +289,18 @@ def _report(model: vit.ViT, spec: Spec, count: int) -> Iterator[str]:
     " ".join(f"{x:g}" for x in values)
     for values in (model.image_mean, model.image_std)
   )
-  yield (
-    f"  {model.num_classes or 'no'} classes, pixels normalised by mean {mean}, "
-    f"std {std}"
-  )
+  normalised = f"pixels normalised by mean {mean}, std {std}"
+  if model.standardize:
+    normalised = "pixels standardised, each image by its own mean and std"
+  yield f"  {model.num_classes or 'no'} classes, {normalised}"
   if spec.trained_sizes:
     sizes = ", ".join(f"{h}x{w}" for h, w in spec.trained_sizes)
     yield f"  trained at patch sizes {sizes}"
   elif spec.patch_size is not None:
     h, w = spec.patch_size
     yield f"  used at patch size {h}x{w} where none is given"
+  if spec.left_out:
+    yield f"  left out: {spec.left_out}"
   # What the arrays themselves do not say.
   for origin in dict.fromkeys(spec.origins.values()):
     names = [name for name, own in spec.origins.items() if own == origin]
@@ -346,6 +350,11 @@ def _extras(model: vit.ViT) -> Iterator[str]:
     "its final norm after pooling": model.norm_after_pool,
     "a tanh layer before the head": model.representation,
     "no biases of queries, keys and values": not model.qkv_bias,
+    "no biases after attention and in MLPs": not model.proj_bias,
+    "gated MLPs": model.gated_mlp,
+    "RMSNorm": model.rms_norm,
     "stacked layers": model.scan,
   }
   yield from (name for name, used in named.items() if used)
+  if model.attention_scale is not None:
+    yield f"attention scaled by {model.attention_scale:g}"

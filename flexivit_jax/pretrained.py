@@ -16,7 +16,10 @@ from flexivit_jax.formats import (
   architecture,
   big_vision,
   hugging_face,
+  naflexvit,
   parameters,
+  pix2struct,
+  siglip2,
   timm,
 )
 from flexivit_jax.formats.facts import MEANINGS, Facts
@@ -33,20 +36,39 @@ NOTE = "flexivit_jax"
 GIVEN, NOTED = "given", "the file's note"
 
 
+# Formats of safetensors files; the key of a config.json that is for one; what
+# reads the facts in it and in the files beside it.
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+TENSORS = (
+  (timm, "architecture", {CONFIG: timm.facts_in}),
+  (naflexvit, "architecture", {CONFIG: naflexvit.facts_in}),
+  *(
+    (
+      format_,
+      "model_type",
+      {CONFIG: format_.facts_in, PREPROCESSOR: format_.preprocessing_in},
+    )
+    for format_ in (hugging_face, siglip2, pix2struct)
+  ),
+)
+
+
 def load(path, *, step: int | None = None, **given) -> LoadedViT:
   """Loads a checkpoint as a model.
 
   Args:
     path: a run's directory; a directory or file that `save` or the command
       convert wrote; a big_vision `.npz`, with `:img`, say, for one of several
-      models in it; a timm or Hugging Face ViT's `.safetensors`, or the
-      directory that holds it with its config.json; or the name of a published
-      checkpoint (`list_models`).
+      models in it; the `.safetensors` of a ViT or NaFlexVit of timm, or of
+      Hugging Face's ViT, SigLIP2 or Pix2Struct, or the directory that holds
+      it with its config.json; or the name of a published checkpoint
+      (`list_models`).
     step: of a run: which checkpoint. None: the best by validation, or the
       latest where there was no validation.
     given: what the file does not say, or says otherwise: num_heads, gelu
       ("tanh" or "exact"), eps, pool ("tok", "gap" or "map"), posemb ((rows,
-      cols) of the position table), image_mean, image_std, patch_size. What is
+      cols) of the position table), posemb_resize ("bilinear", for a NaFlexVit
+      that resizes it otherwise), image_mean, image_std, patch_size. What is
       given here wins over the file.
 
   Raises:
@@ -151,22 +173,16 @@ def _read_tensors(file, path, given, checked) -> Checkpoint:
   arrays, metadata = tensors.read(file)
   note = _object(metadata.get(NOTE, "{}"), f"{file}: its note {NOTE!r}")
   sources = [(GIVEN, given)]
-  if timm.recognises(arrays):
-    format_, key = timm, "architecture"
-    readers = {"config.json": timm.facts_in}
-  elif hugging_face.recognises(arrays):
-    format_, key = hugging_face, "model_type"
-    readers = {
-      "config.json": hugging_face.facts_in,
-      "preprocessor_config.json": hugging_face.preprocessing_in,
-    }
+  for format_, key, readers in TENSORS:  # noqa: B007 (the first that matches)
+    if format_.recognises(arrays):
+      break
   else:
     raise ValueError(
       f"{file}: neither timm's nor Hugging Face's ViT; its {len(arrays)} "
       f"arrays have names such as {listed(sorted(arrays)[:3])}"
     )
   # One of another program is none of ours.
-  if key in _beside(file, "config.json"):
+  if key in _beside(file, CONFIG):
     for name, facts_in in readers.items():
       sources.append((name, _understood(file, name, facts_in)))
   sources.append((NOTED, note))
@@ -241,6 +257,7 @@ def _checkpoint(format_, arrays, path, sources, checked):
     trained_sizes=facts.get("trained_sizes", ()),
     classes=classes,
     origins=facts.origins,
+    left_out=facts.left_out,
     checked=checked,
   )
   return Checkpoint(model, arrays, spec)

@@ -1,5 +1,6 @@
 """`save`: a model for the place that serves it, in that place's format."""
 
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -10,7 +11,10 @@ from flexivit_jax.formats import (
   architecture,
   big_vision,
   hugging_face,
+  naflexvit,
   parameters,
+  pix2struct,
+  siglip2,
   timm,
 )
 from flexivit_jax.loaded import Checkpoint, LoadedViT
@@ -89,12 +93,20 @@ def _save_timm(checkpoint, path):
   return architecture.differences(model, {"eps": timm.CONVENTION["eps"]})
 
 
-def _save_hugging_face(checkpoint, path):
+def _save_naflexvit(checkpoint, path):
   model, arrays = _unstacked(checkpoint)
-  arrays = hugging_face.from_ours(arrays, model)
+  arrays = naflexvit.from_ours(arrays, model)
+  config = naflexvit.config(model, checkpoint.spec.classes)
+  _save_tensors(checkpoint, path, arrays, {"config.json": config})
+  return architecture.differences(model, {"eps": naflexvit.CONVENTION["eps"]})
+
+
+def _save_hugging_face(checkpoint, path, format_=hugging_face):
+  model, arrays = _unstacked(checkpoint)
+  arrays = format_.from_ours(arrays, model)
   beside = {
-    "config.json": hugging_face.config(model, checkpoint.spec.classes),
-    "preprocessor_config.json": hugging_face.preprocessor_config(model),
+    "config.json": format_.config(model, checkpoint.spec.classes),
+    "preprocessor_config.json": format_.preprocessor_config(model),
   }
   _save_tensors(checkpoint, path, arrays, beside)
   return []
@@ -112,7 +124,10 @@ def _save_orbax(checkpoint, path):
 FORMATS: Mapping[str, Callable[[Checkpoint, pathlib.Path], list[str]]] = {
   "big_vision": _save_big_vision,
   "timm": _save_timm,
+  "naflexvit": _save_naflexvit,
   "hugging_face": _save_hugging_face,
+  "siglip2": functools.partial(_save_hugging_face, format_=siglip2),
+  "pix2struct": functools.partial(_save_hugging_face, format_=pix2struct),
   "orbax": _save_orbax,
 }
 

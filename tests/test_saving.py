@@ -66,7 +66,9 @@ def test_what_is_saved_loads_exactly(format, tmp_path):
   assert again.spec.checked
 
 
-@pytest.mark.parametrize("format", saving.FORMATS)
+@pytest.mark.parametrize(
+  "format", sorted(saving.FORMATS.keys() - {"siglip2", "pix2struct"})
+)
 def test_a_head_that_is_wider_than_the_data(format, tmp_path):
   checkpoint = _random(_model(num_classes=7))
   spec = dataclasses.replace(checkpoint.spec, classes=("a", "b"))
@@ -90,6 +92,8 @@ def test_orbax_holds_every_model(tmp_path):
       dict(position=tables.JointTable((4, 5))),
       dict(position=relations.Rotary(30.0)),
       dict(position=relations.Relative((4, 5)), scan=True),
+      dict(rms_norm=True, gated_mlp=True),
+      dict(standardize=True, attention_scale=2.0, proj_bias=False),
     )
   ):
     checkpoint = _random(_model(**changes))
@@ -234,7 +238,8 @@ def test_every_flipped_byte_is_noticed(format, tmp_path):
     (
       "out",
       "npz",
-      "format 'npz': give one of big_vision, timm, hugging_face, orbax",
+      "format 'npz': give one of big_vision, timm, naflexvit, hugging_face, "
+      "siglip2, pix2struct, orbax",
     ),
     ("taken", "orbax", "{}/taken exists and is not written over: give another"),
     ("taken", "timm", "{}/taken exists and is not written over: give another"),

@@ -7,7 +7,7 @@
 
 IN is all that `load` takes: a run, a big_vision npz, a timm or Hugging Face
 ViT, a published name. OUT is a file that ends in .npz for big_vision, and a
-directory for timm, hugging_face and orbax; it is not written over.
+directory for all other formats; it is not written over.
 """
 
 import dataclasses
@@ -137,7 +137,7 @@ def transformed(checkpoint: Checkpoint, args, patch_hw, image_hw) -> Checkpoint:
       model, arrays = repatch.repatch(model, arrays, patch_hw, image_hw)
     # What it was trained at is not what it is for any more.
     spec = dataclasses.replace(spec, patch_size=patch_hw, trained_sizes=())
-  elif one_size and spec.trained_sizes:
+  elif args.format not in ("big_vision", "orbax") and spec.trained_sizes:
     h, w = model.kernel_hw
     sizes = ", ".join(f"{h}x{w}" for h, w in spec.trained_sizes)
     print(

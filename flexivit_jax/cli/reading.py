@@ -25,16 +25,21 @@ def add_facts(parser: Parser) -> None:
   add = parser.add_argument
   add("--num_heads", type=int, help="where the checkpoint does not say")
   add("--gelu", choices=("tanh", "exact"), help="the same")
-  add("--eps", type=float, help="the same, of every LayerNorm")
+  add("--eps", type=float, help="the same, of every norm")
   add("--pool", choices=("tok", "gap", "map"), help="the same")
   add("--posemb", help="the same: 7x7, rows and columns of the positions")
+  add(
+    "--posemb_resize",
+    choices=("bilinear",),
+    help="for a NaFlexVit that resizes its positions otherwise",
+  )
 
 
 def facts(args) -> dict[str, Any]:
   """What was given of them, for `load`."""
   with blaming("--posemb"):
     posemb = None if args.posemb is None else parse_hw(args.posemb)
-  names = ("num_heads", "gelu", "eps", "pool")
+  names = ("num_heads", "gelu", "eps", "pool", "posemb_resize")
   return {name: getattr(args, name) for name in names} | {"posemb": posemb}
 
 

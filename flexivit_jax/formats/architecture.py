@@ -73,6 +73,26 @@ def add_stored_patch_size(facts: Facts, kernel_hw) -> None:
     facts.add("stored patch embedding", {"patch_size": tuple(kernel_hw)})
 
 
+def flat_patch(total: int, facts: Facts) -> tuple[int, int, int]:
+  """(height, width, channels) of patches that are stored as `total` numbers.
+
+  Raises:
+    ValueError: they are no square of three channels and nobody says what.
+  """
+  root = side(total // 3)
+  if root is not None and total % 3 == 0:
+    assumed = {"kernel_hw": (root, root), "channels": 3}
+    facts.add("assumed, as squares of 3 channels", assumed)
+  hw, channels = facts.get("kernel_hw", None), facts.get("channels", 3)
+  if hw is None or math.prod(hw) * channels != total:
+    what = "square" if hw is None else f"{hw[0]}x{hw[1]} pixels"
+    raise ValueError(
+      f"{facts.path}: its patches of {total} numbers are no {what} of "
+      f"{channels} channels: say otherwise in a config.json beside it"
+    )
+  return *hw, channels
+
+
 def side(cells: int) -> int | None:
   """Of a square grid; None if it is none."""
   root = math.isqrt(cells)
@@ -133,6 +153,7 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
   def has(part):
     return any(part in name for name in in_blocks)
 
+  rms_norm = has("/LayerNorm_0/scale") and not has("/LayerNorm_0/bias")
   fields = dict(
     position=_position(arrays, facts),
     pool=_pool(arrays, facts),
@@ -142,6 +163,7 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
     kernel_antialias=facts.get("kernel_antialias", False),
     image_mean=_per_channel("image_mean", facts),
     image_std=_per_channel("image_std", facts),
+    standardize=facts.get("standardize", False),
     embedding_norm="embedding_norm/scale" in arrays,
     registers=0 if registers is None else registers.shape[1],
     prefix_position=any(name.endswith("_pos_embedding") for name in arrays),
@@ -149,6 +171,10 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
     layer_scale=1e-5 if has("/LayerScale_0/") else None,
     qk_norm=has("/query_ln/"),
     qkv_bias=has("/query/bias"),
+    proj_bias=has("/out/bias"),
+    attention_scale=facts.get("attention_scale", None),
+    gated_mlp=has("/Dense_gate/"),
+    rms_norm=rms_norm,
     norm_after_pool="pool_norm/scale" in arrays,
     exact_gelu=_gelu(facts) == "exact",
     norm_eps=facts.get("eps"),
@@ -168,6 +194,8 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
   }
   for name, value in shown.items():
     facts.agree(name, value, f"its arrays have {value}")
+  biases = "no biases" if rms_norm else "biases"
+  facts.agree("rms_norm", rms_norm, f"its norms have {biases}")
   with naming(facts.path):
     return vit.ViT(vit.Size(width, depth, mlp.shape[-1], heads), **fields)
 
@@ -252,6 +280,10 @@ def facts_of(model: vit.ViT) -> dict:
       facts |= {"posemb": list(size), "posemb_antialias": antialias}
     case other:
       facts |= other_positions.facts_of(other)
+  if model.standardize:
+    facts["standardize"] = True
+  if model.attention_scale is not None:
+    facts["attention_scale"] = model.attention_scale
   return facts
 
 
@@ -298,6 +330,16 @@ def refuse(format_name: str, used: Mapping[str, object]) -> None:
   """
   if missing := [name for name, value in used.items() if value]:
     raise ValueError(f"{format_name} has no {', no '.join(missing)}")
+
+
+def seldom(model: vit.ViT) -> dict[str, bool]:
+  """What few formats have a place for, to `refuse`."""
+  return {
+    "rms_norm": model.rms_norm,
+    "gated_mlp": model.gated_mlp,
+    "attention_scale": model.attention_scale is not None,
+    "standardize": model.standardize,
+  }
 
 
 LAYER_SCALE = "layer_scale (--fold_layer_scale multiplies it into its layers)"

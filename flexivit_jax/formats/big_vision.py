@@ -23,6 +23,7 @@ CONVENTION = {
   "posemb_antialias": True,
   "image_mean": (0.5,),
   "image_std": (0.5,),
+  "rms_norm": False,
   "position": "sincos2d",  # where there is no table
   "temperature": 10_000.0,
 }
@@ -141,7 +142,9 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
       "queries, keys and values without biases": not model.qkv_bias,
       "class token beside average pooling": model.pool == pooling.Gap(True),
       "model without positions": model.position == positions.NoPosition(),
+      "proj_bias=False": not model.proj_bias,
       **other_positions.ours_alone(model.position),
+      **architecture.seldom(model),
     },
   )
   theirs = dict(arrays)

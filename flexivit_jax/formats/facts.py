@@ -15,9 +15,10 @@ _REQUIRED = object()
 MEANINGS = {
   "num_heads": "attention heads",
   "gelu": "'tanh' or 'exact'",
-  "eps": "of every LayerNorm",
+  "eps": "of every norm",
   "pool": "'tok', 'gap' or 'map'",
   "posemb": "(rows, cols) of the position table",
+  "posemb_resize": "'bilinear', to take another resize of positions for it",
   "image_mean": "of pixels in 0 to 1, a number for each channel",
   "image_std": "of pixels in 0 to 1, a number for each channel",
   "patch_size": "pixels, or (height, width), to use where none is given",
@@ -83,6 +84,7 @@ KINDS = {
   "pool": ("a text", _text),
   "posemb": ("(rows, cols)", _pair),
   "posemb_antialias": ("true or false", _flag),
+  "posemb_resize": ("a text", _text),
   "posemb_combine": ("a text", _text),
   "posemb_read": ("a text", _text),
   "posemb_first": ("a whole number", _whole),
@@ -92,6 +94,8 @@ KINDS = {
   "temperature": ("a number", _number),
   "image_mean": ("a number, or one for each channel,", _numbers),
   "image_std": ("a number, or one for each channel,", _numbers),
+  "standardize": ("true or false", _flag),
+  "attention_scale": ("a number", _number),
   "patch_size": ("pixels, or (height, width),", as_hw),
   "trained_sizes": ("a list of patch sizes", _sizes),
   "classes": ("a list of names", _texts),
@@ -104,6 +108,7 @@ KINDS = {
   "channels": ("a whole number", _whole),
   "kernel_hw": ("(height, width)", _pair),
   "qkv_bias": ("true or false", _flag),
+  "rms_norm": ("true or false", _flag),
   "any_patch_size": ("true or false", _flag),
   "pooler_act": ("a text", _text),
 }
@@ -116,12 +121,17 @@ class Facts:
     path: of the checkpoint, for errors.
     sources: (what to call it, {name: value}), the most trusted first. A value
       of None is none.
+
+  Attributes:
+    origins: {name: what said it} of all that was asked for.
+    left_out: what the file holds besides the ViT.
   """
 
   def __init__(self, path, *sources: tuple[str, Mapping[str, Any]]):
     self.path = path
     self._sources = list(sources)
     self.origins: dict[str, str] = {}
+    self.left_out = ""
 
   def add(self, source: str, values: Mapping[str, Any]) -> None:
     """A source that is trusted less than those before it."""

@@ -190,6 +190,13 @@ def _differences(source: vit.ViT, target: vit.ViT):
         f"note: {fact} is {have[fact]} in the checkpoint and {want[fact]} in "
         f"the model ({option})"
       )
+  for field in ("standardize", "attention_scale"):
+    have, want = (getattr(m, field) for m in (source, target))
+    if have != want:
+      yield (
+        f"note: {field} is {have} in the checkpoint and {want} in the model "
+        f"(model.{field})"
+      )
 
 
 def _size(hw) -> str:

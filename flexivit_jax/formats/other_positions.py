@@ -79,7 +79,12 @@ def _position_fact(name, field, facts):
   """A field that no array shows."""
   fact = _fact_name(field)
   # Notes of before there was a choice.
-  defaults = {("sincos2d", "temperature"): 10_000.0}
+  defaults = {
+    ("sincos2d", "temperature"): 10_000.0,
+    ("row_column", "combine"): "sum",
+    ("row_column", "first"): 0,
+    ("row_column", "antialias"): True,
+  }
   value = facts.get(fact, defaults.get((name, field)))
   if value is None and field != "fractional_side":
     raise ValueError(

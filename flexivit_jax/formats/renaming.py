@@ -113,10 +113,15 @@ def linear(theirs: str, ours: str) -> list[Rule]:
   ]
 
 
-def projections(theirs: str, ours: tuple[str, ...], num_heads: int):
+def projections(
+  theirs: str, ours: tuple[str, ...], num_heads: int, *, dot: str = "."
+):
   """One linear map to one or more of queries, keys and values.
 
   torch's `[n * d, d]` and ours, n times `[d, heads, d / heads]`.
+
+  Args:
+    dot: what stands before weight and bias.
   """
   n = len(ours)
   out = "d" if n == 1 else f"{n} * d"
@@ -145,13 +150,13 @@ def projections(theirs: str, ours: tuple[str, ...], num_heads: int):
 
   return [
     Rule(
-      f"{theirs}.weight",
+      f"{theirs}{dot}weight",
       tuple(f"{name}/kernel" for name in ours),
       split_kernels,
       join_kernels,
     ),
     Rule(
-      f"{theirs}.bias",
+      f"{theirs}{dot}bias",
       tuple(f"{name}/bias" for name in ours),
       split_biases,
       join_biases,
@@ -176,6 +181,66 @@ def out_projection(theirs: str, ours: str, num_heads: int) -> list[Rule]:
     Rule(f"{theirs}.weight", (f"{ours}/kernel",), split, join),
     same(f"{theirs}.bias", f"{ours}/bias"),
   ]
+
+
+def reshaped(theirs: str, ours: str, their_shape, our_shape) -> Rule:
+  """The same numbers in the same order; -1 stands for one length, as given."""
+
+  def split(x):
+    lengths = zip(x.shape, their_shape, strict=False)
+    _expect(
+      x.ndim == len(their_shape) and all(n in (m, -1) for m, n in lengths),
+      str(list(their_shape)),
+    )
+    return (x.reshape(our_shape),)
+
+  return Rule(theirs, (ours,), split, lambda x: x.reshape(their_shape))
+
+
+def of_rank(arrays: Arrays, name: str, rank: int, path) -> np.ndarray:
+  """An array that every model of a kind has.
+
+  Raises:
+    ValueError: it is missing or of another rank.
+  """
+  if name not in arrays or arrays[name].ndim != rank:
+    what = arrays[name].shape if name in arrays else "missing"
+    raise ValueError(f"{path}: {name} is {what}: rank {rank} is expected")
+  return arrays[name]
+
+
+def leading_none(theirs: str, ours: str) -> Rule:
+  """Their `[n, d]` and our `[1, n, d]`."""
+
+  def split(x):
+    _expect(x.ndim == 2, "[n, d]")
+    return (x[None],)
+
+  return Rule(theirs, (ours,), split, lambda x: x[0])
+
+
+def leading_one(theirs: str, ours: str) -> Rule:
+  """Their `[1, n, d]` and our `[n, d]`."""
+
+  def split(x):
+    _expect(x.ndim == 3 and len(x) == 1, "[1, n, d]")
+    return (x[0],)
+
+  return Rule(theirs, (ours,), split, lambda x: x[None])
+
+
+def flat_patches(theirs: str, ours: str, patch) -> Rule:
+  """torch's `[out, h * w * in]` and ours `[h, w, in, out]`.
+
+  Args:
+    patch: (h, w, in).
+  """
+
+  def split(x):
+    _expect(x.ndim == 2, "[out, in]")
+    return (x.T.reshape(*patch, len(x)),)
+
+  return Rule(theirs, (ours,), split, lambda x: x.reshape(-1, x.shape[-1]).T)
 
 
 def rows(theirs: str, counts: Mapping[str, int]) -> Rule:

@@ -30,6 +30,7 @@ CONVENTION = {
   "eps": 1e-6,
   "image_mean": (0.5,),
   "image_std": (0.5,),
+  "rms_norm": False,
 }
 
 # What timm 1.0.31 builds otherwise than the convention, by name: found by
@@ -117,11 +118,7 @@ def facts_in(config: Mapping[str, Any]) -> dict:
     key: arguments.pop(key) for key in ("gelu", "eps") if key in arguments
   }
   arguments |= config.get("model_args") or {}
-  for key, value in arguments.items():
-    if key in ONLY and value not in ONLY[key]:
-      raise ValueError(f"{key} is {show(value)}, which no ViT here has")
-    if not (key in ONLY or key in READ or SHOWN.fullmatch(key)):
-      raise ValueError(f"{key} is {show(value)}, which is not understood here")
+  check_arguments(arguments, ONLY, READ, SHOWN)
   if "act_layer" in arguments:
     act = arguments["act_layer"]
     facts["gelu"] = ACTIVATIONS.get(act, act)
@@ -148,6 +145,29 @@ def facts_in(config: Mapping[str, Any]) -> dict:
   }
 
 
+def check_arguments(
+  arguments: Mapping[str, Any],
+  only: Mapping[str, tuple],
+  read: tuple[str, ...],
+  shown: re.Pattern,
+) -> None:
+  """Every argument of a model has to be understood.
+
+  Args:
+    only: arguments to the values that they may have.
+    read: names that are read elsewhere.
+    shown: names that the arrays show, or that change no number.
+
+  Raises:
+    ValueError: one is not, or has another value.
+  """
+  for key, value in arguments.items():
+    if key in only and value not in only[key]:
+      raise ValueError(f"{key} is {show(value)}, which no ViT here has")
+    if not (key in only or key in read or shown.fullmatch(key)):
+      raise ValueError(f"{key} is {show(value)}, which is not understood here")
+
+
 def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
   """timm's arrays under our names.
 
@@ -155,8 +175,8 @@ def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
     ValueError: an array that no ViT here has, or a fact that is missing.
   """
   path = facts.path
-  kernel = _get(arrays, "patch_embed.proj.weight", 4, path)
-  mlp = _get(arrays, "blocks.0.mlp.fc1.weight", 2, path)
+  kernel = renaming.of_rank(arrays, "patch_embed.proj.weight", 4, path)
+  mlp = renaming.of_rank(arrays, "blocks.0.mlp.fc1.weight", 2, path)
   depth = architecture.count_layers(arrays, "blocks.{}.", path)
   width = kernel.shape[0]
   widths = width, depth, mlp.shape[0]
@@ -173,20 +193,12 @@ def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
   }
   counts = {}
   if "pos_embed" in arrays:
-    table = _get(arrays, "pos_embed", 3, path)
+    table = renaming.of_rank(arrays, "pos_embed", 3, path)
     counts = position_rows(table.shape[1], prefix, kernel.shape[2:], facts)
   return renaming.to_ours(arrays, rules(depth, heads, counts), path)
 
 
 PREFIX = {"cls": "cls_token", "registers": "reg_token"}
-
-
-def _get(arrays, name, rank, path):
-  """An array that every ViT of timm has, of the rank that it has there."""
-  if name not in arrays or arrays[name].ndim != rank:
-    what = arrays[name].shape if name in arrays else "missing"
-    raise ValueError(f"{path}: {name} is {what}: not a VisionTransformer's")
-  return arrays[name]
 
 
 def position_rows(
@@ -231,6 +243,21 @@ def rules(depth: int, heads: int, position_rows: Mapping[str, int]):
     position_rows: our names of what the position table holds, in order, and
       their numbers of rows.
   """
+  positions_rule = []
+  if position_rows:
+    positions_rule = [renaming.rows("pos_embed", position_rows)]
+  return [
+    *(renaming.same(theirs, ours) for ours, theirs in PREFIX.items()),
+    *positions_rule,
+    renaming.convolution("patch_embed.proj.weight", "embedding/kernel"),
+    renaming.same("patch_embed.proj.bias", "embedding/bias"),
+    *renaming.norm("patch_embed.norm", "embedding_norm"),
+    *encoder_rules(depth, heads),
+  ]
+
+
+def encoder_rules(depth: int, heads: int) -> list[renaming.Rule]:
+  """The part of the table that is the same in NaFlexVit: all but the stem."""
   block_rules = []
   for i in range(depth):
     theirs, ours = f"blocks.{i}", f"{parameters.BLOCKS}_{i}"
@@ -251,15 +278,7 @@ def rules(depth: int, heads: int, position_rows: Mapping[str, int]):
       renaming.same(f"{theirs}.ls2.gamma", f"{ours}/LayerScale_1/scale"),
     ]
   attention = f"MAPHead_0/{parameters.ATTENTION}"
-  positions_rule = []
-  if position_rows:
-    positions_rule = [renaming.rows("pos_embed", position_rows)]
   return [
-    *(renaming.same(theirs, ours) for ours, theirs in PREFIX.items()),
-    *positions_rule,
-    renaming.convolution("patch_embed.proj.weight", "embedding/kernel"),
-    renaming.same("patch_embed.proj.bias", "embedding/bias"),
-    *renaming.norm("patch_embed.norm", "embedding_norm"),
     *block_rules,
     *renaming.norm("norm", "Transformer/encoder_norm"),
     *renaming.norm("fc_norm", "pool_norm"),
@@ -290,6 +309,7 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
         model.position, (positions.SinCos2D, positions.NoPosition)
       ),
       **other_positions.ours_alone(model.position),
+      **architecture.seldom(model),
     },
   )
   table = (*(f"{name}_pos_embedding" for name in PREFIX), "pos_embedding")
@@ -314,9 +334,10 @@ def config(model: vit.ViT, classes=()) -> dict:
     "embed_dim": size.width,
     "depth": size.depth,
     "num_heads": size.num_heads,
-    "mlp_ratio": _ratio(size.mlp_dim, size.width),
+    "mlp_ratio": mlp_ratio(size.mlp_dim, size.width),
     "qkv_bias": model.qkv_bias,
     "qk_norm": model.qk_norm,
+    "proj_bias": model.proj_bias,
     "init_values": model.layer_scale,
     "class_token": model.pool.class_token,
     "no_embed_class": not model.prefix_position,
@@ -344,16 +365,18 @@ def config(model: vit.ViT, classes=()) -> dict:
       "first_conv": "patch_embed.proj",
       "classifier": "head",
     },
-    # Of every class, or of none.
-    **(
-      {"label_names": list(classes)}
-      if len(classes) == model.num_classes > 0
-      else {}
-    ),
+    **labels(model, classes),
   }
 
 
-def _ratio(mlp_dim, width):
+def labels(model: vit.ViT, classes) -> dict:
+  """Names of every class, or of none."""
+  if len(classes) == model.num_classes > 0:
+    return {"label_names": list(classes)}
+  return {}
+
+
+def mlp_ratio(mlp_dim, width):
   """What times the width, rounded down, is the hidden width."""
   ratio = mlp_dim / width
   return ratio if int(width * ratio) == mlp_dim else (mlp_dim + 0.5) / width

@@ -94,7 +94,7 @@ def _after_embedding(model: ViT, patches: int, num_images: int) -> int:
     raise ValueError("num_classes is not set: give a number, 0 for no head")
   size, d = model.size, model.size.width
   row = packed_row_length(model, patches, num_images)
-  block = _attention(d, row, row) + _mlp(size, row)
+  block = _attention(d, row, row) + _mlp(size, row, model.gated_mlp)
   pool = 0
   if isinstance(model.pool, pooling.Map):
     pool = _attention(d, num_images, patches) + _mlp(size, num_images)
@@ -108,5 +108,5 @@ def _attention(d: int, queries: int, keys: int) -> int:
   return projections + 2 * queries * keys * d
 
 
-def _mlp(size: Size, row: int) -> int:
-  return 2 * row * size.width * size.mlp_dim
+def _mlp(size: Size, row: int, gated: bool = False) -> int:
+  return (3 if gated else 2) * row * size.width * size.mlp_dim

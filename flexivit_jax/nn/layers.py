@@ -73,6 +73,23 @@ def _layer_norm_backward(eps, saved, d_y):
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
+def rms_norm(x, scale, eps):
+  """RMSNorm over the last axis (arXiv:1910.07467), statistics in float32.
+
+  Args:
+    x: `[..., d]`.
+    scale: `[d]`.
+    eps: added to the mean square.
+
+  Returns:
+    `[..., d]` in the dtype of x.
+  """
+  x32 = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  mean_square = jnp.square(x32).mean(axis=-1, keepdims=True)
+  y = x32 * jax.lax.rsqrt(mean_square + eps) * _row(scale, x)
+  return y.astype(x.dtype)
+
+
 def linear(x, kernel, bias, dtype, *, contract: int = 1):
   """x times kernel plus bias, on the last `contract` axes of x.
 
@@ -110,6 +127,21 @@ class LayerNorm(nn.Module):
     return layer_norm(x, scale, bias, self.eps)
 
 
+class RMSNorm(nn.Module):
+  """`rms_norm` with its scale."""
+
+  eps: float
+
+  @nn.compact
+  def __call__(self, x):
+    scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+    return rms_norm(x, scale, self.eps)
+
+
+def norm(eps: float, rms: bool, name: str) -> nn.Module:
+  return (RMSNorm if rms else LayerNorm)(eps, name=name)
+
+
 class Dense(nn.Module):
   """`linear` with its kernel and bias; maps `contract` axes to `features`."""
 
@@ -140,9 +172,12 @@ class Attention(nn.Module):
   """Multi-head attention of x to y within segments.
 
   Attributes:
-    qk_norm: LayerNorm of queries and keys over each head (ViT-22B,
+    qk_norm: norm of queries and keys over each head (ViT-22B,
       arXiv:2302.05442).
     qkv_bias: whether their projections have biases.
+    out_bias: whether the projection of the output has one.
+    scale: of the products of queries and keys; None: 1 / sqrt(d / heads).
+    rms_norm: for qk_norm: RMSNorm.
   """
 
   num_heads: int
@@ -151,6 +186,9 @@ class Attention(nn.Module):
   qk_norm: bool = False
   qkv_bias: bool = True
   kernel: kernels.Kernel = kernels.dense
+  out_bias: bool = True
+  scale: float | None = None
+  rms_norm: bool = False
 
   @nn.compact
   def __call__(self, x, y, *, x_segments=None, y_segments=None, relation=None):
@@ -168,8 +206,11 @@ class Attention(nn.Module):
       for name, z in (("query", x), ("key", y), ("value", y))
     )
     if self.qk_norm:
-      q = LayerNorm(self.eps, name="query_ln")(q)
-      k = LayerNorm(self.eps, name="key_ln")(k)
+      q = norm(self.eps, self.rms_norm, "query_ln")(q)
+      k = norm(self.eps, self.rms_norm, "key_ln")(k)
+    if self.scale is not None:
+      # Every kernel divides by sqrt(d / heads).
+      q = q * (self.scale * heads[1] ** 0.5)
     q, k, options = self._related(q, k, relation)
     # For analysis, which computes the weights again; dropped by jit if unread.
     self.sow("intermediates", "queries", q)
@@ -177,7 +218,9 @@ class Attention(nn.Module):
     attended = self.kernel(
       q, k, v, q_segments=x_segments, kv_segments=y_segments, **options
     )
-    return Dense((d,), self.dtype, contract=2, name="out")(attended.out)
+    return Dense(
+      (d,), self.dtype, contract=2, use_bias=self.out_bias, name="out"
+    )(attended.out)
 
   def _related(self, q, k, relation):
     """Queries, keys and the kernel's options, as a position asks for."""
@@ -199,22 +242,32 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-  """Two linear maps with a GELU (arXiv:1606.08415) between them."""
+  """Two linear maps with a GELU (arXiv:1606.08415) between them.
+
+  Attributes:
+    gated: the GELU is of a third map (`Dense_gate`), and multiplies the first
+      (GEGLU, arXiv:2002.05202).
+  """
 
   hidden: int
   dtype: jnp.dtype
   exact_gelu: bool = False
   dropout: float = 0.0
+  gated: bool = False
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x, *, train: bool):
-    d = x.shape[-1]
-    x = Dense((self.hidden,), self.dtype, bias_init=_bias_init, name="Dense_0")(
-      x
+    dense = functools.partial(
+      Dense, dtype=self.dtype, bias_init=_bias_init, use_bias=self.use_bias
     )
-    x = nn.gelu(x, approximate=not self.exact_gelu)
-    x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    return Dense((d,), self.dtype, bias_init=_bias_init, name="Dense_1")(x)
+    hidden, d = (self.hidden,), x.shape[-1]
+    y = dense(hidden, name="Dense_0")(x)
+    gate = dense(hidden, name="Dense_gate")(x) if self.gated else y
+    gate = nn.gelu(gate, approximate=not self.exact_gelu)
+    y = gate * y if self.gated else gate
+    y = nn.Dropout(self.dropout, deterministic=not train)(y)
+    return dense((d,), name="Dense_1")(y)
 
 
 class LayerScale(nn.Module):
@@ -242,13 +295,17 @@ class EncoderBlock(nn.Module):
   layer_scale: float | None = None
   dropout: float = 0.0
   kernel: kernels.Kernel = kernels.dense
+  rms_norm: bool = False
+  gated_mlp: bool = False
+  proj_bias: bool = True
+  attention_scale: float | None = None
 
   @nn.compact
   def __call__(self, x, context, drop_path, train: bool):
     """x: `[b, l, d]`; context: None for that of separate images with nothing
     but added positions; drop_path: probability of leaving a branch out."""
     segments, relation = context or Context()
-    y = LayerNorm(self.eps, name="LayerNorm_0")(x)
+    y = norm(self.eps, self.rms_norm, "LayerNorm_0")(x)
     y = Attention(
       self.num_heads,
       self.dtype,
@@ -256,15 +313,20 @@ class EncoderBlock(nn.Module):
       self.qk_norm,
       self.qkv_bias,
       self.kernel,
+      self.proj_bias,
+      self.attention_scale,
+      self.rms_norm,
       name="MultiHeadDotProductAttention_0",
     )(y, y, x_segments=segments, y_segments=segments, relation=relation)
     x = x + self._branch(y, "LayerScale_0", drop_path, train)
-    y = LayerNorm(self.eps, name="LayerNorm_1")(x)
+    y = norm(self.eps, self.rms_norm, "LayerNorm_1")(x)
     y = Mlp(
       self.mlp_dim,
       self.dtype,
       self.exact_gelu,
       self.dropout,
+      self.gated_mlp,
+      self.proj_bias,
       name="MlpBlock_0",
     )(y, train=train)
     return x + self._branch(y, "LayerScale_1", drop_path, train)
@@ -292,6 +354,7 @@ class Encoder(nn.Module):
     drop_path: stochastic depth of the last block; it rises linearly from 0.
     scan: one traced block over stacked parameters
       (`encoderblock/...` with a leading depth axis).
+    rms_norm: the final norm is RMSNorm.
   """
 
   block: Callable[..., EncoderBlock]
@@ -299,6 +362,7 @@ class Encoder(nn.Module):
   eps: float | None
   drop_path: float = 0.0
   scan: bool = False
+  rms_norm: bool = False
 
   @nn.compact
   def __call__(self, x, context: Context | None, *, train: bool):
@@ -313,7 +377,7 @@ class Encoder(nn.Module):
         x = self.block(name=f"encoderblock_{i}")(x, context, rate, train)
     if self.eps is None:
       return x
-    return LayerNorm(self.eps, name="encoder_norm")(x)
+    return norm(self.eps, self.rms_norm, "encoder_norm")(x)
 
   def _scanned(self, x, context, rates, train):
     def body(block, x, rate):

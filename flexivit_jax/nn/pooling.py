@@ -76,6 +76,7 @@ class MapHead(nn.Module):
   eps: float
   exact_gelu: bool = False
   kernel: kernels.Kernel = kernels.dense
+  rms_norm: bool = False
 
   @nn.compact
   def __call__(self, x, segments, num_images: int):
@@ -94,7 +95,7 @@ class MapHead(nn.Module):
       kernel=self.kernel,
       name="MultiHeadDotProductAttention_0",
     )(probes, x, x_segments=slots, y_segments=segments)
-    y = layers.LayerNorm(self.eps, name="LayerNorm_0")(x)
+    y = layers.norm(self.eps, self.rms_norm, "LayerNorm_0")(x)
     return x + layers.Mlp(
       self.mlp_dim, self.dtype, self.exact_gelu, name="MlpBlock_0"
     )(y, train=False)

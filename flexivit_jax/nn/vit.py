@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flexivit_jax.core.tokens import Tokens
+from flexivit_jax.core.tokens import Tokens, standardize
 from flexivit_jax.nn import layers, pooling, positions
 from flexivit_jax.nn.context import Context
 from flexivit_jax.nn.patch_embedding import PatchEmbedding
@@ -91,7 +91,10 @@ class ViT(nn.Module):
     image_mean, image_std: what the patch embedding expects pixels of 0 to 1 to
       be normalised by; one number, or one for each channel. 0.5 and 0.5 are
       pixels of -1 to 1. Images are given as ever: u8, or float in [-1, 1].
-    embedding_norm: LayerNorm after the patch embedding, FlexiViT's alternative
+    standardize: each image's pixels are shifted and scaled to mean 0 and
+      variance 1 (`core.tokens.standardize`) instead, as in Pix2Struct. A
+      clone without it takes floats that are standardised already.
+    embedding_norm: norm after the patch embedding, FlexiViT's alternative
       to PI-resize (arXiv:2212.08013).
     registers: number of register tokens (arXiv:2309.16588).
     prefix_position: whether class and register tokens have positions of their
@@ -99,13 +102,19 @@ class ViT(nn.Module):
     representation: a tanh layer of the encoder's width before the head
       (`pre_logits`), as in the ViT paper's pre-training.
     layer_scale: initial value of LayerScale; None: no LayerScale.
-    qk_norm: LayerNorm of queries and keys.
+    qk_norm: norm of queries and keys.
     qkv_bias: whether queries, keys and values have biases.
+    proj_bias: whether the attention's output and the MLP of a block have.
+    attention_scale: of the products of queries and keys in the blocks; None:
+      1 / sqrt(width / num_heads). T5 and Pix2Struct have 1.
+    gated_mlp: the MLP of a block multiplies one linear map by the GELU of
+      another (GEGLU, arXiv:2002.05202).
+    rms_norm: every norm is RMSNorm (arXiv:1910.07467) instead of LayerNorm.
     norm_after_pool: the final norm is applied to the pooled vector instead of
       to each token (timm's fc_norm).
     exact_gelu: erf instead of the tanh approximation. big_vision and SigLIP
       use tanh, timm and Hugging Face's ViT erf.
-    norm_eps: of every LayerNorm.
+    norm_eps: of every norm.
     head_bias: initial value of the head's bias: -10 for a sigmoid loss over
       many classes.
     dropout: after the embedding and in the blocks.
@@ -125,6 +134,7 @@ class ViT(nn.Module):
   kernel_antialias: bool = False
   image_mean: tuple[float, ...] = (0.5,)
   image_std: tuple[float, ...] = (0.5,)
+  standardize: bool = False
   embedding_norm: bool = False
   registers: int = 0
   prefix_position: bool = False
@@ -132,6 +142,10 @@ class ViT(nn.Module):
   layer_scale: float | None = None
   qk_norm: bool = False
   qkv_bias: bool = True
+  proj_bias: bool = True
+  attention_scale: float | None = None
+  gated_mlp: bool = False
+  rms_norm: bool = False
   norm_after_pool: bool = False
   exact_gelu: bool = False
   norm_eps: float = 1e-6
@@ -178,6 +192,17 @@ class ViT(nn.Module):
           f"{name} is {values}: give one number of {low:g} to 1, or one for "
           f"each of {self.channels} channels"
         )
+    if self.standardize and {*self.image_mean, *self.image_std} != {0.5}:
+      raise ValueError(
+        f"standardize with image_mean {self.image_mean} and image_std "
+        f"{self.image_std}: leave these at (0.5,)"
+      )
+    scale = self.attention_scale
+    if scale is not None and not 0 < scale <= 100:
+      raise ValueError(
+        f"attention_scale is {scale}: give more than 0 and at most 100, or "
+        "None for 1 / sqrt(width / num_heads)"
+      )
     if not 0 < self.norm_eps < 1:
       raise ValueError(
         f"norm_eps is {self.norm_eps}: give more than 0 and less than 1"
@@ -187,6 +212,8 @@ class ViT(nn.Module):
   def __call__(self, tokens: Tokens, *, train: bool = False) -> Outputs:
     """Tokens to `Outputs`. `train` turns dropout on (rng "dropout")."""
     dtype = jnp.dtype(self.dtype)
+    if self.standardize:
+      tokens = standardize(tokens)
     stem = PatchEmbedding(
       self.size.width,
       self.kernel_hw,
@@ -198,16 +225,19 @@ class ViT(nn.Module):
       name="embedding",
     )(tokens)
     if self.embedding_norm:
-      stem = layers.LayerNorm(self.norm_eps, name="embedding_norm")(stem)
+      stem = self._norm("embedding_norm")(stem)
     embedded = self._add_positions(stem, tokens)
     encoded, pooled = self._encode(embedded, tokens, train)
     if self.norm_after_pool:
-      pooled = layers.LayerNorm(self.norm_eps, name="pool_norm")(pooled)
+      pooled = self._norm("pool_norm")(pooled)
     if self.representation:
       pooled = jnp.tanh(
         layers.Dense((self.size.width,), dtype, name="pre_logits")(pooled)
       )
     return Outputs(stem, embedded, encoded, pooled, self._head(pooled))
+
+  def _norm(self, name):
+    return layers.norm(self.norm_eps, self.rms_norm, name)
 
   def _add_positions(self, stem, tokens):
     tables = {
@@ -252,6 +282,10 @@ class ViT(nn.Module):
       qkv_bias=self.qkv_bias,
       layer_scale=self.layer_scale,
       dropout=self.dropout,
+      rms_norm=self.rms_norm,
+      gated_mlp=self.gated_mlp,
+      proj_bias=self.proj_bias,
+      attention_scale=self.attention_scale,
     )
     x = layers.Encoder(
       block,
@@ -259,6 +293,7 @@ class ViT(nn.Module):
       None if self.norm_after_pool else self.norm_eps,
       self.drop_path,
       self.scan,
+      self.rms_norm,
       name="Transformer",
     )(x, Context(segments, relation), train=train)
     g = 0 if group is None else group.shape[1]
@@ -297,6 +332,7 @@ class ViT(nn.Module):
           patches.dtype,
           self.norm_eps,
           self.exact_gelu,
+          rms_norm=self.rms_norm,
           name="MAPHead_0",
         )(patches, tokens.segments, e)
 

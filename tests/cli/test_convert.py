@@ -248,7 +248,8 @@ def test_a_run_is_converted(run, small_run, tmp_path):
   [
     (
       ("{in}",),
-      "give OUT and --format, one of big_vision, timm, hugging_face, orbax; or "
+      "give OUT and --format, one of big_vision, timm, naflexvit, "
+      "hugging_face, siglip2, pix2struct, orbax; or "
       "--inspect to see what IN is",
     ),
     (
@@ -294,7 +295,8 @@ def test_a_run_is_converted(run, small_run, tmp_path):
     (
       ("{in}", "{out}", "--format=npz"),
       "argument --format: invalid choice: 'npz' (choose from 'big_vision', "
-      "'timm', 'hugging_face', 'orbax') (try --help)",
+      "'timm', 'naflexvit', 'hugging_face', 'siglip2', 'pix2struct', 'orbax') "
+      "(try --help)",
     ),
     (
       ("{in}", "{out}", "--fromat=timm"),

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,3 +88,96 @@ def test_packs_pass_through_to_tokens_and_images_are_cut():
   tokens = tokens_lib.to_tokens(images, (4, 4))
   assert tokens.patches.shape == (1, 4, 16)
   assert tokens_lib.to_tokens(tokens, None) is tokens
+
+
+def _standardized(image):
+  """The definition, in float64, of an image of 0 to 255."""
+  x = image.astype(np.float64)
+  return (x - x.mean()) / max(x.std(), x.size**-0.5)
+
+
+def _noise(h, w, low=0, high=256):
+  rng = np.random.default_rng(h * w)
+  return rng.integers(low, high, (h, w, 3), np.uint8)
+
+
+# Rounding of numbers of order 4 in float32.
+STANDARDIZED = dict(rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("as_float", [False, True])
+def test_images_are_standardized_each_on_its_own(as_float):
+  images = np.stack([_noise(8, 12), _noise(8, 12, 30, 40)])
+  given = images / np.float32(127.5) - 1 if as_float else images
+  tokens = tokens_lib.standardize(patchify(jnp.asarray(given), (4, 6)))
+  got = unpatchify(tokens.patches, (8, 12), (4, 6))
+  for x, image in zip(got, images, strict=True):
+    # Floats of [-1, 1] have lost what 3 of 255 grey values are rounded to.
+    np.testing.assert_allclose(
+      x, _standardized(image), rtol=0, atol=2e-5 if as_float else 2e-6
+    )
+
+
+def test_an_image_without_contrast_is_not_blown_up():
+  # A std of 0.013 of 255, where 1 / sqrt(n) is 0.1.
+  image = 0.2 + 1e-4 * np.random.default_rng(0).normal(size=(4, 8, 3))
+  for x in (image, np.full_like(image, 0.2)):
+    given = jnp.asarray(x[None], jnp.float32)
+    tokens = tokens_lib.standardize(patchify(given, (4, 4)))
+    got = unpatchify(tokens.patches, (4, 8), (4, 4))[0]
+    # What 153 is rounded to, over 0.1.
+    expected = _standardized((x + 1) * 127.5)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=5e-4)
+    assert np.abs(expected).max() < 0.5
+
+
+def _pack(images, patch_hw, padding):
+  """All images in one row, padding between them, the last first."""
+  parts, segments = [], []
+  for i, image in reversed(list(enumerate(images, 1))):
+    patches = patchify(jnp.asarray(image[None]), patch_hw).patches[0]
+    parts += [patches, jnp.full_like(patches[:1], padding)]
+    segments += [i] * len(patches) + [0]
+  tokens = patchify(jnp.asarray(images[0][None]), patch_hw)
+  return dataclasses.replace(
+    tokens,
+    patches=jnp.concatenate(parts)[None],
+    segments=jnp.asarray([segments], jnp.int32),
+    num_images=len(images) + 1,
+  )
+
+
+@pytest.mark.parametrize("padding", [0, 255])
+def test_packed_images_are_standardized_without_their_neighbours(padding):
+  images = _noise(8, 8), _noise(4, 12, 0, 30), _noise(4, 4, 200, 256)
+  tokens = _pack(images, (4, 4), padding)
+  got = tokens_lib.standardize(tokens).patches[0]
+  segments = tokens.segments[0]
+  assert (got[segments == 0] == 0).all()
+  for i, image in enumerate(images, 1):
+    x = unpatchify(got[segments == i][None], image.shape[:2], (4, 4))[0]
+    np.testing.assert_allclose(x, _standardized(image), **STANDARDIZED)
+
+
+def test_what_lies_beyond_a_smaller_patch_is_no_pixel():
+  small, large = _noise(2, 4, 0, 9), _noise(4, 4)
+  patches = np.full((1, 3, 4 * 4 * 3), 255, np.uint8)
+  top_left = patches.reshape(3, 4, 4, 3)
+  top_left[0, :2, :2], top_left[1, :2, :2] = small[:, :2], small[:, 2:]
+  top_left[2] = large
+  ones = jnp.ones((1, 3, 2), jnp.int32)
+  tokens = tokens_lib.Tokens(
+    patches=jnp.asarray(patches),
+    coords=0 * ones,
+    grid_hw=ones,
+    segments=jnp.asarray([[1, 1, 2]]),
+    size_index=jnp.asarray([[1, 1, 0]]),
+    patch_sizes=((4, 4), (2, 2)),
+    num_images=2,
+  )
+  got = tokens_lib.standardize(tokens).patches.reshape(3, 4, 4, 3)
+  first = np.concatenate([got[0, :2, :2], got[1, :2, :2]], axis=1)
+  np.testing.assert_allclose(first, _standardized(small), **STANDARDIZED)
+  np.testing.assert_allclose(got[2], _standardized(large), **STANDARDIZED)
+  assert not got[0, 2:].any()
+  assert not got[1, :, 2:].any()

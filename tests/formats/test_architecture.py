@@ -63,6 +63,10 @@ FIELDS = {
   "layer_scale": (None, 1e-5),  # arrays do not say how it began
   "qk_norm": (False, True),
   "qkv_bias": (True, False),
+  "proj_bias": (True, False),
+  "attention_scale": (None, 1.0),
+  "gated_mlp": (False, True),
+  "rms_norm": (False, True),
   "norm_after_pool": (False, True),
   "exact_gelu": (False, True),
   "norm_eps": (1e-6, 1e-5, 1e-12),
@@ -76,6 +80,8 @@ def _drawn(seed):
   fields = {
     k: choices[rng.integers(len(choices))] for k, choices in FIELDS.items()
   }
+  if rng.random() < 0.2:
+    return vit.ViT(**fields, standardize=True)
   for name, low in (("image_mean", 0.0), ("image_std", 0.1)):
     count = rng.choice([1, fields["channels"]])
     fields[name] = tuple(rng.uniform(low, 1, count).tolist())

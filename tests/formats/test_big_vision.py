@@ -13,7 +13,7 @@ from flexivit_jax import pretrained, saving
 from flexivit_jax.checkpoints import npz
 from flexivit_jax.formats import architecture, big_vision, parameters
 from flexivit_jax.formats.facts import Facts
-from flexivit_jax.nn import pooling, positions
+from flexivit_jax.nn import pooling, positions, tables
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 BLOCK, ATTENTION = (
@@ -538,6 +538,17 @@ def test_a_class_token_with_two_positions_is_refused():
     (
       dict(position=positions.NoPosition()),
       "no model without positions",
+    ),
+    (
+      dict(position=tables.RowColumn((3, 3))),
+      "no row_column positions",
+    ),
+    (dict(proj_bias=False), "no proj_bias=False"),
+    (
+      dict(
+        rms_norm=True, gated_mlp=True, attention_scale=1.0, standardize=True
+      ),
+      "no rms_norm, no gated_mlp, no attention_scale, no standardize",
     ),
     (
       dict(registers=1, qk_norm=True, prefix_position=True),

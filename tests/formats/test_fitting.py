@@ -261,6 +261,23 @@ def test_conventions_that_differ_are_noted():
   ]
 
 
+def test_what_the_flexible_encoders_do_otherwise_is_noted():
+  rows_and_columns = tables.RowColumn((3, 4), read="interpolated")
+  absolute = tables.RowColumn((3, 4), read="absolute", first=1)
+  source = _model(position=absolute, standardize=True, attention_scale=1.0)
+  _, _, said = _fit(source, _model(position=rows_and_columns))
+  assert said == [
+    "note: posemb_read is absolute in the checkpoint and interpolated in the "
+    "model (model.position.read)",
+    "note: posemb_first is 1 in the checkpoint and 0 in the model "
+    "(model.position.first)",
+    "note: standardize is True in the checkpoint and False in the model "
+    "(model.standardize)",
+    "note: attention_scale is 1.0 in the checkpoint and None in the model "
+    "(model.attention_scale)",
+  ]
+
+
 FRESH = "to start with a fresh head, give dont_load=('head/.*',)"
 
 

@@ -174,6 +174,8 @@ def test_a_class_token_without_a_position_gets_zeros(tmp_path):
     (dict(norm_after_pool=True), "norm_after_pool"),
     (dict(representation=True), "representation before a head"),
     (dict(position=positions.SinCos2D()), "positions without a table"),
+    (dict(proj_bias=False), "proj_bias=False"),
+    (dict(gated_mlp=True), "gated_mlp"),
   ],
 )
 def test_what_it_has_no_place_for_is_refused(changes, lacking, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 from flexivit_jax import pretrained, saving
 from flexivit_jax.cli import convert
-from flexivit_jax.formats import architecture, parameters
+from flexivit_jax.formats import architecture, naflexvit, parameters
 from flexivit_jax.formats import timm as formats_timm
 from flexivit_jax.formats.facts import Facts
 
@@ -211,3 +211,284 @@ def test_flexivit_at_one_size_runs_in_timm(tmp_path):
   got = _theirs(module.eval(), 0.5, 0.5, numbers["images_uint8"])
   expected = numbers["logits/seqhw=8"]
   np.testing.assert_allclose(got, expected, rtol=0, atol=3e-5)
+
+
+# Three sizes of whole patches; the tables of positions are 3x4 and 6x6.
+SIZES = ((32, 24), (16, 56), (64, 64))
+FLEXIBLE = [
+  np.random.default_rng(1).integers(0, 256, (*hw, 3), np.uint8) for hw in SIZES
+]
+NAFLEX_TINY = dict(
+  patch_size=8,
+  embed_dim=48,
+  depth=3,
+  num_heads=4,
+  mlp_ratio=2.5,
+  num_classes=10,
+  pos_embed_grid_size=(3, 4),
+  pos_embed_interp_mode="bilinear",
+)
+NAFLEX = {
+  "average after registers": dict(),
+  "factorised": dict(pos_embed="factorized"),
+  "no positions": dict(pos_embed="none"),
+  "no antialias": dict(pos_embed_antialias=False),
+  "bicubic on the table's grid": dict(
+    pos_embed_interp_mode="bicubic", pos_embed_grid_size=(4, 3)
+  ),
+  "class token": dict(class_token=True, global_pool="token", fc_norm=False),
+  "class token, norm after": dict(class_token=True, global_pool="token"),
+  "average beside a class token": dict(class_token=True, reg_tokens=0),
+  "norm before the average": dict(fc_norm=False),
+  "attention pooling": dict(global_pool="map", reg_tokens=1, fc_norm=False),
+  "norm after attention pooling": dict(global_pool="map"),
+  "no biases": dict(qkv_bias=False, proj_bias=False),
+  "norm of queries and keys": dict(qk_norm=True, init_values=None),
+  "tanh": dict(act_layer="gelu_tanh"),
+  "no head": dict(num_classes=0),
+  "norm of the embedding": dict(embed_norm_layer="layernorm"),
+  "convolution": dict(embed_proj_type="conv"),
+  "patches that are not square": dict(patch_size=(8, 4)),
+}
+
+
+def _naflex(images, patch_hw):
+  """What timm's collator makes of images: padded patches, and where."""
+  tokens = golden.one_per_row(images, patch_hw)
+  pixels = np.asarray(tokens.patches, np.float32) / 127.5 - 1
+  return {
+    "patches": torch.tensor(pixels),
+    "patch_coord": torch.tensor(np.asarray(tokens.coords), dtype=torch.long),
+    "patch_valid": torch.tensor(np.asarray(tokens.segments) > 0),
+  }
+
+
+def _flexible(vit, images, layout):
+  tokens = golden.LAYOUTS[layout](images, vit.spec.patch_size)
+  return golden.of_each(vit.model, vit.params, tokens)
+
+
+@pytest.mark.parametrize("case", NAFLEX)
+def test_naflexvit_opens_ours_and_we_open_its(case, tmp_path):
+  arguments = NAFLEX_TINY | NAFLEX[case]
+  module = timm.create_model("naflexvit_base_patch16_gap", **arguments)
+  module = _randomize(module)
+  directory = tmp_path / "theirs"
+  timm.models.save_for_hf(module, directory, safe_serialization=True)
+  bicubic = arguments["pos_embed_interp_mode"] == "bicubic"
+  given = {"posemb_resize": "bilinear"} if bicubic else {}
+  vit = pretrained.load(directory, **given)
+  # One size at a time, as any ViT.
+  for image in FLEXIBLE[: 1 if bicubic else 3]:
+    expected = _theirs(module, 0.5, 0.5, image[None]).numpy()
+    _assert_equal(vit, expected, image[None])
+  if not bicubic and case != "convolution":
+    with torch.no_grad():
+      expected = module(_naflex(FLEXIBLE, vit.spec.patch_size)).numpy()
+    for layout in golden.LAYOUTS:
+      found = _flexible(vit, FLEXIBLE, layout)
+      got = [pooled if x is None else x for _, pooled, x in found]
+      np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE)
+  assert saving.save(vit, tmp_path / "ours", "naflexvit") == []
+  again = timm.create_model(f"local-dir:{tmp_path}/ours", pretrained=True)
+  for image in FLEXIBLE[: 1 if bicubic else 3]:
+    np.testing.assert_allclose(
+      _theirs(again.eval(), 0.5, 0.5, image[None]),
+      _theirs(module, 0.5, 0.5, image[None]),
+      rtol=0,
+      atol=1e-6,
+    )
+
+
+# All that timm registers: what becomes of each, or why it is refused.
+REGISTERED = {
+  "naflexvit_base_patch16_gap": "resized bicubic (",
+  "naflexvit_base_patch16_map": "resized bicubic (",
+  "naflexvit_base_patch16_par_gap": "resized bicubic to a square",
+  "naflexvit_base_patch16_parfac_gap": "resized bilinear to a square",
+  "naflexvit_base_patch16_radio_v3": "resized bilinear to a square",
+  "naflexvit_base_patch16_siglip": None,
+  "naflexvit_giant_patch16_radio_v3": "does not say num_heads",
+  "naflexvit_huge_patch16_radio_v3": "resized bilinear to a square",
+  "naflexvit_huge_patch16_radio_v4": "resized bilinear to a square",
+  "naflexvit_large_patch16_radio_v3": "resized bilinear to a square",
+  "naflexvit_so150m2_patch16_reg1_gap": "resized bicubic (",
+  "naflexvit_so150m2_patch16_reg1_map": "resized bicubic (",
+  "naflexvit_so400m_patch16_radio_v4": "resized bilinear to a square",
+  "naflexvit_so400m_patch16_siglip": None,
+}
+
+
+def _read_meta(name, module, **given):
+  """The model that is read off a model of timm's without numbers."""
+  arrays = {
+    key: np.broadcast_to(np.float32(0), tuple(x.shape))
+    for key, x in module.state_dict().items()
+  }
+  config = {
+    "architecture": name,
+    "num_features": module.num_features,
+    "global_pool": module.global_pool,
+    "pretrained_cfg": dict(module.pretrained_cfg),
+  }
+  config = json.loads(json.dumps(config, default=str))
+  said = naflexvit.facts_in(config)
+  facts = Facts(name, ("given", given), ("config.json", said))
+  ours = naflexvit.to_ours(arrays, facts)
+  facts.add("convention", naflexvit.CONVENTION)
+  model = architecture.model_of(ours, facts)
+  parameters.check(model, ours, name)
+  return model
+
+
+def test_each_registered_naflexvit_is_read_right_or_refused():
+  assert timm.list_models("naflexvit_*") == list(REGISTERED)
+  for name, reason in REGISTERED.items():
+    with torch.device("meta"):
+      module = timm.create_model(name)
+    if reason is not None:
+      with pytest.raises(ValueError) as caught:
+        _read_meta(name, module)
+      assert reason in str(caught.value)
+      if "radio" in name:
+        continue
+      # Taken for bilinear, all else is right.
+    model = _read_meta(name, module, posemb_resize="bilinear")
+    assert module.blocks[0].attn.num_heads == model.size.num_heads
+    if module.attn_pool is not None:
+      assert module.attn_pool.num_heads == model.size.num_heads
+    act = type(module.blocks[0].mlp.act).__name__
+    assert act == ("GELU" if model.exact_gelu else "GELUTanh")
+    assert module.blocks[0].norm1.eps == model.norm_eps
+    pool = {"avg": "gap", "map": "map"}[module.global_pool]
+    assert architecture.POOLS[type(model.pool)] == pool
+    assert module.embeds.pos_embed_antialias == model.position.antialias
+    if reason is None:
+      assert module.embeds.pos_embed_interp_mode == "bilinear"
+      assert not module.embeds.pos_embed_ar_preserving
+      assert not module.embeds.pos_embed_align_corners
+
+
+@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
+def test_siglip2_opens_ours_and_we_open_its(head, whole, tmp_path):
+  sizes = dict(
+    hidden_size=48,
+    intermediate_size=120,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+  )
+  config = transformers.Siglip2VisionConfig(
+    **sizes, patch_size=8, num_patches=36, vision_use_head=head
+  )
+  if whole:
+    text = dict(sizes, vocab_size=100, max_position_embeddings=8)
+    both = transformers.Siglip2Config(
+      text_config=text, vision_config=config.to_dict()
+    )
+    outer = _randomize(transformers.Siglip2Model(both))
+    module = outer.vision_model
+  else:
+    outer = module = _randomize(transformers.Siglip2VisionModel(config))
+  outer.save_pretrained(tmp_path / "theirs")
+  processor = transformers.Siglip2ImageProcessor(patch_size=8)
+  processor.save_pretrained(tmp_path / "theirs")
+  batch = _naflex(FLEXIBLE, (8, 8))
+
+  def numbers(module):
+    with torch.no_grad():
+      return module(
+        pixel_values=batch["patches"],
+        pixel_attention_mask=batch["patch_valid"].long(),
+        spatial_shapes=torch.tensor([[h // 8, w // 8] for h, w in SIZES]),
+      )
+
+  expected = numbers(module)
+  vit = pretrained.load(tmp_path / "theirs")
+  assert bool(vit.spec.left_out) == whole
+  for layout in golden.LAYOUTS:
+    for i, found in enumerate(_flexible(vit, FLEXIBLE, layout)):
+      encoded, pooled, _ = found
+      wanted = expected.last_hidden_state[i, : len(encoded)].numpy()
+      _assert_close(encoded, wanted)
+      if head:
+        _assert_close(pooled, expected.pooler_output[i].numpy())
+  assert saving.save(vit, tmp_path / "ours", "siglip2") == []
+  again = transformers.Siglip2VisionModel.from_pretrained(tmp_path / "ours")
+  for name, x in module.state_dict().items():
+    np.testing.assert_array_equal(x, again.state_dict()[name])
+  last = numbers(again.eval()).last_hidden_state
+  valid = batch["patch_valid"]
+  _assert_close(last[valid].numpy(), expected.last_hidden_state[valid].numpy())
+
+
+def _assert_close(got, expected):
+  """Within rounding of the largest number."""
+  scale = np.abs(expected).max()
+  assert scale > 0.1
+  np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("act", ["gelu_new", "gelu"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_pix2struct_opens_ours_and_we_open_its(act, whole, tmp_path):
+  config = transformers.Pix2StructVisionConfig(
+    hidden_size=48,
+    d_ff=120,
+    d_kv=12,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    patch_embed_hidden_size=192,
+    seq_len=20,
+    dense_act_fn=act,
+  )
+  if whole:
+    text = dict(
+      vocab_size=100,
+      hidden_size=16,
+      d_kv=8,
+      d_ff=16,
+      num_layers=1,
+      num_heads=2,
+    )
+    both = transformers.Pix2StructConfig(
+      text_config=text, vision_config=config.to_dict()
+    )
+    outer = transformers.Pix2StructForConditionalGeneration(both)
+    module = _randomize(outer).encoder
+  else:
+    outer = module = _randomize(transformers.Pix2StructVisionModel(config))
+  outer.save_pretrained(tmp_path / "theirs")
+  transformers.Pix2StructImageProcessor(
+    patch_size={"height": 8, "width": 8}
+  ).save_pretrained(tmp_path / "theirs")
+  vit = pretrained.load(tmp_path / "theirs")
+  assert bool(vit.spec.left_out) == whole
+  # Each image as large as it is: 12, 14 and 64 patches, standardised by the
+  # program itself, whose std is of n - 1 numbers: a factor that is undone.
+  flat, expected = [], []
+  processor = transformers.Pix2StructImageProcessor(
+    patch_size={"height": 8, "width": 8}
+  )
+  for image in FLEXIBLE:
+    count = image.size // 192
+    made = processor(image, return_tensors="pt", max_patches=count)
+    patches = made["flattened_patches"]
+    assert (patches[0, :, :2].min(), len(patches[0])) == (1, count)
+    patches[:, :, 2:] *= np.sqrt(image.size / (image.size - 1))
+    flat.append(patches)
+    with torch.no_grad():
+      out = module(flattened_patches=patches)
+    expected.append(out.last_hidden_state[0].numpy())
+  for layout in golden.LAYOUTS:
+    found = _flexible(vit, FLEXIBLE, layout)
+    for (encoded, pooled, _), wanted in zip(found, expected, strict=True):
+      _assert_close(encoded, wanted)
+      _assert_close(pooled, wanted.mean(axis=0))
+  assert saving.save(vit, tmp_path / "ours", "pix2struct") == []
+  again = transformers.Pix2StructVisionModel.from_pretrained(tmp_path / "ours")
+  for name, x in module.state_dict().items():
+    np.testing.assert_array_equal(x, again.state_dict()[name])
+  with torch.no_grad():
+    out = again.eval()(flattened_patches=flat[0])
+  _assert_close(out.last_hidden_state[0].numpy(), expected[0])

@@ -136,7 +136,7 @@ MODELS = {
   "attention pooling": dict(pool=pooling.Map()),
   "LayerScale": dict(layer_scale=1e-5),
   "QK norm": dict(qk_norm=True),
-  "no biases": dict(qkv_bias=False),
+  "no biases": dict(qkv_bias=False, proj_bias=False),
   "no head": dict(num_classes=0),
   "stacked": dict(scan=True),
   "tanh and ImageNet's pixels": dict(
@@ -189,6 +189,7 @@ def test_config_json_says_all_that_timm_needs():
     "mlp_ratio": 2.5,
     "qkv_bias": True,
     "qk_norm": False,
+    "proj_bias": True,
     "init_values": 1e-5,
     "class_token": False,
     "no_embed_class": True,
@@ -219,6 +220,7 @@ def test_the_mlp_ratio_gives_the_hidden_width(name):
     (dict(position=positions.SinCos2D()), "no positions without a table"),
     (dict(position=positions.NoPosition()), "no positions without a table"),
     (dict(representation=True), "no representation"),
+    (dict(gated_mlp=True, rms_norm=True), "no rms_norm, no gated_mlp"),
   ],
 )
 def test_what_timm_has_no_place_for_is_refused(changes, lacking, tmp_path):

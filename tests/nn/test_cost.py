@@ -79,6 +79,8 @@ OPTIONS = {
   "norms and scales": dict(
     qk_norm=True, layer_scale=0.1, embedding_norm=True, exact_gelu=True
   ),
+  "gated": dict(gated_mlp=True, proj_bias=False, rms_norm=True),
+  "gated, map": dict(gated_mlp=True, pool=pooling.Map()),
   "scan": dict(scan=True),
   "remat": dict(remat=True),
 }

@@ -56,6 +56,56 @@ def test_layer_norm_keeps_float32_statistics_for_bfloat16():
   assert np.abs(got.astype(jnp.float32) - exact).max() < 1e-2
 
 
+def test_rms_norm_is_its_definition(float64):
+  x, scale = (_normal(*s, dtype=jnp.float64) for s in ((2, 3, 8), (8,)))
+  x = 1e-3 * x  # so that a wrong eps cannot hide
+  mean_square = (x**2).mean(axis=-1, keepdims=True)
+  expected = x / jnp.sqrt(mean_square + 1e-6) * scale.reshape(1, 1, 8)
+  got = layers.rms_norm(x, scale, 1e-6)
+  np.testing.assert_allclose(got, expected, rtol=1e-12)
+  half = layers.rms_norm(x.astype(jnp.bfloat16), scale, 1e-6)
+  assert half.dtype == jnp.bfloat16
+
+
+def test_a_gated_mlp_multiplies_by_the_gelu_of_its_gate(float64):
+  x = _normal(2, 3, 4, dtype=jnp.float64)
+  mlp = layers.Mlp(6, jnp.float64, gated=True, use_bias=False)
+  params = mlp.init(jax.random.key(0), x, train=False)["params"]
+  assert jax.tree.map(jnp.shape, params) == {
+    "Dense_0": {"kernel": (4, 6)},
+    "Dense_gate": {"kernel": (4, 6)},
+    "Dense_1": {"kernel": (6, 4)},
+  }
+  up, gate, down = (
+    params[name]["kernel"] for name in ("Dense_0", "Dense_gate", "Dense_1")
+  )
+  expected = (jax.nn.gelu(x @ gate) * (x @ up)) @ down
+  got = mlp.apply({"params": params}, x, train=False)
+  np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+  swapped = (jax.nn.gelu(x @ up) * (x @ gate)) @ down
+  assert np.abs(swapped - expected).max() > 1e-2
+
+
+def test_the_scale_of_attention(float64):
+  # 16 of 4 wide heads: None is 1/2.
+  x = _normal(1, 5, 64, dtype=jnp.float64)
+  attend = functools.partial(layers.Attention, 16, jnp.float64, 1e-6)
+  params = attend().init(jax.random.key(0), x, x)
+  half, own, one = (
+    attend(scale=scale).apply(params, x, x) for scale in (0.5, None, 1.0)
+  )
+  np.testing.assert_allclose(half, own, rtol=0, atol=1e-13)
+  # The queries twice as large.
+  query = params["params"]["query"]
+  doubled = {
+    "params": params["params"] | {"query": jax.tree.map(lambda q: 2 * q, query)}
+  }
+  np.testing.assert_allclose(
+    one, attend().apply(doubled, x, x), rtol=0, atol=1e-13
+  )
+  assert np.abs(one - own).max() > 1e-2
+
+
 @pytest.mark.parametrize("contract", [1, 2])
 def test_linear_contracts_trailing_axes(float64, contract):
   x, kernel, bias = (

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flexivit_jax.core.tokens import Tokens, patchify
+from flexivit_jax.core.tokens import Tokens, patchify, standardize
 from flexivit_jax.nn import pooling, positions, vit
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
@@ -349,13 +349,19 @@ def test_options_leave_out_the_documented_leaves():
   }
 
 
-def test_absent_biases_are_zeros():
+OF_QKV = ("query/bias", "key/bias", "value/bias")
+OF_PROJECTIONS = ("out/bias", "Dense_0/bias", "Dense_1/bias")
+
+
+@pytest.mark.parametrize(
+  ("option", "endings"),
+  [("qkv_bias", OF_QKV), ("proj_bias", OF_PROJECTIONS)],
+)
+def test_absent_biases_are_zeros(option, endings):
   tokens = patchify(jnp.asarray(IMAGES), (6, 6))
   model = _tiny()
   flat = flax.traverse_util.flatten_dict(_random_params(model, tokens), sep="/")
-  biases = {
-    k for k in flat if k.endswith(("query/bias", "key/bias", "value/bias"))
-  }
+  biases = {k for k in flat if k.endswith(endings)}
   zeroed, without = (
     flax.traverse_util.unflatten_dict(x, sep="/")
     for x in (
@@ -364,8 +370,44 @@ def test_absent_biases_are_zeros():
     )
   )
   a = _apply(model, zeroed, tokens).logits
-  b = _apply(_tiny(qkv_bias=False), without, tokens).logits
+  b = _apply(_tiny(**{option: False}), without, tokens).logits
   np.testing.assert_array_equal(a, b)
+
+
+def test_rms_norm_and_gated_mlps_have_the_documented_leaves():
+  tokens = patchify(jnp.asarray(IMAGES), (6, 6))
+
+  def leaves(**changes):
+    model = _tiny(
+      pool=pooling.Map(), qk_norm=True, embedding_norm=True, **changes
+    )
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens))
+    return flax.traverse_util.flatten_dict(params["params"], sep="/").keys()
+
+  norms = {
+    name.removesuffix("scale") + "bias"
+    for name in leaves()
+    if name.endswith("scale")
+  }
+  assert leaves() - leaves(rms_norm=True) == norms
+  assert leaves(rms_norm=True) < leaves()
+  block = "Transformer/encoderblock_0/MlpBlock_0/Dense_gate"
+  added = leaves(gated_mlp=True) - leaves()
+  assert {f"{block}/kernel", f"{block}/bias"} <= added
+  assert all("/MlpBlock_0/Dense_gate/" in name for name in added)
+  assert not any(name.startswith("MAPHead_0") for name in added)
+
+
+def test_standardized_images_may_be_given_instead():
+  model = _tiny(standardize=True)
+  tokens = patchify(jnp.asarray(IMAGES), (6, 6))
+  params = _random_params(model, tokens)
+  plain = model.clone(standardize=False)
+  a = _apply(model, params, tokens)
+  b = _apply(plain, params, standardize(tokens))
+  # In one program the roundings of the pixels are fused otherwise.
+  np.testing.assert_allclose(a.logits, b.logits, rtol=0, atol=1e-6)
+  assert np.abs(a.stem - _apply(plain, params, tokens).stem).max() > 0.1
 
 
 def test_an_average_may_be_normed_after_it():
@@ -509,6 +551,16 @@ ABOVE_0 = "give more than 0 and less than 1"
       {"image_std": (0.0,)},
       "image_std is (0.0,): give one number of 0.001 to 1, or one for each of "
       "3 channels",
+    ),
+    (
+      {"standardize": True, "image_std": (0.2,)},
+      "standardize with image_mean (0.5,) and image_std (0.2,): leave these at "
+      "(0.5,)",
+    ),
+    (
+      {"attention_scale": 0.0},
+      "attention_scale is 0.0: give more than 0 and at most 100, or None for "
+      "1 / sqrt(width / num_heads)",
     ),
     ({"norm_eps": 0.0}, f"norm_eps is 0.0: {ABOVE_0}"),
     ({"norm_eps": 1.0}, f"norm_eps is 1.0: {ABOVE_0}"),
