@@ -168,8 +168,7 @@ class Sampled:
     low, high = self.low**power, self.high**power
     resolution = (low + (self._draw(rng) + 1) / 2 * (high - low)) ** (1 / power)
     scale = resolution / math.sqrt(math.prod(image_hw))
-    scaled = image_hw[0] * scale, image_hw[1] * scale
-    return _rounded(scaled, patch_hw, self.max_patches)
+    return _rounded(image_hw, patch_hw, self.max_patches, scale)
 
   def _draw(self, rng):
     if self.distribution == "uniform":
@@ -183,23 +182,21 @@ RANDOM = (Sampled,)
 
 
 def floor_to_budget(image_hw, patch_hw, max_patches: int) -> tuple[int, int]:
-  """The size of about `max_patches` patches, never more, for any image size.
-
-  Args:
-    image_hw: need not be whole numbers.
-  """
+  """The size of about `max_patches` patches, never more, for any image size."""
   (h, w), (ph, pw) = image_hw, patch_hw
-  scale = math.sqrt(max_patches * (ph / h) * (pw / w))
+  # floor(scale * h / ph) with scale^2 = max_patches (ph / h) (pw / w), in whole
+  # numbers: in floats one square image in ten would lose a row and a column.
+  rows = math.isqrt(max_patches * h * pw // (w * ph))
+  cols = math.isqrt(max_patches * w * ph // (h * pw))
   # An image so long that a side rounds to no patch gets one; the other side
   # may then have all of them.
-  rows = min(max(math.floor(scale * h / ph), 1), max_patches)
-  cols = min(max(math.floor(scale * w / pw), 1), max_patches)
-  return _pixels((rows, cols), patch_hw)
+  grid = (min(max(side, 1), max_patches) for side in (rows, cols))
+  return _pixels(tuple(grid), patch_hw)
 
 
-def _rounded(image_hw, patch_hw, max_patches):
+def _rounded(image_hw, patch_hw, max_patches, scale=1.0):
   grid = tuple(
-    max(1, math.floor(side / p + 0.5))
+    max(1, math.floor(side * scale / p + 0.5))
     for side, p in zip(image_hw, patch_hw, strict=True)
   )
   if max_patches is not None and math.prod(grid) > max_patches:

@@ -66,6 +66,13 @@ class ArrayRecords:
       exif_transpose=self.exif_transpose,
     )
 
+  def size(self, index):
+    return images.size(
+      self._read(index)[0],
+      self.name(index),
+      exif_transpose=self.exif_transpose,
+    )
+
   def label(self, index):
     return self._read(index)[1]
 

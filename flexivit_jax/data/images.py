@@ -1,5 +1,6 @@
 """From encoded bytes to pixels: one decode function for every source."""
 
+import contextlib
 import io
 import re
 import struct
@@ -112,13 +113,35 @@ def decode_rgb(
   Raises:
     BadImageError: the bytes are not a whole image that the table accepts.
   """
+  with _blaming(name):
+    return _decode(encoded, _kind(encoded), exif_transpose)
+
+
+def size(
+  encoded: bytes, name: str, *, exif_transpose: bool = False
+) -> tuple[int, int]:
+  """(height, width) of what `decode_rgb` returns, mostly without decoding.
+
+  Raises:
+    BadImageError: the bytes begin like no image, or lack their end. Other
+      damage only decoding finds.
+  """
+  with _blaming(name):
+    kind = _kind(encoded)
+    if kind == "TIFF":  # rare, and Pillow turns some when it opens them
+      return _decode(encoded, kind, exif_transpose).shape[:2]
+    _check(encoded, kind)
+    with _OPENERS[kind](io.BytesIO(encoded)) as image:
+      h, w = image.height, image.width
+      _check_hw(h, w)
+      turned = exif_transpose and _UPRIGHT.get(_orientation(image), (False,))[0]
+    return (w, h) if turned else (h, w)
+
+
+@contextlib.contextmanager
+def _blaming(name):
   try:
-    kind = _KIND.match(encoded)
-    if kind is None:
-      raise ValueError(
-        f"its {len(encoded)} bytes begin like none of {', '.join(_OPENERS)}"
-      )
-    return _decode(encoded, kind.lastgroup, exif_transpose)
+    yield
   # Pillow's readers let almost any exception through for damaged bytes
   # (struct.error, zlib.error, KeyError, OverflowError, AttributeError, ...),
   # and which ones changes with its version.
@@ -127,11 +150,25 @@ def decode_rgb(
     raise BadImageError(f"{name}: cannot decode this image: {text}") from e
 
 
-def _decode(encoded, kind, exif_transpose):
+def _kind(encoded) -> str:
+  kind = _KIND.match(encoded)
+  if kind is None:
+    raise ValueError(
+      f"its {len(encoded)} bytes begin like none of {', '.join(_OPENERS)}"
+    )
+  return kind.lastgroup
+
+
+def _check(encoded, kind):
+  """Refuses, without decoding, what the format can tell to be damaged."""
   if kind in _CHECKS:
     _CHECKS[kind](encoded)
   if _OPENERS[kind] is None:
     raise ValueError(f"this Pillow has no {kind} decoder: install pillow>=11.3")
+
+
+def _decode(encoded, kind, exif_transpose):
+  _check(encoded, kind)
   with _OPENERS[kind](io.BytesIO(encoded)) as image:
     _check_hw(image.height, image.width)
     if kind != "TIFF":

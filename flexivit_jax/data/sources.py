@@ -35,6 +35,9 @@ class Source(Protocol):
   def image(self, index: int) -> np.ndarray:
     """u8 `[h, w, 3]`."""
 
+  def size(self, index: int) -> tuple[int, int]:
+    """(height, width) of that image, for less than decoding it."""
+
   def label(self, index: int) -> int: ...
 
   def name(self, index: int) -> str:
@@ -139,12 +142,20 @@ class ImageFiles:
     return len(self.paths)
 
   def image(self, index):
+    return images.decode_rgb(
+      *self._read(index), exif_transpose=self.exif_transpose
+    )
+
+  def size(self, index):
+    return images.size(*self._read(index), exif_transpose=self.exif_transpose)
+
+  def _read(self, index):
     name = self.name(index)
     try:
       encoded = pathlib.Path(name).read_bytes()
     except OSError as e:
       raise images.BadImageError(f"{name}: cannot read it: {e.strerror}") from e
-    return images.decode_rgb(encoded, name, exif_transpose=self.exif_transpose)
+    return encoded, name
 
   def label(self, index):
     return int(self.labels[index])

@@ -52,6 +52,8 @@ def test_the_images_that_were_written(prepared):
   assert sorted(rows(test)) == sorted(written[TRAIN:])
   image = train.image(0)
   assert (image.dtype, image.shape[0], image.shape[2]) == (np.uint8, 8, 3)
+  for i in range(4):
+    assert train.size(i) == train.image(i).shape[:2]
 
 
 def test_tfds_reads_the_same_in_the_same_order(prepared):

@@ -126,8 +126,10 @@ def webp(width, height):
   ],
 )
 def test_every_kind_of_file_becomes_rgb(image, file_format, rgb):
-  pixels = images.decode_rgb(encode(image, file_format), "x")
+  encoded = encode(image, file_format)
+  pixels = images.decode_rgb(encoded, "x")
   assert pixels.shape == (H, W, 3)
+  assert images.size(encoded, "x") == (H, W)
   assert pixels.dtype == np.uint8
   # JPEG, WebP and AVIF round colours in YCbCr: a few of 255. The others are
   # exact.
@@ -329,6 +331,9 @@ def test_orientation_is_followed_only_on_request(file_format, orientation):
   assert draw(images.decode_rgb(encoded, "x")) == "012/345"
   turned = images.decode_rgb(encoded, "x", exif_transpose=True)
   assert draw(turned) == SEEN[orientation]
+  for pixels, follow in ((turned, True), (grey, False)):
+    found = images.size(encoded, "x", exif_transpose=follow)
+    assert found == pixels.shape[:2]
   assert turned.flags.c_contiguous
 
 
@@ -580,8 +585,9 @@ def test_a_jpeg_has_an_end():
   blank = encoded[:middle] + bytes(4000)
   assert Image.open(io.BytesIO(blank)).convert("RGB").size == (36, 24)
   text = "^x: cannot decode this image: it ends before its end marker$"
-  with pytest.raises(images.BadImageError, match=text):
-    images.decode_rgb(blank, "x")
+  for read in (images.decode_rgb, images.size):
+    with pytest.raises(images.BadImageError, match=text):
+      read(blank, "x")
   # What follows the end does not matter, nor does an end within a comment.
   comment = b"\xff\xfe\0\x06\xff\xd9\xff\xd9"
   padded = encoded[:2] + comment + encoded[2:] + bytes(4000)

@@ -131,6 +131,7 @@ def test_a_folder_of_images(folder):
   for i, colour in enumerate(expected):
     image = source.image(i)
     assert image.shape == (6, 10 + i % 2, 3)
+    assert source.size(i) == image.shape[:2]
     assert image.dtype == np.uint8
     # JPEG's rounding in YCbCr.
     np.testing.assert_allclose(
@@ -191,6 +192,8 @@ def test_a_torn_image_is_named(folder):
   assert source.image(0).shape == (6, 10, 3)
   with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: cannot "):
     source.image(1)
+  with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: cannot "):
+    source.size(1)
 
 
 def grow(folder):
