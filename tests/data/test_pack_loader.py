@@ -1,5 +1,6 @@
 """Packed batches resume in mid-pack, bit for bit, however they are loaded."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -270,25 +271,30 @@ class _Interrupted(Exception):
   """As `training.interruption` raises it, while a batch is waited for."""
 
 
-def test_an_interruption_loses_no_batch(uninterrupted, monkeypatch):
-  batches = make()
-  take(batches, 4)
-  state = through_json(batches.get_state())
-  real, calls = Varied.image, []
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_interruption_loses_no_row(threads, uninterrupted, monkeypatch):
+  batches = make(threads=threads)
+  real, calls, taken = pack_loader.CutImages.__getitem__, [], []
 
-  def image(self, index):
-    calls.append(index)
-    if len(calls) == GROUP // 2:
+  def group(self, number):
+    calls.append(number)
+    if len(calls) == 4:
       raise _Interrupted
-    return real(self, index)
+    return real(self, number)
 
-  monkeypatch.setattr(Varied, "image", image)
-  with pytest.raises(_Interrupted):
-    take(batches, STEPS)
+  monkeypatch.setattr(pack_loader.CutImages, "__getitem__", group)
+  with contextlib.suppress(_Interrupted):
+    while True:
+      state = through_json(batches.get_state())
+      taken += take(batches, 1)
   monkeypatch.undo()
-  for resumed in (batches, make()):
-    resumed.set_state(state)
-    assert take(resumed, 4) == uninterrupted[4:8]
+  # In mid-pack, with rows of the batch taken.
+  assert state["next_step"] == len(taken) > 2
+  assert through_json(batches.get_state()) == state
+  resumed = make()
+  resumed.set_state(state)
+  for going in (batches, resumed):
+    assert taken + take(going, 4) == uninterrupted[: len(taken) + 4]
 
 
 def _changed(**changes):
