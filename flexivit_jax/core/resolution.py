@@ -53,7 +53,8 @@ class Pix2Struct:
   """As many patches as `max_patches` allow, each side rounded down.
 
   Images are scaled up as well as down. The aspect ratio is kept up to the
-  rounding (arXiv:2210.03347; the released code's rule).
+  rounding (arXiv:2210.03347). In floats, as the released code: where a side
+  would be a whole number of patches exactly, it may be one less.
   """
 
   max_patches: int
@@ -63,7 +64,10 @@ class Pix2Struct:
 
   def __call__(self, image_hw, patch_hw, rng):
     del rng
-    return floor_to_budget(image_hw, patch_hw, self.max_patches)
+    (h, w), (ph, pw) = image_hw, patch_hw
+    scale = math.sqrt(self.max_patches * (ph / h) * (pw / w))
+    rows, cols = math.floor(scale * h / ph), math.floor(scale * w / pw)
+    return _pixels(_clipped(rows, cols, self.max_patches), patch_hw)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +172,7 @@ class Sampled:
     low, high = self.low**power, self.high**power
     resolution = (low + (self._draw(rng) + 1) / 2 * (high - low)) ** (1 / power)
     scale = resolution / math.sqrt(math.prod(image_hw))
-    scaled = image_hw[0] * scale, image_hw[1] * scale
-    return _rounded(scaled, patch_hw, self.max_patches)
+    return _rounded(image_hw, patch_hw, self.max_patches, scale)
 
   def _draw(self, rng):
     if self.distribution == "uniform":
@@ -185,21 +188,24 @@ RANDOM = (Sampled,)
 def floor_to_budget(image_hw, patch_hw, max_patches: int) -> tuple[int, int]:
   """The size of about `max_patches` patches, never more, for any image size.
 
-  Args:
-    image_hw: need not be whole numbers.
+  `Pix2Struct` in whole numbers, so that a square image of 24 patches a side
+  has all of its 576.
   """
   (h, w), (ph, pw) = image_hw, patch_hw
-  scale = math.sqrt(max_patches * (ph / h) * (pw / w))
+  rows = math.isqrt(max_patches * h * pw // (w * ph))
+  cols = math.isqrt(max_patches * w * ph // (h * pw))
+  return _pixels(_clipped(rows, cols, max_patches), patch_hw)
+
+
+def _clipped(rows, cols, max_patches):
   # An image so long that a side rounds to no patch gets one; the other side
   # may then have all of them.
-  rows = min(max(math.floor(scale * h / ph), 1), max_patches)
-  cols = min(max(math.floor(scale * w / pw), 1), max_patches)
-  return _pixels((rows, cols), patch_hw)
+  return tuple(min(max(side, 1), max_patches) for side in (rows, cols))
 
 
-def _rounded(image_hw, patch_hw, max_patches):
+def _rounded(image_hw, patch_hw, max_patches, scale=1.0):
   grid = tuple(
-    max(1, math.floor(side / p + 0.5))
+    max(1, math.floor(side * scale / p + 0.5))
     for side, p in zip(image_hw, patch_hw, strict=True)
   )
   if max_patches is not None and math.prod(grid) > max_patches:

@@ -178,8 +178,12 @@ class PackLoader(Iterator[Batch]):
   def __next__(self) -> Batch:
     if self._packer is None:
       self._packer = self._open()
-    slots = self.packing.max_images
-    rows = [next(self._packer) for _ in range(self._rows_per_step)]
+    slots, before = self.packing.max_images, self._packer.get_state()
+    try:
+      rows = [next(self._packer) for _ in range(self._rows_per_step)]
+    except BaseException:
+      self._state, self._packer = before, None  # as if never asked
+      raise
     self.overflowed += sum(packs.overflowed(row, slots) for row in rows)
     batch = packs.to_batch(rows, self.cut_images.cutter.sizes, slots)
     self._recent[self._step] = batch.index

@@ -14,6 +14,9 @@ from grain.experimental import FirstFitPackIterDataset
 from flexivit_jax.core import token_drop
 from flexivit_jax.core.tokens import Batch, Tokens
 
+# Slots of a row: each has logits, whether it holds an image or not.
+MOST_IMAGES = 4096
+
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
@@ -47,7 +50,7 @@ class Packing:
   def __post_init__(self):
     for name, low, high in (
       ("row_length", 1, 2**20),
-      ("max_images", 1, 4096),
+      ("max_images", 1, MOST_IMAGES),
       ("open_rows", 1, 65_536),
     ):
       value = getattr(self, name)

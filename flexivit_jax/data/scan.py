@@ -10,7 +10,7 @@ from flexivit_jax.core import packing
 from flexivit_jax.data.batches import Draws
 from flexivit_jax.data.images import BadImageError
 from flexivit_jax.data.pack_loader import CutImages
-from flexivit_jax.data.packs import Packing
+from flexivit_jax.data.packs import MOST_IMAGES, Packing
 
 # Enough to know a mean within some percent; headers of so many files are read
 # in a second. Where transforms need the pixels, fewer.
@@ -109,7 +109,7 @@ def _better(tokens, rows) -> Fill | None:
     if length < tokens.max():
       continue
     slots = math.ceil(1.5 * length / tokens.mean())
-    slots = min(max(slots, 1), length)
+    slots = min(max(slots, 1), length, MOST_IMAGES)
     fill = _fill(
       tokens, dataclasses.replace(rows, row_length=length, max_images=slots)
     )

@@ -47,10 +47,12 @@ class Stream(Iterator):
       self._open()
     try:
       element = self._next()
-    except RuntimeError as e:
-      if "Worker process" not in str(e):  # Grain's own words
-        raise
-      raise WorkerError(self._lost(e)) from e
+    except BaseException as e:
+      if not self._workers:
+        self.close()  # an interrupted wait may have lost an element
+      elif isinstance(e, RuntimeError) and "Worker process" in str(e):
+        raise WorkerError(self._lost(e)) from e  # Grain's own words
+      raise
     self.position += 1
     return element
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flexivit_jax.core.patch_size import (
+  BudgetPatchSize,
   FixedPatchSize,
   SampledPatchSize,
   as_hw,
@@ -123,3 +124,78 @@ def test_thirds_are_probabilities():
   # They sum to 1 in decimals only as far as they are written.
   for thirds in ((1 / 3,) * 3, (0.3333333, 0.3333333, 0.3333333)):
     assert SampledPatchSize((4, 6, 8), thirds).probabilities == thirds
+
+
+# Packed images: each has a size of its own.
+
+
+def tokens_of(image_hw):
+  """How many patches an image has, sides rounded up."""
+  return lambda size: math.prod(
+    -(-side // p) for side, p in zip(image_hw, size, strict=True)
+  )
+
+
+def test_a_fixed_size_is_that_of_every_image():
+  assert FixedPatchSize((8, 6)).for_image(tokens_of((64, 64)), None) == (8, 6)
+
+
+@pytest.mark.parametrize("probabilities", [None, (0.7, 0.2, 0.1)])
+def test_packed_images_draw_sizes_by_their_probabilities(probabilities):
+  policy = SampledPatchSize((4, 6, (8, 6)), probabilities)
+  n, rng = 4000, np.random.default_rng(0)
+
+  def never(size):
+    raise AssertionError("a drawn size is no matter of the image's length")
+
+  drawn = [policy.for_image(never, rng) for _ in range(n)]
+  for size, p in zip(policy.sizes, probabilities or [1 / 3] * 3, strict=True):
+    # Four standard deviations, as above.
+    assert abs(drawn.count(size) / n - p) <= 4 * math.sqrt(p * (1 - p) / n)
+  again = np.random.default_rng(0)
+  assert [policy.for_image(never, again) for _ in range(9)] == drawn[:9]
+
+
+@pytest.mark.parametrize(
+  ("image_hw", "size"),
+  [
+    ((16, 16), (4, 4)),  # 16 patches of 4, just the budget
+    ((16, 20), (8, 4)),  # 20 of 4, 10 of 8x4
+    ((32, 32), (8, 8)),  # 64, 32, 16
+    ((33, 32), (16, 16)),  # 20 of 8
+    ((999, 999), (16, 16)),  # more in any case
+  ],
+)
+def test_a_budget_takes_the_smallest_patches_that_meet_it(image_hw, size):
+  for choices in ((4, (8, 4), 8, 16), (16, 8, 4, (8, 4))):
+    policy = BudgetPatchSize(choices, max_tokens=16)
+    assert policy.for_image(tokens_of(image_hw), None) == size
+    assert policy.sizes == tuple(as_hw(choice) for choice in choices)
+
+
+@pytest.mark.parametrize(
+  ("call", "text"),
+  [
+    (
+      lambda: BudgetPatchSize((), 16),
+      "choices is (): give at least one patch size",
+    ),
+    (
+      lambda: BudgetPatchSize((4, (4, 4)), 16),
+      "choices has 4x4 2 times: give each size once",
+    ),
+    (
+      lambda: BudgetPatchSize((4, 8), 0),
+      "max_tokens is 0: give at least 1",
+    ),
+    (
+      lambda: BudgetPatchSize((4, 8), 16)(0, 0),
+      "a token budget chooses a patch size for each image, so images must be "
+      "packed: give config.packing, or another config.patch_size",
+    ),
+  ],
+)
+def test_refusals_of_a_budget(call, text):
+  with pytest.raises(ValueError) as caught:
+    call()
+  assert str(caught.value) == text

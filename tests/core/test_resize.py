@@ -205,3 +205,87 @@ def test_resizing_a_grid_equals_jax():
       )
       # float32 weights of jax against float64 here.
       np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+# Patches of several sizes at once.
+
+MIXED = ((4, 4), (8, 6), (3, 9), (8, 9))
+
+
+def mixed_patches(beside, kernel_hw=(6, 5), dtype=np.float64):
+  """Patches of all sizes, what is beside the small ones, and a kernel."""
+  rng = np.random.default_rng(0)
+  index = rng.integers(0, len(MIXED), (2, 11))
+  index[0, :4] = range(4)
+  patches = np.full((2, 11, 8, 9, 3), beside, dtype)
+  for at in np.ndindex(*index.shape):
+    h, w = MIXED[index[at]]
+    patches[at][:h, :w] = rng.normal(size=(h, w, 3))
+  kernel = rng.normal(size=(*kernel_hw, 3, 5)).astype(dtype)
+  return patches.reshape(2, 11, -1), index, kernel
+
+
+def responses(patches, index, kernel, antialias=False):
+  resized = resize.pi_resize_mixed(
+    patches, index, MIXED, kernel.shape[:2], antialias=antialias
+  )
+  return jnp.einsum("blx,xd->bld", resized, kernel.reshape(-1, 5))
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_mixed_sizes_equal_a_kernel_for_each(antialias, float64):
+  patches, index, kernel = mixed_patches(beside=0.0)
+  found = responses(patches, index, kernel, antialias)
+  cut = patches.reshape(2, 11, 8, 9, 3)
+  for at in np.ndindex(*index.shape):
+    h, w = MIXED[index[at]]
+    own = resize.pi_resize(kernel, (h, w), antialias=antialias)
+    expected = np.einsum("hwc,hwcd->d", cut[at][:h, :w], own)
+    np.testing.assert_allclose(found[at], expected, rtol=0, atol=1e-12)
+
+
+def test_what_lies_beside_a_small_patch_is_not_read(float64):
+  clean, index, kernel = mixed_patches(beside=0.0)
+  dirty = mixed_patches(beside=1e30)[0]
+  np.testing.assert_array_equal(
+    responses(dirty, index, kernel), responses(clean, index, kernel)
+  )
+
+
+def test_gradients_of_mixed_sizes(float64):
+  patches, index, kernel = mixed_patches(beside=1e30)
+  outputs = np.random.default_rng(1).normal(size=(2, 11, 5))
+
+  def mixed(patches, kernel):
+    return (responses(patches, index, kernel) * outputs).sum()
+
+  def separate(kernel):
+    total, cut = 0.0, patches.reshape(2, 11, 8, 9, 3)
+    for at in np.ndindex(*index.shape):
+      h, w = MIXED[index[at]]
+      own = resize.pi_resize(kernel, (h, w))
+      total += jnp.einsum("hwc,hwcd,d", cut[at][:h, :w], own, outputs[at])
+    return total
+
+  by_patches, by_kernel = jax.grad(mixed, argnums=(0, 1))(
+    jnp.asarray(patches), jnp.asarray(kernel)
+  )
+  expected = jax.grad(separate)(jnp.asarray(kernel))
+  np.testing.assert_allclose(by_kernel, expected, rtol=0, atol=1e-11)
+  # What is not read has no gradient, what is read has one.
+  by_patches = np.asarray(by_patches).reshape(2, 11, 8, 9, 3)
+  for at in np.ndindex(*index.shape):
+    h, w = MIXED[index[at]]
+    assert by_patches[at][:h, :w].all()
+    inside = np.zeros((8, 9), bool)
+    inside[:h, :w] = True
+    assert not by_patches[at][~inside].any()
+
+
+def test_one_row_of_sizes_serves_all_rows():
+  patches, index, _ = mixed_patches(beside=0.0, dtype=np.float32)
+  same = np.broadcast_to(index[:1], index.shape)
+  np.testing.assert_array_equal(
+    resize.pi_resize_mixed(patches, index[:1], MIXED, (6, 5)),
+    resize.pi_resize_mixed(patches, same, MIXED, (6, 5)),
+  )
