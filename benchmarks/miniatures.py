@@ -77,8 +77,9 @@ def _resolution(name, **fields):
 
 
 # Canvases up to four times as wide as high, 16 patches an image.
-_LONG = tuple(
-  f"{data}.source.aspect=0.7" for data in ("train", "validation", "test")
+_LONG = (
+  *(f"{data}.source.aspect=0.7" for data in ("train", "validation", "test")),
+  "packing.max_images=20",
 )
 _PAD = tuple(
   f"{data}.transforms=('pad_square',)"
