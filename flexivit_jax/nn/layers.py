@@ -318,7 +318,7 @@ class EncoderBlock(nn.Module):
       self.rms_norm,
       name="MultiHeadDotProductAttention_0",
     )(y, y, x_segments=segments, y_segments=segments, relation=relation)
-    x = x + self._branch(y, "LayerScale_0", drop_path, train)
+    x = x + self._branch(y, "LayerScale_0", segments, drop_path, train)
     y = norm(self.eps, self.rms_norm, "LayerNorm_1")(x)
     y = Mlp(
       self.mlp_dim,
@@ -329,19 +329,25 @@ class EncoderBlock(nn.Module):
       self.proj_bias,
       name="MlpBlock_0",
     )(y, train=train)
-    return x + self._branch(y, "LayerScale_1", drop_path, train)
+    return x + self._branch(y, "LayerScale_1", segments, drop_path, train)
 
-  def _branch(self, y, scale_name, drop_path, train):
+  def _branch(self, y, scale_name, segments, drop_path, train):
     if self.layer_scale is not None:
       y = LayerScale(self.layer_scale, name=scale_name)(y)
     y = nn.Dropout(self.dropout, deterministic=not train)(y)
     if not train or drop_path is None:
       return y
-    # Stochastic depth (arXiv:1603.09382), one draw for each row.
-    keep = 1 - drop_path
-    shape = (y.shape[0], 1, 1)
-    kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
-    return jnp.where(kept, y / keep.astype(y.dtype), 0)
+    # Stochastic depth (arXiv:1603.09382), one draw for each image.
+    keep, key = 1 - drop_path, self.make_rng("dropout")
+    b, l, _ = y.shape
+    if segments is None:
+      kept = jax.random.bernoulli(key, keep, (b, 1))
+    else:
+      # A row of l tokens has no more images, besides its padding.
+      kept = jax.random.bernoulli(key, keep, (b, l + 1))
+      segments = jnp.broadcast_to(segments, (b, l))
+      kept = jnp.take_along_axis(kept, segments, axis=1)
+    return jnp.where(kept[..., None], y / keep.astype(y.dtype), 0)
 
 
 class Encoder(nn.Module):

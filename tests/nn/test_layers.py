@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from flexivit_jax.nn import layers
+from flexivit_jax.nn.context import Context
 
 
 def _normal(*shape, dtype=jnp.float32, seed=0):
@@ -192,6 +193,28 @@ def test_stochastic_depth_keeps_the_mean_and_drops_whole_rows():
   assert untouched.mean() == pytest.approx(0.25, abs=0.1)
   kept = np.abs(half - branchless).max(axis=(1, 2)) > 0
   assert (kept == ~untouched).all()
+
+
+def test_stochastic_depth_draws_for_each_image_of_a_row():
+  """Not for the row: one draw would leave out all of its images."""
+  x = _normal(256, 6, 8)
+  segments = jnp.array([[1, 1, 2, 2, 2, 0]])
+  block = _block()(name=None)
+  context = Context(segments)
+  params = block.init(jax.random.key(0), x, context, None, False)
+  moved = block.apply(
+    params, x, context, jnp.float32(0.5), True,
+    rngs={"dropout": jax.random.key(1)},
+  )  # fmt: skip
+  untouched = np.array((moved == x).all(axis=-1))
+  first, second = untouched[:, :2], untouched[:, 2:5]
+  for own in (first, second):
+    assert (own.all(axis=1) == own.any(axis=1)).all()
+    # As for whole rows.
+    assert own[:, 0].mean() == pytest.approx(0.25, abs=0.14)
+  together = (first[:, 0] & second[:, 0]).mean()
+  # Drawn apart: 1/16 rather than 1/4; 5 standard deviations of 0.015.
+  assert together == pytest.approx(1 / 16, abs=0.08)
 
 
 def test_stochastic_depth_rises_over_the_encoder():
