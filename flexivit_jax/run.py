@@ -276,6 +276,10 @@ def prepare(
   if experiment.test is not None:
     with blaming("config.test"):
       check_same_classes(source, experiment.test.source.open())
+      if experiment.test.resolution is not None:
+        pack_loader.refuse_random(
+          experiment.test.transforms, experiment.test.resolution
+        )
   initial, origin = {}, {}
   if experiment.init_from is not None and not resuming:
     with blaming("config.init_from"):

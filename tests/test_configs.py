@@ -63,7 +63,17 @@ def folder(tmp_path_factory):
   return root
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+# Whose parts the others have.
+SLOW = ("vit_digits:8", "pit_digits", "pit_digits:16", "flexi_navit_digits")
+
+
+@pytest.mark.parametrize(
+  "recipe",
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+    for name in RECIPES
+  ],
+)
 def test_recipe_trains_and_evaluates(recipe, command, folder, tmp_path):
   name, colon, argument = recipe.partition(":")
   config = f"configs/{name}.py{colon}{argument}"

@@ -198,6 +198,7 @@ def test_a_signal_saves_at_the_next_step(uninterrupted, long_run, tmp_path):
   assert_ends_alike(tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_is_a_signal_too(uninterrupted, long_run, tmp_path):
   process = long_run(tmp_path, wait=False)
   assert wait_for(process, lambda: last_row(tmp_path) >= 15)
@@ -364,6 +365,7 @@ def test_a_state_of_other_batches_is_refused(
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["damaged entries", "a file in its place"])
 def test_a_damaged_compilation_cache_changes_nothing(
   harm, small_run, command, small_run_config, tmp_path

@@ -184,6 +184,7 @@ def test_compiled_programs_are_kept_between_runs(
   assert entries == kept
 
 
+@pytest.mark.slow
 def test_images_per_second_of_a_resumed_run_count_its_own_steps(
   command, small_config, tmp_path
 ):

@@ -60,6 +60,8 @@ class Scan:
 def scan(images: CutImages, rows: Packing) -> Scan:
   """Plans the first images of training, as training will.
 
+  A scheduled token drop is seen as it is at the start.
+
   Raises:
     BadImageError: one cannot be decoded, and bad images are not skipped.
     TooLongError: one does not fit into a row, and long ones are refused.
@@ -69,7 +71,9 @@ def scan(images: CutImages, rows: Packing) -> Scan:
     ratios.append(w / h)
     tokens.append(length)
   if not tokens:
-    raise ValueError("no image could be read")
+    raise ValueError(
+      "none of the first images can be decoded: mend the data, or its path"
+    )
   tokens = np.array(tokens)
   borders = (0, *ASPECTS, math.inf)
   return Scan(
