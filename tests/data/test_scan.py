@@ -265,7 +265,9 @@ def test_bad_images_are_left_out_or_end_the_scan(transforms):
   nothing = Photographs(3, bad=(0, 1, 2))
   with pytest.raises(ValueError) as caught:
     scan.scan(make(nothing, on_bad_image=skip).cut_images, PACKING)
-  assert str(caught.value) == "no image could be read"
+  assert str(caught.value) == (
+    "none of the first images can be decoded: mend the data, or its path"
+  )
 
 
 def test_a_long_image_can_end_the_scan():
