@@ -291,11 +291,12 @@ def test_configs_that_contradict_themselves_are_refused(
 
 
 def test_data_that_do_not_fit_are_refused(packed):
-  random = "validation.resolution={'name':'sampled','low':8,'high':24}"
-  with pytest.raises(
-    ConfigError, match=r"^config\.validation: Sampled is rand"
-  ):
-    run_lib.prepare(packed(random), print)
+  sampled = "{'name':'sampled','low':8,'high':24}"
+  for name in ("validation", "test"):
+    with pytest.raises(
+      ConfigError, match=rf"^config\.{name}: Sampled is random"
+    ):
+      run_lib.prepare(packed(f"{name}.resolution={sampled}"), print)
   long = packed(
     *("packing.too_long=error", "packing.row_length=30", "packing.drop=none")
   )
