@@ -296,7 +296,8 @@ def test_data_that_do_not_fit_are_refused(packed):
     with pytest.raises(
       ConfigError, match=rf"^config\.{name}: Sampled is random"
     ):
-      run_lib.prepare(packed(f"{name}.resolution={sampled}"), print)
+      data = f"{name}={{'source':'digits','resolution':{sampled}}}"
+      run_lib.prepare(packed(data), print)
   long = packed(
     *("packing.too_long=error", "packing.row_length=30", "packing.drop=none")
   )
