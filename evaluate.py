@@ -34,6 +34,7 @@ from flexivit_jax.experiment import (
   check_patch_size,
   common_divisors,
 )
+from flexivit_jax.nn.vit import MAX_SIDE
 from flexivit_jax.run import eval_passes
 from flexivit_jax.tasks.supervised import Supervised
 from flexivit_jax.training import compilation, memory, provenance, sharding
@@ -119,7 +120,10 @@ def evaluate(args) -> list[sweep.Point]:
   compilation.enable_persistent_cache()
   task = run.task if run else Supervised()
   params = jax.device_put(vit.params, sharding.replicated(mesh))
-  with memory.explaining_evaluation(batch_size, "--batch_size"):
+  setting = "--batch_size"
+  if args.budgets:
+    setting += ", or the largest of --budgets"
+  with memory.explaining_evaluation(batch_size, setting):
     measures = sweep.compile_measures(
       functools.partial(task.measure, vit.model),
       passes,
@@ -134,6 +138,13 @@ def evaluate(args) -> list[sweep.Point]:
     bad |= each.loader.bad
   for reason in bad.values():
     print(f"skipped: {reason}")
+  for each in passes:
+    if count := getattr(each.loader, "scaled_down", 0):
+      print(
+        f"at budget {each.budget} and {sweep.size_name(each.sizes[0])} px, "
+        f"{count} images have more patches than the model has positions for: "
+        "scaled down"
+      )
   print(f"\n{points[0].images} images of {data.source}")
   print(report.table(points))
   if args.output:
@@ -223,10 +234,16 @@ def choose_passes(args, vit, data, source, batch_size, policy):
   if args.budgets is None:
     return make(data, sizes=sizes, packing=packing)
   passes = []
+  # They would undo the aspect ratio before it is kept.
+  sizing = [x for x in data.transforms if isinstance(x, augment.SIZING)]
+  kept = tuple(x for x in data.transforms if x not in sizing)
+  for transform in sizing:
+    print(f"without {transform}: with --budgets images keep their aspect ratio")
   for budget in choose_budgets(args.budgets):
     length = max(budget, 256)
-    rows = packs.Packing(length, -(-2 * length // budget), open_rows=16)
-    own = dataclasses.replace(data, resolution=NaFlex(budget))
+    slots = min(-(-2 * length // budget), length)
+    rows = packs.Packing(length, slots, open_rows=16)
+    own = dataclasses.replace(data, transforms=kept, resolution=NaFlex(budget))
     passes += make(own, sizes=sizes, packing=rows)
   return tuple(passes)
 
@@ -294,6 +311,8 @@ def choose_sizes(text, vit, image_hw) -> list[tuple[int, int]]:
       raise ValueError(f"none of {among} lies in {text}")
   else:
     sizes = list(dict.fromkeys(map(parse_hw, text.split(","))))
+    if max(map(max, sizes)) > MAX_SIDE:
+      raise ValueError(f"{text}: give patches of at most {MAX_SIDE} pixels")
   return sizes
 
 

@@ -202,7 +202,9 @@ class Watch:
   def defer(self, done: int, metrics, finite: step.Finite) -> None:
     """Remembers metrics of a step that may still be under way."""
     # Copied: the next step takes the state's own.
-    self._pending = done, metrics, jax.tree.map(jnp.copy, finite)
+    finite = jax.tree.map(jnp.copy, finite)
+    overflowed = getattr(self._run.loader, "overflowed", 0)
+    self._pending = done, metrics, finite, overflowed
 
   def flush(self) -> None:
     """Writes what was deferred; waits for that step only.
@@ -212,14 +214,14 @@ class Watch:
     """
     if self._pending is None:
       return
-    done, metrics, finite = self._pending
+    done, metrics, finite, overflowed = self._pending
     self._pending = None
     self.check_finite(finite, done)
     names = (*self._run.metrics, "gradient_norm")
     values = {name: float(metrics[name]) for name in names}
     values["learning_rate"] = float(self._learning_rate(done - 1))
     values |= self._bad_images("train", self._run.loader.bad, "bad_images")
-    if overflowed := getattr(self._run.loader, "overflowed", 0):
+    if overflowed:
       values["pack/overflowed_images"] = overflowed
     now = time.perf_counter()
     images = (done - self._logged) * values.get(

@@ -104,25 +104,31 @@ class LoadedViT:
     """
     if not self.model.num_classes:
       raise ValueError(f"{self.spec.path} has no head: use features")
-    return self.outputs(images, patch_size, resolution=resolution)["logits"]
+    return self._outputs(images, patch_size, resolution, ("logits",))["logits"]
 
   def features(self, images, patch_size=None, *, resolution=None) -> jax.Array:
     """Pooled features, `[n, d]`. Arguments as in a call."""
-    return self.outputs(images, patch_size, resolution=resolution)["pooled"]
+    return self._outputs(images, patch_size, resolution, ("pooled",))["pooled"]
 
   def patch_features(self, images, patch_size=None, *, resolution=None):
     """Features of each patch after the final norm, `[n, rows, cols, d]`; for a
-    list of images a list of `[rows, cols, d]`."""
-    return self.outputs(images, patch_size, resolution=resolution)["encoded"]
+    list of images a list of numpy arrays `[rows, cols, d]`."""
+    names = ("encoded",)
+    return self._outputs(images, patch_size, resolution, names)["encoded"]
 
   def outputs(
     self, images, patch_size=None, *, resolution=None
   ) -> dict[str, Any]:
     """Features ("pooled"), patch features ("encoded") and "logits", if any."""
+    head = ("logits",) if self.model.num_classes else ()
+    names = ("pooled", "encoded", *head)
+    return self._outputs(images, patch_size, resolution, names)
+
+  def _outputs(self, images, patch_size, resolution, names):
     patch_hw = self._size(patch_size)
     if isinstance(images, (list, tuple)):
       images = [self._checked(x, f"image {i}") for i, x in enumerate(images)]
-      return self._packed_outputs(images, patch_hw, resolution or Native())
+      return self._packed_outputs(images, patch_hw, resolution, names)
     if resolution is not None:
       raise ValueError(
         "resolution is for a list of images; an array's images have one size"
@@ -132,31 +138,34 @@ class LoadedViT:
     positions.check_grid(self.model.position, grid_hw)
     return self._apply(self.params, images, patch_hw=patch_hw)
 
-  def _packed_outputs(self, images, patch_hw, resolution):
+  def _packed_outputs(self, images, patch_hw, resolution, names):
     if not images:
       raise ValueError("the list of images is empty")
+    resolution = Native() if resolution is None else resolution
     if isinstance(resolution, RANDOM):
       raise ValueError(
         f"resolution {type(resolution).__name__} is random: give Native, "
         "NaFlex, Pix2Struct or Square"
       )
+    if isinstance(resolution, type) or not callable(resolution):
+      raise ValueError(
+        f"resolution is {resolution!r}: give one of core/resolution.py, such "
+        "as NaFlex(256)"
+      )
     if len({x.dtype for x in images}) > 1:
       raise ValueError("some images are uint8, others float: give one kind")
-    collected: dict[str, list] = {}
+    collected = {name: [None] * len(images) for name in names}
     largest = self.model.position.largest_grid
     packs = image_list.pack(images, patch_hw, resolution, largest)
     for tokens, placed in packs:
-      for name, x in self._apply_packed(self.params, tokens).items():
-        values = collected.setdefault(name, [None] * len(images))
+      results = self._apply_packed(self.params, tokens, names)
+      # On the host: on a device each place would be a program of its own.
+      for name, x in jax.device_get(results).items():
         for at in placed:
-          if name == "encoded":
-            end = at.start + math.prod(at.grid_hw)
-            own = x[at.row, at.start : end].reshape(*at.grid_hw, -1)
-          else:
-            own = x[at.row, at.slot]
-          values[at.image] = own
+          own = x[at.row, at.slot] if name != "encoded" else at.patches_in(x)
+          collected[name][at.image] = own
     return {
-      name: values if name == "encoded" else jnp.stack(values)
+      name: values if name == "encoded" else jnp.asarray(np.stack(values))
       for name, values in collected.items()
     }
 
@@ -175,6 +184,11 @@ class LoadedViT:
   def _checked(self, images, one: str | None = None):
     """An array of images, or a single one of a list, called `one`."""
     images = np.asarray(images)
+    if not one and not images.ndim:
+      raise ValueError(
+        f"images are {images.item()!r}: give an array [n, h, w, "
+        f"{self.model.channels}], or a list of images"
+      )
     subject, verb = (one, "has") if one else ("images", "have")
     if (
       images.ndim != (3 if one else 4)
@@ -200,7 +214,8 @@ class LoadedViT:
         f"{lie} in [{low:g}, {high:g}], not in [-1, 1]: give uint8, or "
         "x / 127.5 - 1"
       )
-    if low >= 0:
+    # A single image of a list may well be bright.
+    if low >= 0 and not one:
       warnings.warn(
         f"{lie} in [{low:g}, {high:g}]; the model expects [-1, 1], where 0 is "
         "grey: for pixels in [0, 1] give 2 * x - 1",
@@ -226,13 +241,10 @@ class LoadedViT:
 
   @functools.cached_property
   def _apply_packed(self):
-    @jax.jit
-    def apply(params, tokens):
+    @functools.partial(jax.jit, static_argnames="names")
+    def apply(params, tokens, names):
       out = self.model.apply({"params": params}, tokens)
-      results = {"pooled": out.pooled, "encoded": out.encoded}
-      if out.logits is not None:
-        results["logits"] = out.logits
-      return results
+      return {name: getattr(out, name) for name in names}
 
     return apply
 

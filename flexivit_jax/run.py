@@ -20,6 +20,7 @@ from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.data.cutting import Cutter
 from flexivit_jax.evaluation import sweep
 from flexivit_jax.experiment import (
+  ConfigError,
   Data,
   Experiment,
   blaming,
@@ -248,6 +249,7 @@ def prepare(
     experiment = experiment.for_classes(source.classes)
     loader = train_loader(experiment, source)
   looked_at, images_per_step = {}, experiment.batch_size
+  taken_per_step = images_per_step
   if experiment.packing is None:
     experiment.check_patch_sizes(loader.image_hw)
   else:
@@ -256,6 +258,7 @@ def prepare(
     report("\n".join(scan.describe(seen, experiment.batch_size)))
     looked_at = {"scan": scan.to_json(seen)}
     images_per_step *= seen.now.images_per_row
+    taken_per_step *= seen.now.taken_per_row
   opened, validation = {"train": source}, ()
   if experiment.validation is not None:
     with blaming("config.validation"):
@@ -272,7 +275,7 @@ def prepare(
       )
     for each in validation:
       if isinstance(each.loader, loader_lib.EvalLoader):
-        experiment.check_patch_sizes(each.loader.image_hw)
+        _check_tiling(experiment, each.loader.image_hw)
   if experiment.test is not None:
     with blaming("config.test"):
       check_same_classes(source, experiment.test.source.open())
@@ -286,7 +289,7 @@ def prepare(
       initial, lines = read_initial(experiment)
     report("\n".join(lines))
     origin = {"init_from": lines}
-  total_steps = experiment.num_steps(len(source), images_per_step)
+  total_steps = experiment.num_steps(len(source), taken_per_step)
   with blaming("config.optimizer"):
     tx = experiment.optimizer.build(total_steps)
   run = Run(
@@ -313,6 +316,20 @@ def prepare(
   with blaming("config.model"):
     run.state_shapes  # noqa: B018 (initialises the model without computing)
   return run
+
+
+def _check_tiling(experiment: Experiment, image_hw) -> None:
+  if experiment.packing is None:
+    experiment.check_patch_sizes(image_hw)
+    return
+  try:
+    experiment.check_patch_sizes(image_hw)
+  except ConfigError as e:
+    text = str(e).removeprefix("config.patch_size: ")
+    raise ConfigError(
+      "config.validation has no resolution, so its images are cut as they are, "
+      f"and {text}; or give it a resolution, as config.train has"
+    ) from e
 
 
 def read_initial(experiment: Experiment) -> tuple[dict, list[str]]:

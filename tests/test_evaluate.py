@@ -3,6 +3,7 @@
 import argparse
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -160,6 +161,10 @@ def test_the_centre_of_larger_images(npz):
       "--budgets and --image_size: give one of them",
     ),
     (["--budgets=64", "--patch_sizes=20:30"], "none of 6, 12 lies in 20:30"),
+    (
+      ["--budgets=64", "--patch_sizes=4,4000"],
+      "4,4000: give patches of at most 1024 pixels",
+    ),
     (["--frobnicate"], "unknown argument '--frobnicate'"),
   ],
 )
@@ -214,6 +219,29 @@ def test_budgets_pack_images_of_any_aspect_ratio(npz, command, tmp_path):
     # A float32 mean of whole numbers.
     np.testing.assert_allclose(point["tokens"], tokens, rtol=1e-6)
     assert point["images"] == 10
+
+
+def test_budgets_of_a_run_undo_the_transforms_that_fix_a_size(
+  small_run, command, tmp_path
+):
+  """Or else its images were squashed before their aspect ratio is kept."""
+  config = json.loads((small_run[0] / "config.json").read_text())
+  config["config"]["test"]["transforms"] = [
+    {"name": "resize", "size": [24, 48]}
+  ]
+  run = tmp_path / "run"
+  shutil.copytree(small_run[0], run)
+  (run / "config.json").write_text(json.dumps(config))
+  done = command(
+    "evaluate.py", f"--checkpoint={run}", "--budgets=1,20", "--patch_sizes=6"
+  )
+  assert done.returncode == 0, done.stderr
+  assert (
+    "without Resize(size=(24, 48)): with --budgets images keep their aspect "
+    "ratio"
+  ) in done.stdout
+  rows = [line.split()[:3] for line in done.stdout.splitlines()[-2:]]
+  assert rows == [["6x6", "1", "1"], ["6x6", "20", "16"]]
 
 
 def test_a_range_of_sizes_needs_known_ones_where_images_differ(

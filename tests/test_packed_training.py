@@ -293,11 +293,11 @@ def test_configs_that_contradict_themselves_are_refused(
 def test_data_that_do_not_fit_are_refused(packed):
   sampled = "{'name':'sampled','low':8,'high':24}"
   for name in ("validation", "test"):
+    data = packed(f"{name}={{'source':'digits','resolution':{sampled}}}")
     with pytest.raises(
       ConfigError, match=rf"^config\.{name}: Sampled is random"
     ):
-      data = f"{name}={{'source':'digits','resolution':{sampled}}}"
-      run_lib.prepare(packed(data), print)
+      run_lib.prepare(data, print)
   long = packed(
     *("packing.too_long=error", "packing.row_length=30", "packing.drop=none")
   )
@@ -306,6 +306,36 @@ def test_data_that_do_not_fit_are_refused(packed):
     TooLongError, match=r"^image \d+ of 24x24 pixels has 6x6 "
   ):
     run_lib.prepare(long, print)
+
+
+def test_validation_images_of_one_size_must_tile(packed):
+  with pytest.raises(ConfigError) as caught:
+    run_lib.prepare(
+      packed(
+        "validation={'source':'digits'}", "patch_size={'name':'fixed','size':5}"
+      ),
+      print,
+    )
+  assert str(caught.value) == (
+    "config.validation has no resolution, so its images are cut as they are, "
+    "and an image of 24x24 pixels is not a whole number of 5x5 patches: resize "
+    "it to 25x25, or take a patch size whose sides divide 24 and 24; sides "
+    "that divide both: 1, 2, 3, 4, 6, 8, 12, 24; or give it a resolution, as "
+    "config.train has"
+  )
+
+
+def test_an_epoch_counts_what_overflow_leaves_out(packed):
+  """Those images were taken, and will not come again in it."""
+  full = packed("total_steps=None", "total_epochs=2", "packing.drop=none")
+  drop = ("packing.overflow=drop", "packing.max_images=1")
+  left_out = packed(
+    "total_steps=None", "total_epochs=2", "packing.drop=none", *drop
+  )
+  a, b = (run_lib.prepare(e, lambda line: None) for e in (full, left_out))
+  assert b.images_per_step < a.images_per_step
+  # The rows are filled alike, but for rounding and E_max.
+  assert b.total_steps == pytest.approx(a.total_steps, rel=0.05)
 
 
 def test_a_budget_chooses_the_size_of_each_image(packed):

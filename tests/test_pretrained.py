@@ -1,3 +1,5 @@
+import contextlib
+import logging
 import pathlib
 
 import jax
@@ -208,9 +210,34 @@ def test_a_list_resizes_to_whole_patches_or_as_asked(vit, photos):
 
 def test_lists_of_other_sizes_share_programs(vit, photos):
   vit(photos, patch_size=16)
-  size = vit._apply_packed._cache_size()
-  vit([x[: x.shape[0] // 16 * 16 : 2] for x in photos], patch_size=16)
-  assert vit._apply_packed._cache_size() == size
+  vit.patch_features(photos, patch_size=16)
+  count = vit._apply_packed._cache_size()
+  others = [x[: x.shape[0] // 16 * 16 : 2] for x in photos]
+  with jax.log_compiles(), warnings_of_compiles() as seen:
+    vit(others, patch_size=16)
+    vit.patch_features(others, patch_size=16)
+  assert vit._apply_packed._cache_size() == count
+  # Nor does taking images out of their rows compile anything.
+  assert seen == []
+
+
+@contextlib.contextmanager
+def warnings_of_compiles():
+  """What JAX logs of what it compiles."""
+  seen, handler = [], logging.Handler()
+  handler.emit = lambda record: seen.append(record.getMessage())
+  logger = logging.getLogger("jax")
+  logger.addHandler(handler)
+  try:
+    yield seen
+  finally:
+    logger.removeHandler(handler)
+
+
+def test_compiling_is_seen():
+  with jax.log_compiles(), warnings_of_compiles() as seen:
+    jax.jit(lambda x: x + 1234.5)(jnp.zeros(77))
+  assert any("ompiling" in text for text in seen)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +268,16 @@ def test_lists_of_other_sizes_share_programs(vit, photos):
       [np.zeros((16, 16, 3), np.uint8)],
       {"resolution": resolution.Sampled(16, 32)},
       "resolution Sampled is random: give Native, NaFlex, Pix2Struct or Square",
+    ),
+    (
+      [np.zeros((16, 16, 3), np.uint8)],
+      {"resolution": 64},
+      "resolution is 64: give one of core/resolution.py, such as NaFlex(256)",
+    ),
+    (
+      None,
+      {},
+      "images are None: give an array [n, h, w, 3], or a list of images",
     ),
     (
       np.zeros((1, 16, 16, 3), np.uint8),

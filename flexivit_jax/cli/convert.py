@@ -137,7 +137,9 @@ def transformed(checkpoint: Checkpoint, args, patch_hw, image_hw) -> Checkpoint:
       model, arrays = repatch.repatch(model, arrays, patch_hw, image_hw)
     # What it was trained at is not what it is for any more.
     spec = dataclasses.replace(spec, patch_size=patch_hw, trained_sizes=())
-  elif args.format not in ("big_vision", "orbax") and spec.trained_sizes:
+  elif args.format not in ("big_vision", "orbax") and {*spec.trained_sizes} - {
+    model.kernel_hw
+  }:
     h, w = model.kernel_hw
     sizes = ", ".join(f"{h}x{w}" for h, w in spec.trained_sizes)
     print(

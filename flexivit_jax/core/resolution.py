@@ -197,6 +197,22 @@ def floor_to_budget(image_hw, patch_hw, max_patches: int) -> tuple[int, int]:
   return _pixels(_clipped(rows, cols, max_patches), patch_hw)
 
 
+def within_grid(image_hw, patch_hw, grid_hw) -> tuple[int, int]:
+  """A size scaled down until it has no more rows or columns than a grid.
+
+  The aspect ratio is kept up to the rounding down to whole patches.
+  """
+  rows, cols = (side // p for side, p in zip(image_hw, patch_hw, strict=True))
+  # As fractions (numerator, denominator): floats would lose whole patches.
+  most, of = min(
+    ((1, 1), (grid_hw[0], rows), (grid_hw[1], cols)),
+    key=lambda ratio: ratio[0] / ratio[1],
+  )
+  return _pixels(
+    (max(1, rows * most // of), max(1, cols * most // of)), patch_hw
+  )
+
+
 def _clipped(rows, cols, max_patches):
   # An image so long that a side rounds to no patch gets one; the other side
   # may then have all of them.

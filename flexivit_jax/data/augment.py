@@ -216,3 +216,6 @@ def _check_range(name, pair):
 
 
 RANDOM = (InceptionCrop, Flip, Affine)
+
+# What gives an image another size, or another aspect ratio.
+SIZING = (Resize, ResizeCrop, CentralCrop, PadSquare, InceptionCrop)

@@ -23,11 +23,14 @@ class Plan:
     image_hw: size to which it is resized, in pixels.
     patch_hw: size of its patches; they tile image_hw.
     drop: share of the patches to leave out.
+    scaled_down: whether the resolution asked for more than a row takes or the
+      model has positions for.
   """
 
   image_hw: tuple[int, int]
   patch_hw: tuple[int, int]
   drop: float = 0.0
+  scaled_down: bool = False
 
   @property
   def grid_hw(self) -> tuple[int, int]:
@@ -133,22 +136,14 @@ class Cutter:
         f'patches, and {limit}: give config.packing.too_long="resize", a '
         "smaller resolution, or larger patches"
       )
+    fitted = plan.image_hw
     if too_long:
       fitted = resolution.floor_to_budget(
-        plan.image_hw, plan.patch_hw, self.row_length
+        fitted, plan.patch_hw, self.row_length
       )
-      plan = dataclasses.replace(plan, image_hw=fitted)
-    if self.largest_grid is None:
-      return plan
-    # Each side on its own: where the grid ends in one direction only, that one
-    # is squeezed, rather than the whole image made small.
-    sides = (
-      min(side, most * p)
-      for side, most, p in zip(
-        plan.image_hw, self.largest_grid, plan.patch_hw, strict=True
-      )
-    )
-    return dataclasses.replace(plan, image_hw=tuple(sides))
+    if self.largest_grid is not None:
+      fitted = resolution.within_grid(fitted, plan.patch_hw, self.largest_grid)
+    return dataclasses.replace(plan, image_hw=fitted, scaled_down=True)
 
   def cut(
     self, image: np.ndarray, plan: Plan, rng: np.random.Generator | None

@@ -37,6 +37,11 @@ class Placed:
   start: int
   grid_hw: tuple[int, int]
 
+  def patches_in(self, x: np.ndarray) -> np.ndarray:
+    """Its `[rows, cols, d]` of `[b, l, d]`."""
+    end = self.start + math.prod(self.grid_hw)
+    return x[self.row, self.start : end].reshape(*self.grid_hw, -1)
+
 
 def pack(
   images: Sequence[np.ndarray],
@@ -64,7 +69,8 @@ def pack(
       raise ValueError(
         f"image {i} of {h}x{w} pixels has {rows}x{cols} patches, and the "
         f"model's positions end at {largest_grid[0]}x{largest_grid[1]}: give a "
-        "smaller image, larger patches, or resolution=NaFlex(max_patches)"
+        "smaller image, larger patches, or a resolution of fewer patches, such "
+        f"as NaFlex({min(largest_grid)})"
       )
   lengths = [math.prod(grid) for grid in grids]
   row_length = _rounded_up(max(lengths), SHORTEST_ROW)

@@ -89,7 +89,7 @@ class EvalImages:
   def __getitem__(self, group: int) -> dict[str, np.ndarray]:
     end_with_parent()
     bad: dict[int, str] = {}
-    cut, images = [], []
+    cut, images, scaled_down = [], [], 0
     for index in range(*self._own)[group * GROUP : (group + 1) * GROUP]:
       try:
         image, label = self.example(index, None)
@@ -100,9 +100,11 @@ class EvalImages:
         continue
       name = self.example.source.name(index)
       plan = self.cutter.plan(image.shape[:2], None, 0, name)
+      scaled_down += plan.scaled_down
       cut.append(self.cutter.cut(image, plan, None))
       images.append((label, index))
-    return _group(cut, images, self.cutter.patch_bytes) | pack_bad(bad)
+    group = _group(cut, images, self.cutter.patch_bytes)
+    return group | pack_bad(bad) | {"scaled_down": np.int32(scaled_down)}
 
 
 def _group(cut, images, patch_bytes: int = 0) -> dict[str, np.ndarray]:
@@ -290,6 +292,8 @@ class PackEvalLoader:
 
   Attributes:
     bad: index to reason of the bad images met so far.
+    scaled_down: images of the latest iteration that were made smaller than
+      their resolution is, to fit into a row or the model's positions.
 
   Raises:
     ValueError: a transform or the resolution is random.
@@ -314,8 +318,10 @@ class PackEvalLoader:
     self._rows = len(shard_rows(batch_size, shard))
     self._on_bad_image = on_bad_image
     self.bad: dict[int, str] = {}
+    self.scaled_down = 0
 
   def __iter__(self) -> Iterator[Batch]:
+    self.scaled_down = 0
     rows, cutter = [], self._images.cutter
     for row in packs.rows(self._read(), self._packing, None):
       rows.append(row)
@@ -343,6 +349,7 @@ class PackEvalLoader:
 
   def _images_of(self, groups):
     for group in groups:
+      self.scaled_down += int(group["scaled_down"])
       self.bad |= unpack_bad(group)
       self._on_bad_image.check(self.bad, len(self._images.example.source))
       yield from packs.split_group(group)

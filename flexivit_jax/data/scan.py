@@ -8,6 +8,7 @@ import numpy as np
 
 from flexivit_jax.core import packing
 from flexivit_jax.data.batches import Draws
+from flexivit_jax.data.cutting import Plan
 from flexivit_jax.data.images import BadImageError
 from flexivit_jax.data.pack_loader import CutImages
 from flexivit_jax.data.packs import MOST_IMAGES, Packing
@@ -30,6 +31,7 @@ class Fill:
     row_length, max_images: of the rows.
     fill: share of a row's places that hold a patch.
     images_per_row: mean.
+    taken_per_row: the same with those that `overflow="drop"` leaves out.
     full_rows: share of the rows that have max_images.
   """
 
@@ -37,6 +39,7 @@ class Fill:
   max_images: int
   fill: float
   images_per_row: float
+  taken_per_row: float
   full_rows: float
 
 
@@ -47,12 +50,15 @@ class Scan:
   Attributes:
     aspects: i64 `[n]`, images between the borders `ASPECTS`.
     tokens: i64 `[images]`, patches that training keeps of each.
+    scaled_down: images that would have more patches than a row takes, or than
+      the model has positions for.
     now: with the rows of the config.
     better: with the rows that suit; None: those of the config do.
   """
 
   aspects: np.ndarray
   tokens: np.ndarray
+  scaled_down: int
   now: Fill
   better: Fill | None
 
@@ -66,10 +72,11 @@ def scan(images: CutImages, rows: Packing) -> Scan:
     BadImageError: one cannot be decoded, and bad images are not skipped.
     TooLongError: one does not fit into a row, and long ones are refused.
   """
-  ratios, tokens = [], []
-  for (h, w), length in _plans(images):
+  ratios, tokens, scaled_down = [], [], 0
+  for (h, w), plan in _plans(images):
     ratios.append(w / h)
-    tokens.append(length)
+    tokens.append(max(1, round(plan.tokens * (1 - plan.drop))))
+    scaled_down += plan.scaled_down
   if not tokens:
     raise ValueError(
       "none of the first images can be decoded: mend the data, or its path"
@@ -79,13 +86,14 @@ def scan(images: CutImages, rows: Packing) -> Scan:
   return Scan(
     np.histogram(ratios, borders)[0],
     tokens,
+    scaled_down,
     _fill(tokens, rows),
     _better(tokens, rows),
   )
 
 
-def _plans(images) -> Iterator[tuple[tuple[int, int], int]]:
-  """Size after the transforms, and kept patches, of each image."""
+def _plans(images) -> Iterator[tuple[tuple[int, int], Plan]]:
+  """Size after the transforms, and plan, of each image."""
   order, cutter = images.order, images.cutter
   source, transforms = order.example.source, order.example.transforms
   draws = Draws(order.seed)
@@ -102,8 +110,7 @@ def _plans(images) -> Iterator[tuple[tuple[int, int], int]]:
       if not order.skip:
         raise
       continue
-    plan = cutter.plan(hw, rng, place, source.name(index))
-    yield hw, max(1, round(plan.tokens * (1 - plan.drop)))
+    yield hw, cutter.plan(hw, rng, place, source.name(index))
 
 
 def _better(tokens, rows) -> Fill | None:
@@ -133,6 +140,7 @@ def _fill(tokens, rows: Packing) -> Fill:
   )
   closed = (len(packed) - 1) // rows.open_rows * rows.open_rows
   packed = packed[:closed] or packed
+  taken = sum(map(len, packed)) / len(packed)
   # What overflow="drop" leaves out.
   packed = [row[: rows.max_images] for row in packed]
   filled = sum(lengths[i] for row in packed for i in row)
@@ -141,6 +149,7 @@ def _fill(tokens, rows: Packing) -> Fill:
     rows.max_images,
     filled / (len(packed) * rows.row_length),
     sum(map(len, packed)) / len(packed),
+    taken,
     sum(len(row) == rows.max_images for row in packed) / len(packed),
   )
 
@@ -161,6 +170,12 @@ def describe(found: Scan, rows_per_step: int) -> Iterator[str]:
     f"{middle:.0f}, 90 % below {high:.0f}"
   )
   now = found.now
+  if found.scaled_down:
+    yield (
+      f"  {100 * found.scaled_down / total:.3g} % of them had more patches "
+      f"than a row takes ({now.row_length}) or than the model has positions "
+      "for: they are scaled down"
+    )
   yield (
     f"  rows of {now.row_length} patches with at most {now.max_images} images: "
     f"{100 * now.fill:.1f} % filled, {now.images_per_row:.2f} images in a row, "
@@ -187,6 +202,7 @@ def to_json(found: Scan) -> dict:
     "tokens_min": int(found.tokens.min()),
     "tokens_mean": float(found.tokens.mean()),
     "tokens_max": int(found.tokens.max()),
+    "scaled_down": found.scaled_down,
     "rows": dataclasses.asdict(found.now),
     "better": found.better and dataclasses.asdict(found.better),
   }

@@ -235,12 +235,13 @@ def explaining_evaluation(batch_size: int, setting: str):
   """As `explaining`, for an evaluation.
 
   Args:
-    batch_size: images at once, over all devices.
+    batch_size: images or rows at once, over all devices.
     setting: that lowers it.
   """
   return explaining(
     lambda: (
-      f"out of memory in the evaluation of {batch_size} images at once: lower "
+      f"out of memory in the evaluation of {batch_size} images, or rows of "
+      "packed ones, at once: lower "
       f"{setting}"
     )
   )

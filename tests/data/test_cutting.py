@@ -156,19 +156,22 @@ def test_the_same_draws_make_the_same_cut():
     ((80, 80), dict(row_length=99), (9, 9)),
     ((40, 400), dict(row_length=100), (3, 31)),
     ((8, 8000), dict(row_length=100), (1, 100)),
-    # Where positions end on one side only, that one is squeezed.
+    # Where positions end on one side only, the other shrinks with it.
     ((80, 80), dict(largest_grid=(10, 10)), (10, 10)),
-    ((80, 80), dict(largest_grid=(7, 12)), (7, 10)),
-    ((80, 80), dict(largest_grid=(12, 7)), (10, 7)),
+    ((80, 80), dict(largest_grid=(7, 12)), (7, 7)),
+    ((80, 80), dict(largest_grid=(12, 7)), (7, 7)),
     ((80, 80), dict(largest_grid=(3, 3)), (3, 3)),
+    ((40, 400), dict(largest_grid=(9, 10)), (1, 10)),
+    ((8, 800), dict(largest_grid=(9, 10)), (1, 10)),
     # A row first, then the positions.
-    ((40, 400), dict(row_length=100, largest_grid=(4, 20)), (3, 20)),
+    ((40, 400), dict(row_length=100, largest_grid=(4, 20)), (1, 20)),
   ],
 )
 def test_a_long_image_is_resized(image_hw, options, grid):
   cut = cutter(resolution.Native(), **options)
   found = plan(cut, image_hw)
   assert found.grid_hw == grid
+  assert found.scaled_down == (grid != tuple(side // 8 for side in image_hw))
   patches, cells = cut.cut(noise(*image_hw), found, None)
   assert len(patches) == grid[0] * grid[1] <= cut.row_length
   assert cells[-1].tolist() == [grid[0] - 1, grid[1] - 1, *grid, 0]

@@ -92,8 +92,8 @@ def test_an_image_beyond_the_positions_is_named():
     pack(IMAGES, largest=(5, 4))
   assert str(caught.value) == (
     "image 5 of 40x44 pixels has 10x11 patches, and the model's positions end "
-    "at 5x4: give a smaller image, larger patches, or "
-    "resolution=NaFlex(max_patches)"
+    "at 5x4: give a smaller image, larger patches, or a resolution of fewer "
+    "patches, such as NaFlex(4)"
   )
   assert pack(IMAGES, resolution.NaFlex(12), largest=(5, 4))
 

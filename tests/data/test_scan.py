@@ -155,7 +155,7 @@ def unpacked(tokens, row_length, max_images, open_rows=4):
 
 def test_rows_that_suit_get_no_advice():
   found = unpacked([32] * 20, 128, 4)
-  assert found.now == scan.Fill(128, 4, 1.0, 4.0, 1.0)
+  assert found.now == scan.Fill(128, 4, 1.0, 4.0, 4.0, 1.0)
   assert found.better is None
   lines = list(scan.describe(found, 2))
   assert len(lines) == 1 + 9 + 2
@@ -165,8 +165,8 @@ def test_rows_that_suit_get_no_advice():
 def test_rows_that_images_do_not_fill_get_others():
   # Two images of 100 in rows of 256; five of them fill 512 by 98 %.
   found = unpacked([100] * 20, 256, 8)
-  assert found.now == scan.Fill(256, 8, 200 / 256, 2.0, 0.0)
-  assert found.better == scan.Fill(512, 8, 500 / 512, 5.0, 0.0)
+  assert found.now == scan.Fill(256, 8, 200 / 256, 2.0, 2.0, 0.0)
+  assert found.better == scan.Fill(512, 8, 500 / 512, 5.0, 5.0, 0.0)
   text = "\n".join(scan.describe(found, 2))
   assert (
     "  packing.row_length=512 with packing.max_images=8 would be 97.7 % filled"
@@ -176,12 +176,12 @@ def test_rows_that_images_do_not_fill_get_others():
 
 def test_too_few_slots_are_told():
   found = unpacked([10] * 40, 128, 3)
-  assert found.now == scan.Fill(128, 3, 30 / 128, 3.0, 1.0)
+  assert found.now == scan.Fill(128, 3, 30 / 128, 3.0, 3.0, 1.0)
   lines = list(scan.describe(found, 2))
   assert (
     "  100 % of the rows have max_images=3: more slots would fill them better"
   ) in lines
-  assert found.better == scan.Fill(256, 39, 250 / 256, 25.0, 0.0)
+  assert found.better == scan.Fill(256, 39, 250 / 256, 25.0, 25.0, 0.0)
 
 
 def test_advice_keeps_to_what_a_row_may_have():
@@ -191,10 +191,30 @@ def test_advice_keeps_to_what_a_row_may_have():
     assert fill is None or fill.max_images <= 4096
 
 
+def test_images_that_do_not_fit_are_counted():
+  found = unpacked([10, 16, 17, 40], 16, 4)
+  assert found.scaled_down == 2
+  assert found.tokens.max() == 16
+
+
+def test_what_overflow_leaves_out_was_taken_too():
+  drop = Packing(64, 2, 4, overflow="drop")
+  loader = make(Photographs(400), packing=drop)
+  now = scan.scan(loader.cut_images, drop).now
+  kept = 0
+  for _ in range(100):
+    kept += next(loader).weights.sum()
+  taken = kept + loader.overflowed
+  assert now.taken_per_row > now.images_per_row
+  # Other draws of some hundred images.
+  ratio = now.taken_per_row / now.images_per_row
+  assert ratio == pytest.approx(taken / kept, rel=0.1)
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_few_images_are_enough(n):
   found = unpacked([5] * n, 16, 3)
-  assert found.now == scan.Fill(16, 3, 15 / 16, 3.0, 1.0)
+  assert found.now == scan.Fill(16, 3, 15 / 16, 3.0, 3.0, 1.0)
 
 
 # What is printed and recorded.
@@ -204,8 +224,9 @@ def test_the_lines_of_a_drawn_scan():
   found = scan.Scan(
     aspects=np.array([0, 1, 0, 0, 10, 5, 4, 0, 0]),
     tokens=np.array([10] * 2 + [20] * 16 + [30] * 2),
-    now=scan.Fill(64, 4, 0.9, 3.25, 0.25),
-    better=scan.Fill(128, 9, 0.985, 6.3, 0.0),
+    scaled_down=5,
+    now=scan.Fill(64, 4, 0.9, 3.25, 3.25, 0.25),
+    better=scan.Fill(128, 9, 0.985, 6.3, 6.3, 0.0),
   )
   assert list(scan.describe(found, 16)) == [
     "scan of 20 images, before the first step",
@@ -220,6 +241,8 @@ def test_the_lines_of_a_drawn_scan():
     "  width:height 3:1 -          0",
     "  tokens per image: 10 to 30, mean 20.0; 10 % below 19, half below 20, "
     "90 % below 21",
+    "  25 % of them had more patches than a row takes (64) or than the model "
+    "has positions for: they are scaled down",
     "  rows of 64 patches with at most 4 images: 90.0 % filled, 3.25 images in "
     "a row, 52.0 in a step",
     "  25 % of the rows have max_images=4: more slots would fill them better",
@@ -232,6 +255,7 @@ def test_the_lines_of_a_drawn_scan():
     "tokens_min": 10,
     "tokens_mean": 20.0,
     "tokens_max": 30,
+    "scaled_down": 5,
     "rows": dataclasses.asdict(found.now),
     "better": dataclasses.asdict(found.better),
   }
