@@ -64,7 +64,13 @@ def folder(tmp_path_factory):
 
 
 # Whose parts the others have.
-SLOW = ("vit_digits:8", "pit_digits", "pit_digits:16", "flexi_navit_digits")
+SLOW = (
+  "vit_digits:8",
+  "vit_s16_i1k:FOLDER",
+  "pit_digits",
+  "pit_digits:16",
+  "flexi_navit_digits",
+)
 
 
 @pytest.mark.parametrize(

@@ -239,6 +239,7 @@ def test_a_second_trainer_leaves_the_first_alone(
   assert_ends_alike(tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_ends_the_run_alike(
   uninterrupted, long_run, tmp_path
 ):
@@ -529,6 +530,7 @@ def test_not_finite_is_seen_at_the_next_log_step(long_run, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+@pytest.mark.slow
 def test_out_of_memory_says_what_to_change(command, tmp_path):
   process = command(
     "train.py",

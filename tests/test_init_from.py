@@ -121,6 +121,7 @@ def test_refusals(timm, small_experiment, overrides, text):
   assert str(caught.value) == text.replace("{}", str(timm))
 
 
+@pytest.mark.slow
 def test_a_run_needs_its_checkpoint_once(timm, command, small_config, tmp_path):
   source, workdir = tmp_path / "vit", tmp_path / "run"
   shutil.copytree(timm, source)

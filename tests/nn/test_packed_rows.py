@@ -35,8 +35,19 @@ POOLS = {
   "map": pooling.Map(),
   "tok": pooling.ClassToken(),
 }
+# One of the kinds that are looked up, turned and added to the logits each.
+WITH_EVERY_POOL = ("rows + columns", "rotary", "relative")
 CASES = pytest.mark.parametrize(
-  ("position", "pool"), [(p, q) for p in POSITIONS for q in POOLS]
+  ("position", "pool"),
+  [
+    pytest.param(
+      *(position, pool),
+      marks=[pytest.mark.slow]
+      * (pool != "gap" and position not in WITH_EVERY_POOL),
+    )
+    for position in POSITIONS
+    for pool in POOLS
+  ],
 )
 
 # Of 2x3, 4x2 and 1x2 patches.
