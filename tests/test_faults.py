@@ -221,6 +221,7 @@ def test_lost_output_ends_no_run(uninterrupted, long_run, tmp_path):
   assert_ends_alike(tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_second_trainer_leaves_the_first_alone(
   uninterrupted, long_run, tmp_path
 ):

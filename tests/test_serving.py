@@ -129,7 +129,17 @@ def _random_vit(**fields) -> LoadedViT:
   return LoadedViT(model, params, Spec("random", "nowhere"))
 
 
-@pytest.mark.parametrize("name", MODELS)
+# One of each way to a program; the others differ in the model alone.
+SERVED_FAST = ("average", "rows and columns", "relative", "bfloat16, scanned")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * (name not in SERVED_FAST))
+    for name in MODELS
+  ],
+)
 def test_every_kind_of_model_is_served(name, tmp_path):
   vit = _random_vit(**MODELS[name])
   exporting.export(

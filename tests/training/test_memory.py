@@ -193,7 +193,16 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
+FAST = ("scan and remat", "eight devices")
+
+
+@pytest.mark.parametrize(
+  "config",
+  [
+    pytest.param(x, id=name, marks=[pytest.mark.slow] * (name not in FAST))
+    for name, x in CONFIGS.items()
+  ],
+)
 def test_agrees_with_the_plan_of_xla(config):
   rows, patch_hw, options = config
   plan = _plan(rows, patch_hw, **options)
