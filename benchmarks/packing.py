@@ -67,7 +67,8 @@ def fill(row_length, open_rows, drop):
   lengths = []
   for i in range(20_000):
     aspect, side = math.exp(rng.normal(0, 0.35)), rng.uniform(64, 256)
-    image_hw = side / math.sqrt(aspect), side * math.sqrt(aspect)
+    root = math.sqrt(aspect)
+    image_hw = round(side / root), round(side * root)
     h, w = resolution.Native(256)(image_hw, PATCH, None)
     tokens = h * w // math.prod(PATCH)
     rate = DROPS[drop](tokens, rng, i)
