@@ -133,10 +133,7 @@ def evaluate(args) -> list[sweep.Point]:
     )
     on_devices = functools.partial(sharding.to_devices, mesh=mesh)
     points = sweep.sweep(measures, params, passes, on_devices)
-  bad = {}
-  for each in passes:
-    bad |= each.loader.bad
-  for reason in bad.values():
+  for reason in sweep.bad_images(passes).values():
     print(f"skipped: {reason}")
   for each in passes:
     if count := getattr(each.loader, "scaled_down", 0):

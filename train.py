@@ -298,9 +298,7 @@ class Watch:
     rows = {f"validation/top1@{p.name}": p.top1 for p in points}
     self._progress.log(done, rows)
     rows |= {f"validation/loss@{p.name}": p.loss for p in points}
-    bad = {}
-    for each in run.validation:
-      bad |= each.loader.bad
+    bad = sweep.bad_images(run.validation)
     rows |= self._bad_images("validation", bad, "validation/bad_images")
     self._file.write(done, {log.SCORE: self._scores[done], **rows})
     self._since += time.perf_counter() - start  # not the training's time

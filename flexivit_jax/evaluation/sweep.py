@@ -52,6 +52,11 @@ class Pass:
     return dataclasses.replace(self, sizes=chosen)
 
 
+def bad_images(passes: Iterable[Pass]) -> dict[int, str]:
+  """Index to reason of the images that could not be decoded, each once."""
+  return {i: text for each in passes for i, text in each.loader.bad.items()}
+
+
 # Patch size and budget.
 Key = tuple[tuple[int, int], int | None]
 
