@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 from benchmarks import machine, markdown
 
@@ -146,27 +145,29 @@ def main():
   parser.add_argument("--only", choices=STUDIES)
   parser.add_argument("--table", action="store_true")
   args = parser.parse_args()
-  results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
   if not args.table:
     for name in [args.only] if args.only else STUDIES:
       study = STUDIES[name]
-      results[name] = {
-        "machine": machine.describe(),
-        "runs": {
-          arm: [run(study, overrides, seed) for seed in SEEDS]
-          for arm, overrides in study.arms.items()
-        },
+      runs = {
+        arm: [run(study, overrides, seed) for seed in SEEDS]
+        for arm, overrides in study.arms.items()
       }
+      # Read again: another study may have ended meanwhile.
+      results = stored() | {name: {"machine": machine.describe(), "runs": runs}}
+      results = {name: results[name] for name in STUDIES if name in results}
       RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-  for name, found in results.items():
+  for name, found in stored().items():
     print(f"\n{name}\n{table(found['runs'])}")
+
+
+def stored():
+  return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
 def run(study, overrides, seed):
   """Trains and evaluates one seed of one arm; top-1 by point."""
   with tempfile.TemporaryDirectory() as directory:
     workdir = pathlib.Path(directory) / "run"
-    start = time.perf_counter()
     command(
       "train.py",
       f"--config=configs/{study.config}.py",
@@ -174,7 +175,6 @@ def run(study, overrides, seed):
       f"--config.seed={seed}",
       *(f"--config.{o}" for o in overrides),
     )
-    trained = time.perf_counter()
     command(
       "evaluate.py",
       f"--checkpoint={workdir}",
@@ -184,12 +184,7 @@ def run(study, overrides, seed):
     points = json.loads((workdir / "eval" / "results.json").read_text())
   top1 = {name(p): p["top1"] for p in points["points"]}
   print(study.config, overrides, seed, top1, flush=True)
-  return {
-    "seed": seed,
-    "overrides": overrides,
-    "top1": top1,
-    "train_s": trained - start,
-  }
+  return {"seed": seed, "overrides": overrides, "top1": top1}
 
 
 def name(point):
@@ -220,8 +215,8 @@ def table(runs) -> str:
       values = [100 * r["top1"][point] for r in seeds]
       spread = f"{min(values):.1f} to {max(values):.1f}"
       row.append(f"{statistics.mean(values):.1f} ({spread})")
-    rows.append([*row, f"{statistics.mean(r['train_s'] for r in seeds):.0f}"])
-  return markdown.table(["", *points, "s"], rows)
+    rows.append(row)
+  return markdown.table(["", *points], rows)
 
 
 if __name__ == "__main__":

@@ -216,8 +216,8 @@ def _position(shapes):
     return "joint_table", f"={joint[:2]}"
   if "pos_embedding_fourier/kernel" in shapes:
     return "fourier", ""
-  if bias := _blocks(shapes)[2].get(f"{ATTENTION}/relative_bias"):
-    return "relative", f"={tuple((n + 1) // 2 for n in bias[-2:])}"
+  if key := _blocks(shapes)[2].get(f"{ATTENTION}/relative_key"):
+    return "relative", f"={tuple((n + 1) // 2 for n in key[-4:-2])}"
   return "sincos2d, rotary or none", ""
 
 

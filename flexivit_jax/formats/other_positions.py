@@ -56,19 +56,19 @@ def _shown_position(arrays, facts):
     of_rank(arrays, x, 2, facts.path) for x in (tables.ROW, tables.COL)
   )
   joint = of_rank(arrays, tables.JOINT, 3, facts.path)
-  biases = [n for n in arrays if n.endswith("/relative_bias")]
+  relative = [n for n in arrays if n.endswith("/relative_key")]
   if row is not None and col is not None:
     name, shown = "row_column", {"size": (len(row), len(col))}
   elif joint is not None:
     name, shown = "joint_table", {"size": joint.shape[:2]}
   elif positions.FOURIER in arrays:
     name = "fourier"
-  elif biases:
-    rank = 3 + biases[0].startswith(f"{BLOCKS}/")
-    table = of_rank(arrays, biases[0], rank, facts.path)
+  elif relative:
+    rank = 4 + relative[0].startswith(f"{BLOCKS}/")
+    table = of_rank(arrays, relative[0], rank, facts.path)
     name, shown = (
       "relative",
-      {"size": tuple((n + 1) // 2 for n in table.shape[-2:])},
+      {"size": tuple((n + 1) // 2 for n in table.shape[-4:-2])},
     )
   if name is not None:
     facts.agree("position", name, f"its arrays are those of {name!r}")

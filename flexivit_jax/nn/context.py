@@ -33,22 +33,28 @@ class Rotation(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RelativeIndex:
-  """Which entry of a table each pair of tokens reads its bias at.
+  """Which key of a table each pair of tokens multiplies the query with.
 
   Attributes:
     index: i32 `[b or 1, l, l]`, query by key, into the flat table; one beyond
-      its end where there is no bias.
+      its end where there is nothing to add.
     table_hw: static (rows, cols) of the table: of differences.
   """
 
   index: jax.Array
   table_hw: tuple[int, int] = dataclasses.field(metadata={"static": True})
 
-  def bias(self, table):
-    """`[h, *table_hw]` to the bias of the logits, `[b or 1, h, l, l]`."""
-    flat = table.reshape(table.shape[0], -1)
-    flat = jnp.pad(flat, ((0, 0), (0, 1)))
-    return jnp.moveaxis(jnp.take(flat, self.index, axis=1, mode="clip"), 0, 1)
+  def bias(self, q, table):
+    """What the logits get, `[b, h, l, l]`, in float32 at least.
+
+    q: `[b, l, h, e]`, table: `[*table_hw, h, e]`; their products are divided
+    by sqrt(e), as those with the keys of the content are.
+    """
+    keys = table.reshape(-1, *table.shape[2:]).astype(q.dtype)
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.einsum("blhe,nhe->bhln", q, keys, preferred_element_type=dtype)
+    logits = jnp.pad(logits / q.shape[-1] ** 0.5, ((0, 0),) * 3 + ((0, 1),))
+    return jnp.take_along_axis(logits, self.index[:, None], axis=-1)
 
 
 class Context(NamedTuple):

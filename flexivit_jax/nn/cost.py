@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from flexivit_jax.core.tokens import grid_shape
 from flexivit_jax.nn import pooling
+from flexivit_jax.nn.relations import Relative
 from flexivit_jax.nn.vit import Size, ViT
 
 
@@ -43,13 +44,13 @@ def multiply_adds(
   224 px); a machine's peak counts each as two. A training step costs about
   three times as much: backward, each product becomes two.
 
-  Counted are the products: patch embedding, projections, attention, MLPs,
-  pooling, head. Left out are
+  Counted are the products: patch embedding, projections, attention, relative
+  positions, MLPs, pooling, head. Left out are
 
   - norms, activations, softmax and biases: by XLA's count 0.3 % of ViT-B,
     0.7 % of ViT-S, 4 % at width 64;
-  - positions inside attention, which turn queries and keys or add to logits,
-    and Fourier's linear map of two coordinates, d for each token;
+  - rotary positions, which turn queries and keys, and Fourier's linear map of
+    two coordinates, d for each token;
   - what is done once per batch, whatever its size: resizing the patch
     embedding and the positions. FlexiViT-S at 48 px of 240, where the tokens
     are few and the patches large, spends on them 23 % of one image, so 0.4 %
@@ -95,6 +96,8 @@ def _after_embedding(model: ViT, patches: int, num_images: int) -> int:
   size, d = model.size, model.size.width
   row = packed_row_length(model, patches, num_images)
   block = _attention(d, row, row) + _mlp(size, row, model.gated_mlp)
+  if isinstance(model.position, Relative):
+    block += row * math.prod(2 * n - 1 for n in model.position.size) * d
   pool = 0
   if isinstance(model.pool, pooling.Map):
     pool = _attention(d, num_images, patches) + _mlp(size, num_images)

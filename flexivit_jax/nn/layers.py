@@ -233,9 +233,9 @@ class Attention(nn.Module):
             "relative positions need the attention kernel dense: the others "
             "have no bias"
           )
-        shape = (self.num_heads, *relation.table_hw)
-        table = self.param("relative_bias", nn.initializers.zeros, shape)
-        bias = relation.bias(table)
+        shape = (*relation.table_hw, *q.shape[2:])
+        table = self.param("relative_key", nn.initializers.zeros, shape)
+        bias = relation.bias(q, table)
         self.sow("intermediates", "bias", bias)
         return q, k, {"bias": bias}
     return q, k, {}

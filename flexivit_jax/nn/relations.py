@@ -46,16 +46,16 @@ class Rotary(positions.Position):
 
 @dataclasses.dataclass(frozen=True)
 class Relative(positions.Position):
-  """A learned bias of each head's logits by the difference of the query's and
-  the key's row and column (arXiv:2103.14030; close to the relative positions
-  of the ViT paper's appendix, arXiv:2010.11929, whose term also depends on the
-  query).
+  """A second key for each difference of the query's and the key's row and
+  column, whose product with the query is added to the logit (the relative
+  attention of the ViT paper's appendix D.4, arXiv:2010.11929, along two axes;
+  arXiv:1803.02155).
 
-  Every block has its own `relative_bias` `[h, 2 rows - 1, 2 cols - 1]`, zero
-  at first; entry [rows - 1 + a, cols - 1 + b] is for a query a rows below and
-  b columns right of its key. Differences beyond have the outermost entry.
-  Pairs with a class or register token have none. The logits are made whole, so
-  only the kernel `dense` can do it.
+  Every block has its own `relative_key` `[2 rows - 1, 2 cols - 1, h, d / h]`,
+  zero at first; entry [rows - 1 + a, cols - 1 + b] is for a query a rows below
+  and b columns right of its key. Differences beyond have the outermost entry.
+  Pairs with a class or register token have none. The logits are made whole, and
+  before that those with all the table, so only the kernel `dense` can do it.
 
   Attributes:
     size: (rows, cols) of the largest grid.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from flexivit_jax.core.tokens import patchify
-from flexivit_jax.nn import cost, pooling, positions, vit
+from flexivit_jax.nn import cost, pooling, positions, relations, vit
 
 
 def _model(size, **changes):
@@ -76,6 +76,7 @@ OPTIONS = {
   "no resize": dict(kernel_hw=(4, 6)),
   "sines": dict(position=positions.SinCos2D()),
   "no positions": dict(position=positions.NoPosition()),
+  "relative": dict(position=relations.Relative((3, 7)), registers=2),
   "norms and scales": dict(
     qk_norm=True, layer_scale=0.1, embedding_norm=True, exact_gelu=True
   ),

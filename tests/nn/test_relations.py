@@ -126,7 +126,7 @@ def test_relative_reads_by_the_difference_of_query_and_key():
   ]
 
 
-def test_pairs_with_a_token_in_front_have_no_bias():
+def test_pairs_with_a_token_in_front_read_nothing():
   assert _drawn(_coords((0, 0), (0, 1)), prefix=2) == [
     ". . . .",
     ". . . .",
@@ -144,14 +144,18 @@ def test_differences_beyond_the_table_are_the_outermost():
   ]
 
 
-def test_the_bias_of_each_head_is_its_own_tables():
+def test_the_bias_is_the_querys_product_with_the_key_of_the_difference():
+  # Two rows of images that share an index, two heads of four channels.
   index = RelativeIndex(jnp.array([[[0, 3], [4, 9]]]), (3, 3))
-  table = np.random.default_rng(0).normal(size=(2, 3, 3))
-  bias = index.bias(jnp.asarray(table, jnp.float32))
-  expected = np.zeros((1, 2, 2, 2), np.float32)
-  for h in (0, 1):
-    expected[0, h] = [[table[h, 0, 0], table[h, 1, 0]], [table[h, 1, 1], 0]]
-  np.testing.assert_array_equal(bias, expected)
+  rng = np.random.default_rng(0)
+  q, table = rng.normal(size=(2, 2, 2, 4)), rng.normal(size=(3, 3, 2, 4))
+  bias = index.bias(jnp.asarray(q), jnp.asarray(table))
+  expected = np.zeros((2, 2, 2, 2))
+  places = {(0, 0): (0, 0), (0, 1): (1, 0), (1, 0): (1, 1)}
+  for (i, j), place in places.items():
+    expected[:, :, i, j] = (q[:, i] * table[place]).sum(-1) / 2
+  # float32 products of order 1.
+  np.testing.assert_allclose(bias, expected, rtol=0, atol=1e-6)
 
 
 def _attention(relation, x, **params):
@@ -165,11 +169,15 @@ def test_attention_adds_the_bias_to_its_logits():
   x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 8)), jnp.float32)
   coords = _coords((0, 0), (0, 1), (0, 2))
   index = relations.Relative((1, 3)).relation(coords, prefix=0, head_width=4)
-  zeros = {"query": {"kernel": jnp.zeros((8, 2, 4)), "bias": jnp.zeros((2, 4))}}
+  # Queries are (1, 1, 1, 1), keys of the content 0.
+  zeros = {
+    name: {"kernel": jnp.zeros((8, 2, 4)), "bias": jnp.full((2, 4), b)}
+    for name, b in (("query", 1.0), ("key", 0.0))
+  }
   # Differences -2..2 of columns; +1 has its key to the west.
-  west = jnp.zeros((2, 1, 5)).at[:, 0, 3].set(50.0)
+  west = jnp.zeros((1, 5, 2, 4)).at[0, 3].set(25.0)
   shifted, even = (
-    _attention(index, x, relative_bias=b, **zeros) for b in (west, 0 * west)
+    _attention(index, x, relative_key=k, **zeros) for k in (west, 0 * west)
   )
   own = _attention(None, x[:, :2], **zeros)  # the average of two
   np.testing.assert_allclose(even[0, 0], even[0, 2], rtol=0, atol=1e-6)
@@ -188,11 +196,11 @@ def test_relative_positions_start_as_none():
   for i in (0, 1):
     block = params["Transformer"][f"encoderblock_{i}"]
     attention = block["MultiHeadDotProductAttention_0"]
-    bias = attention.pop("relative_bias")
-    assert bias.shape == (2, 3, 5)
-    assert not bias.any()
+    keys = attention.pop("relative_key")
+    assert keys.shape == (3, 5, 2, 8)
+    assert not keys.any()
   plain = vit.ViT(position=positions.NoPosition(), **fields)
-  # The same tree but for the bias, so the same function.
+  # The same tree but for these keys, so the same function.
   fresh = model.init(jax.random.key(0), tokens)
   np.testing.assert_allclose(
     model.apply(fresh, tokens).pooled,
