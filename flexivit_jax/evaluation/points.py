@@ -1,0 +1,116 @@
+"""The points of a sweep: settings, and what was measured at each."""
+
+import dataclasses
+from typing import Any
+
+from flexivit_jax.evaluation.answers import Answers
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """How images were cut.
+
+  Attributes:
+    patch_hw: (height, width) in pixels.
+    image_hw: of all images, in pixels; None: they differ.
+    budget: most tokens of an image; None: images of one size.
+  """
+
+  patch_hw: tuple[int, int]
+  image_hw: tuple[int, int] | None = None
+  budget: int | None = None
+
+  @property
+  def name(self) -> str:
+    """As files are called: "16_at_240", "16_budget_256"."""
+    size = size_name(self.patch_hw)
+    if self.budget is not None:
+      return f"{size}_budget_{self.budget}"
+    return size if self.image_hw is None else f"{size}_at_{self.at}"
+
+  @property
+  def at(self) -> str:
+    """The images' size, or their budget, as people say it."""
+    if self.budget is not None:
+      return f"{self.budget} tokens"
+    return "own size" if self.image_hw is None else size_name(self.image_hw)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What a forward pass costs.
+
+  Attributes:
+    multiply_adds: of one image, their mean where images differ.
+    peak_bytes: of each device for a batch, as the compiler plans it:
+      parameters, inputs, outputs and temporaries.
+    compile_s: seconds to compile it for a batch.
+    latency_s: (median, 95th percentile) in seconds of one image alone, warm;
+      None: not measured.
+    images_per_s: of the compiled forward pass on whole batches, without
+      loading; None: not measured.
+  """
+
+  multiply_adds: float
+  peak_bytes: int
+  compile_s: float
+  latency_s: tuple[float, float] | None = None
+  images_per_s: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """One setting measured.
+
+  Attributes:
+    tokens: patches per image, their mean where images differ.
+    images: that were evaluated.
+    top1, top5: share of images whose label has the highest logit, is among
+      the five highest.
+    loss: mean over images.
+    calibration_error: see `Answers`.
+  """
+
+  setting: Setting
+  tokens: float
+  images: int
+  top1: float
+  top5: float
+  loss: float
+  calibration_error: float
+  cost: Cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+  """All that an evaluation found.
+
+  Attributes:
+    checkpoint: path or name of what was evaluated.
+    step: of a run.
+    model: one line that describes it.
+    parameters: numbers that the model has.
+    data: one line that describes the images.
+    classes: names, by label.
+    command: what was run, as it can be pasted into a shell.
+    provenance: versions, hardware, commit.
+    points: in the order asked for.
+    answers: of each point.
+  """
+
+  checkpoint: str
+  step: int | None
+  model: str
+  parameters: int
+  data: str
+  classes: tuple[str, ...]
+  command: str
+  provenance: dict[str, Any]
+  points: tuple[Point, ...]
+  answers: tuple[Answers, ...]
+
+
+def size_name(hw: tuple[int, int]) -> str:
+  """(8, 8) as "8", (8, 6) as "8x6"."""
+  h, w = hw
+  return str(h) if h == w else f"{h}x{w}"
