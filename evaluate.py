@@ -1,41 +1,40 @@
-"""Evaluates one checkpoint at many patch sizes.
+"""Evaluates one checkpoint at many patch sizes, resolutions or token budgets.
 
   python evaluate.py --checkpoint runs/flexivit --patch_sizes 4,6,8,12
-  python evaluate.py --checkpoint vit.npz --data folder:PATH --image_size 240 \\
-      --patch_sizes 8:48 --output DIR
+  python evaluate.py --checkpoint vit.npz --data folder:PATH \\
+      --resolutions 160,240,320 --patch_sizes 8:48 --output DIR
   python evaluate.py --checkpoint vit.npz --data tfds:imagenet2012:5.1.0 \\
-      --split validation --image_size 240 --patch_sizes 8:48
+      --split validation --resolutions 240 --patch_sizes 8:48
   python evaluate.py --checkpoint runs/navit --budgets 64,256
 
-Prints a table; with --output also writes results.json and curve.png. A run's
-own test data is the default; the images of --data folder:PATH are those of
-PATH/test/CLASS, of tfds:NAME those prepared in --data_dir, squashed to
---image_size. With --budgets images keep their aspect ratio, have so many
-patches at most, and are packed.
+Prints a table: accuracy and cost of each. With --output also writes
+report.html, results.json and figures; points that are already there are not
+measured again. A run's own test data is the default; the images of --data
+folder:PATH are those of PATH/test/CLASS, of tfds:NAME those prepared in
+--data_dir, squashed to each of --resolutions. With --budgets images keep their
+aspect ratio, have so many patches at most, and are packed.
 """
 
-import dataclasses
 import functools
-import json
+import hashlib
 import pathlib
+import shlex
+import sys
 
+import flax.traverse_util
 import jax
+import numpy as np
+from tqdm import tqdm
 
 from flexivit_jax import config, pretrained
-from flexivit_jax.cli import arguments, errors, reading
-from flexivit_jax.core.patch_size import parse_hw
-from flexivit_jax.core.resolution import NaFlex
-from flexivit_jax.data import augment, bad_images, packs, sources, tfds
-from flexivit_jax.evaluation import report, sweep
-from flexivit_jax.experiment import (
-  ConfigError,
-  Data,
-  blaming,
-  check_patch_size,
-  common_divisors,
-)
-from flexivit_jax.nn.vit import MAX_SIDE
-from flexivit_jax.run import eval_passes
+from flexivit_jax.cli import arguments, errors, reading, views
+from flexivit_jax.core import resize
+from flexivit_jax.data import bad_images
+from flexivit_jax.evaluation import costs, sweep
+from flexivit_jax.evaluation.points import Point, Setting, Sweep, size_name
+from flexivit_jax.evaluation.store import Store
+from flexivit_jax.experiment import ConfigError, blaming
+from flexivit_jax.loaded import parameter_count
 from flexivit_jax.tasks.supervised import Supervised
 from flexivit_jax.training import compilation, memory, provenance, sharding
 
@@ -49,33 +48,14 @@ def main(argv=None):
     help="a run, a file or directory of another program, or the name of a "
     "published model: docs/checkpoints.md",
   )
-  add(
-    "--patch_sizes",
-    help="4,6,8x6 or 8:48, the sizes in that range that it was trained at or, "
-    "where that is unknown, that tile the image; default: those trained at",
-  )
-  add(
-    "--data",
-    help="digits, folder:PATH, or tfds:NAME[:VERSION]; default: a run's test "
-    "data",
-  )
-  add(
-    "--data_dir",
-    help="where tfds:NAME is prepared; default: $TFDS_DATA_DIR, or "
-    "~/tensorflow_datasets",
-  )
-  add("--image_size", help="240 or 240x320; with --data only")
-  add(
-    "--budgets",
-    help="64,256: most patches of an image, which is scaled to come near them "
-    "and keeps its aspect ratio; instead of --image_size",
-  )
+  views.add_arguments(add)
   add(
     "--resize",
-    help="272 or 272x360: squash to this size first, and take the centre of "
-    "--image_size, as FlexiViT's paper does",
+    choices=resize.RESIZES,
+    default="pi",
+    help="how the patch embedding is resized: the way of FlexiViT, or one of "
+    "those that it is compared with; default: pi",
   )
-  add("--split", help="of --data; default: test")
   add("--batch_size", type=int, help="default: the run's, or 128")
   add("--step", type=int, help="of a run: which checkpoint; default: the best")
   add(
@@ -84,13 +64,19 @@ def main(argv=None):
     help="whether an image that cannot be decoded ends the evaluation, or is "
     "left out; default: the run's, or error",
   )
-  add("--output", help="directory for results.json and curve.png")
+  add(
+    "--no_timing",
+    action="store_true",
+    help="measure accuracy alone, no latency and no throughput",
+  )
+  add("--output", help="directory for the report, results.json and figures")
   reading.add_facts(parser)
   args, _ = arguments.parse(parser, argv)
+  args.command = shlex.join(["python", "evaluate.py", *(argv or sys.argv[1:])])
   evaluate(args)
 
 
-def evaluate(args) -> list[sweep.Point]:
+def evaluate(args) -> Sweep:
   if args.output:
     output = pathlib.Path(args.output)
     if output.exists() and not output.is_dir():
@@ -101,7 +87,7 @@ def evaluate(args) -> list[sweep.Point]:
     vit = pretrained.load(args.checkpoint, step=args.step, **given)
   print(vit, flush=True)
   run = vit.spec.experiment
-  data = choose_data(args, run)
+  data = views.choose_data(args, run)
   batch_size = args.batch_size
   if batch_size is None:
     batch_size = run.eval_batch_size if run else 128
@@ -115,147 +101,181 @@ def evaluate(args) -> list[sweep.Point]:
     policy = run.on_bad_image if run else bad_images.ERROR
     if args.on_bad_image:
       policy = config.CHOICES[bad_images.OnBadImage][args.on_bad_image]()
-    passes = choose_passes(args, vit, data, source, batch_size, policy)
+    whole = views.choose_reading(args, vit, data, source, batch_size, policy)
 
   compilation.enable_persistent_cache()
   task = run.task if run else Supervised()
-  params = jax.device_put(vit.params, sharding.replicated(mesh))
-  setting = "--batch_size"
-  if args.budgets:
-    setting += ", or the largest of --budgets"
-  with memory.explaining_evaluation(batch_size, setting):
-    measures = sweep.compile_measures(
-      functools.partial(task.measure, vit.model),
-      passes,
-      params,
-      mesh,
-      functools.partial(print, flush=True),
-    )
-    on_devices = functools.partial(sharding.to_devices, mesh=mesh)
-    points = sweep.sweep(measures, params, passes, on_devices)
-  for reason in sweep.bad_images(passes).values():
-    print(f"skipped: {reason}")
-  for each in passes:
-    if count := getattr(each.loader, "scaled_down", 0):
-      print(
-        f"at budget {each.budget} and {sweep.size_name(each.sizes[0])} px, "
-        f"{count} images have more patches than the model has positions for: "
-        "scaled down"
-      )
-  print(f"\n{points[0].images} images of {data.source}")
-  print(report.table(points))
+  store = None
   if args.output:
-    write(pathlib.Path(args.output), vit, data, points)
-  return points
-
-
-def choose_data(args, run) -> Data:
-  """What --data asks for, or a run's own test data."""
-  if args.data is None:
-    if run is None or run.test is None:
-      raise ConfigError(
-        f"{args.checkpoint} names no data: give --data digits, "
-        "folder:PATH or tfds:NAME"
-      )
-    if args.image_size or args.resize or args.split or args.data_dir:
-      raise ConfigError(
-        "--image_size, --resize, --split and --data_dir need --data: a run's "
-        "test data has its own"
-      )
-    return run.test
-  size, transforms = None, ()
-  if args.budgets and args.image_size:
-    raise ConfigError(
-      "--budgets and --image_size: give one of them, the size of an image "
-      "follows from its budget"
+    store = Store(
+      pathlib.Path(args.output) / "points",
+      keys(args, vit, task, source, whole, batch_size),
     )
-  if args.resize and not args.image_size:
-    raise ConfigError("--resize needs --image_size, the size of the centre")
-  if args.image_size:
-    with blaming("--image_size"):
-      size = parse_hw(args.image_size)
-      transforms = choose_transforms(size, args.resize)
-  split = args.split or "test"
-  kind, _, path = args.data.partition(":")
-  if args.data_dir and kind != "tfds":
-    raise ConfigError("--data_dir is for --data tfds:NAME only")
-  if kind == "digits" and not path:
-    if size is None:
-      return Data(sources.Digits(split))
-    with blaming("--image_size"):
-      # Drawn as large as they are wanted, not enlarged twice.
-      side = max(transforms[0].size)
-      return Data(sources.Digits(split, side), transforms)
-  if kind in ("folder", "tfds") and path:
-    if size is None and not args.budgets:
-      form = {"folder": "PATH", "tfds": "NAME"}[kind]
-      raise ConfigError(
-        f"--data {kind}:{form} needs --image_size, 240 say, or --budgets"
+  at = models(vit, task, args.resize, mesh)
+  done = measure(args, vit.model, whole, at, mesh, batch_size, store)
+  points, answers = zip(*(done[setting] for setting in whole.settings))
+  result = Sweep(
+    checkpoint=vit.spec.path,
+    step=vit.spec.step,
+    model=str(vit).splitlines()[0],
+    parameters=parameter_count(vit.params),
+    data=repr(data.source),
+    classes=tuple(source.classes),
+    command=args.command,
+    provenance=provenance.describe(),
+    points=points,
+    answers=answers,
+  )
+  print(f"\n{points[0].images} images of {data.source}")
+  print(points)
+  return result
+
+
+def keys(args, vit, task, source, whole, batch_size):
+  """What a point depends on beside its setting, as a function of the setting:
+  one that was stored under another key is measured again."""
+  same = {
+    "model": repr(vit.model),
+    "parameters": digest(vit.params),
+    "task": repr(task),
+    "data": source.fingerprint,
+    "resize": args.resize,
+    "batch_size": batch_size,
+    "devices": [d.device_kind for d in jax.devices()],
+  }
+  shown = {
+    setting: text
+    for settings, text in zip(whole.views, whole.shown, strict=True)
+    for setting in settings
+  }
+  return lambda setting: same | {"shown": shown[setting]}
+
+
+def models(vit, task, how, mesh):
+  """From a setting to its forward pass, and parameters on the devices."""
+  params = jax.device_put(vit.params, sharding.replicated(mesh))
+  if how == "pi":  # as the model itself resizes
+    forward = functools.partial(sweep.forward, task, vit.model)
+    return lambda setting: (forward, params)
+
+  @functools.cache
+  def at_size(patch_hw):
+    kernel = resize.resize_kernel(
+      np.asarray(vit.params["embedding"]["kernel"]),
+      patch_hw,
+      how=how,
+      antialias=vit.model.antialias,
+    )
+    embedding = params["embedding"] | {
+      "kernel": jax.device_put(kernel, sharding.replicated(mesh))
+    }
+    model = vit.model.clone(kernel_hw=patch_hw)
+    forward = functools.partial(sweep.forward, task, model)
+    return forward, params | {"embedding": embedding}
+
+  return lambda setting: at_size(setting.patch_hw)
+
+
+def measure(args, model, whole, at, mesh, batch_size, store):
+  """{setting: (point, answers)}: what is stored, and what was missing."""
+  done = {}
+  if store is not None:
+    stored = {setting: store.load(setting) for setting in whole.settings}
+    done = {setting: x for setting, x in stored.items() if x is not None}
+    untimed = [s for s, (p, _) in done.items() if p.cost.images_per_s is None]
+    if not args.no_timing:
+      for setting in untimed:
+        del done[setting]
+  missing = whole.only(lambda view, setting: setting not in done)
+  if done:
+    print(f"{len(done)} points were measured before: {store.directory}")
+  if not any(missing.views):
+    return done
+
+  say = functools.partial(print, flush=True)
+  setting_name = "--batch_size"
+  if args.budgets:
+    setting_name += ", or the largest of --budgets"
+  with memory.explaining_evaluation(batch_size, setting_name):
+    programs = sweep.compile_programs(at, [missing], mesh, say)
+    singles = {}
+    if not args.no_timing:
+      singles = costs.compile_for_one(at, missing.settings, say)
+    calls = {s: bound(program, at(s)) for s, program in programs.items()}
+    total = len(missing.loader) * sum(map(len, missing.views))
+    with tqdm(
+      total=total, desc="evaluating", unit=" images", disable=None
+    ) as bar:
+      found = sweep.sweep(
+        calls,
+        [missing],
+        functools.partial(sharding.to_devices, mesh=mesh),
+        bar.update,
       )
-    if kind == "folder":
-      return Data(sources.ImageFolder(path, split), transforms)
-    return Data(tfds.Tfds(path, split, args.data_dir), transforms)
-  raise ConfigError(
-    f"--data {args.data!r}: give digits, folder:PATH or tfds:NAME"
+    planned = costs.plan(model, missing, programs, found)
+
+    def finish(setting: Setting, cost) -> None:
+      point = describe(setting, found[setting], cost)
+      done[setting] = point, found[setting].answers
+      if store is not None:
+        store.save(*done[setting])
+
+    for setting, cost in planned.items():
+      finish(setting, cost)
+    if not args.no_timing:
+      with tqdm(total=len(found), desc="timing", disable=None) as bar:
+
+        def timed(setting, cost):
+          finish(setting, cost)
+          bar.update()
+
+        costs.time(planned, at, missing, programs, singles, found, mesh, timed)
+  for reason in sweep.bad_images([missing]).values():
+    print(f"skipped: {reason}")
+  report_scaled_down(missing)
+  return done
+
+
+def bound(program, model):
+  _, params = model
+  return functools.partial(program.call, params)
+
+
+def describe(setting, found, cost) -> Point:
+  answers = found.answers
+  return Point(
+    setting=setting,
+    tokens=found.tokens,
+    images=len(answers),
+    top1=answers.top(1),
+    top5=answers.top(5),
+    loss=answers.mean_loss,
+    calibration_error=answers.calibration_error,
+    cost=cost,
   )
 
 
-def choose_transforms(size, resize):
-  """Squashed to --image_size, or to --resize of which the centre is taken."""
-  if resize is None:
-    return (augment.Resize(size),)
-  with blaming("--resize"):
-    return augment.Resize(parse_hw(resize)), augment.CentralCrop(size)
+def report_scaled_down(missing) -> None:
+  counts = getattr(missing.loader, "scaled_down", [])
+  for count, settings in zip(counts, missing.views):
+    for setting in settings:
+      if count:
+        print(
+          f"at budget {setting.budget} and {size_name(setting.patch_hw)} px, "
+          f"{count} images have more patches than the model has positions for: "
+          "scaled down"
+        )
 
 
-def choose_passes(args, vit, data, source, batch_size, policy):
-  """What --patch_sizes and --budgets ask for, as passes over the data."""
-  run = vit.spec.experiment
-  make = functools.partial(
-    eval_passes,
-    source=source,
-    model=vit.model,
-    batch_size=batch_size,
-    on_bad_image=policy,
-  )
-  if args.budgets is None and data.resolution is None:
-    (one,) = make(data, sizes=(), packing=None)
-    with blaming("--patch_sizes"):
-      sizes = choose_sizes(args.patch_sizes, vit, one.loader.image_hw)
-      for size in sizes:
-        check_patch_size(vit.model, one.loader.image_hw, size)
-    return (dataclasses.replace(one, sizes=tuple(sizes)),)
-  with blaming("--patch_sizes"):
-    sizes = choose_sizes(args.patch_sizes, vit, None)
-  packing = run.packing if run else None
-  if args.budgets is None:
-    return make(data, sizes=sizes, packing=packing)
-  passes = []
-  # They would undo the aspect ratio before it is kept.
-  sizing = [x for x in data.transforms if isinstance(x, augment.SIZING)]
-  kept = tuple(x for x in data.transforms if x not in sizing)
-  for transform in sizing:
-    print(f"without {transform}: with --budgets images keep their aspect ratio")
-  for budget in choose_budgets(args.budgets):
-    length = max(budget, 256)
-    slots = min(-(-2 * length // budget), length)
-    rows = packs.Packing(length, slots, open_rows=16)
-    own = dataclasses.replace(data, transforms=kept, resolution=NaFlex(budget))
-    passes += make(own, sizes=sizes, packing=rows)
-  return tuple(passes)
-
-
-def choose_budgets(text) -> list[int]:
-  """ "64,256" as [64, 256]."""
-  try:
-    budgets = list(dict.fromkeys(map(int, text.split(","))))
-    for budget in budgets:
-      NaFlex(budget)
-  except ValueError:
-    raise ConfigError(
-      f"--budgets {text!r}: give numbers of patches, 64,256 say"
-    ) from None
-  return budgets
+def digest(params) -> str:
+  """SHA-256 of all parameters with their names."""
+  found = hashlib.sha256()
+  flat = flax.traverse_util.flatten_dict(params, sep="/")
+  for name, x in sorted(flat.items()):
+    x = np.asarray(x)
+    found.update(f"{name} {x.dtype} {x.shape}".encode())
+    found.update(np.ascontiguousarray(x).view(np.uint8))
+  return found.hexdigest()
 
 
 def check_classes(vit, source) -> None:
@@ -270,63 +290,6 @@ def check_classes(vit, source) -> None:
       f"{len(source.classes)} classes, but the head of {vit.spec.path} has "
       f"{vit.model.num_classes or 'none'}"
     )
-
-
-def choose_sizes(text, vit, image_hw) -> list[tuple[int, int]]:
-  """The patch sizes that --patch_sizes asks for.
-
-  Args:
-    image_hw: of all images; None: they differ, or will be resized to fit.
-  """
-  trained = list(vit.spec.trained_sizes)
-  if not trained and vit.spec.patch_size is not None:
-    trained = [vit.spec.patch_size]
-  if text is None:
-    if not trained:
-      raise ValueError(
-        f"{vit.spec.path} does not say at which patch sizes it was trained: "
-        "give some, 8,16,32 say"
-      )
-    sizes = trained
-  elif ":" in text:
-    try:
-      low, high = map(int, text.split(":"))
-    except ValueError:
-      raise ValueError(f"{text!r} is no range: give 8:48, say") from None
-    candidates = trained
-    if not trained:
-      if image_hw is None:
-        raise ValueError(
-          f"{vit.spec.path} does not say at which patch sizes it was trained, "
-          f"and any tile images of any size: give some instead of {text}, "
-          "8,16,32 say"
-        )
-      candidates = [(p, p) for p in common_divisors(image_hw)]
-    sizes = [s for s in candidates if low <= min(s) and max(s) <= high]
-    if not sizes:
-      among = ", ".join(map(sweep.size_name, candidates))
-      raise ValueError(f"none of {among} lies in {text}")
-  else:
-    sizes = list(dict.fromkeys(map(parse_hw, text.split(","))))
-    if max(map(max, sizes)) > MAX_SIDE:
-      raise ValueError(f"{text}: give patches of at most {MAX_SIDE} pixels")
-  return sizes
-
-
-def write(output: pathlib.Path, vit, data, points) -> None:
-  results = {
-    "checkpoint": vit.spec.path,
-    "step": vit.spec.step,
-    "data": repr(data.source),
-    "points": [dataclasses.asdict(p) for p in points],
-    "provenance": provenance.describe(),
-  }
-  (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-  title = (
-    f"{pathlib.Path(vit.spec.path).name}: one checkpoint, every patch size"
-  )
-  report.draw_curve(points, title, output / "curve.png")
-  print(f"wrote {output}/results.json and {output}/curve.png")
 
 
 if __name__ == "__main__":

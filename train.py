@@ -11,6 +11,7 @@ with status 143, 130 or 129; a second one ends it at once.
 
 import collections
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -108,7 +109,7 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
     return 0
   run.check_memory(watch.line)
   steps = run.compile_steps(state, metrics, watch.line)
-  measures = run.compile_measures(state.params, watch.line)
+  programs = run.compile_evaluation(state.params, watch.line)
   in_flight = collections.deque()
   recent = collections.deque(maxlen=4)  # programs of the steps under way
 
@@ -121,7 +122,7 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
   done = first
   with Interruption() as interruption, run.explaining_memory(recent):
     if watch.owes_evaluation(first):
-      watch.evaluate(first, measures, state.params, interruption)
+      watch.evaluate(first, programs, state.params, interruption)
     watch.start()
     for i in range(first, run.total_steps):
       program = experiment.program(i)
@@ -147,7 +148,7 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
         metrics = zero
       evaluate = watch.owes_evaluation(done)
       if evaluate:
-        watch.evaluate(done, measures, state.params, interruption)
+        watch.evaluate(done, programs, state.params, interruption)
       stop = interruption.signal is not None
       if evaluate or stop or run.is_due(experiment.save_every, done):
         save(done, run.loader.get_state())
@@ -275,11 +276,11 @@ class Watch:
   def owes_evaluation(self, done: int) -> bool:
     """Whether an evaluation is due after this step, and was not done yet."""
     run = self._run
-    due = bool(run.validation) and done > 0
+    due = run.validation is not None and done > 0
     due = due and run.is_due(run.experiment.eval_every, done)
     return due and done not in self._scores
 
-  def evaluate(self, done: int, measures, params, interruption) -> None:
+  def evaluate(self, done: int, programs, params, interruption) -> None:
     """Validation at every patch size; an interruption ends it without."""
     self.flush()
     start = time.perf_counter()
@@ -291,14 +292,19 @@ class Watch:
 
     try:
       with run.explaining_evaluation():
-        points = sweep.sweep(measures, params, run.validation, on_devices)
+        found = sweep.sweep(
+          {s: functools.partial(p.call, params) for s, p in programs.items()},
+          [run.validation],
+          on_devices,
+        )
     except Interrupted:
       return  # the resumed run begins with it
-    self._scores[done] = sum(p.top1 for p in points) / len(points)
-    rows = {f"validation/top1@{p.name}": p.top1 for p in points}
+    answers = {s.short_name: x.answers for s, x in found.items()}
+    rows = {f"validation/top1@{n}": x.top(1) for n, x in answers.items()}
+    self._scores[done] = sum(rows.values()) / len(rows)
     self._progress.log(done, rows)
-    rows |= {f"validation/loss@{p.name}": p.loss for p in points}
-    bad = sweep.bad_images(run.validation)
+    rows |= {f"validation/loss@{n}": x.mean_loss for n, x in answers.items()}
+    bad = sweep.bad_images([run.validation])
     rows |= self._bad_images("validation", bad, "validation/bad_images")
     self._file.write(done, {log.SCORE: self._scores[done], **rows})
     self._since += time.perf_counter() - start  # not the training's time

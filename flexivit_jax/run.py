@@ -12,13 +12,11 @@ import numpy as np
 
 from flexivit_jax import config, pretrained
 from flexivit_jax.checkpoints import native
-from flexivit_jax.core.patch_size import FixedPatchSize
 from flexivit_jax.core.text import format_bytes
-from flexivit_jax.core.token_drop import NoDrop
 from flexivit_jax.data import bad_images, pack_loader, packs, scan
 from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.data.cutting import Cutter
-from flexivit_jax.evaluation import sweep
+from flexivit_jax.evaluation import readings, sweep
 from flexivit_jax.experiment import (
   ConfigError,
   Data,
@@ -44,7 +42,7 @@ class Run:
 
   Attributes:
     experiment: with the data's number of classes.
-    validation: passes over the validation data; none without such data.
+    validation: the reading of the validation data; None without such data.
     images_per_step: mean, of packed rows.
     record: of config, data and machine, as JSON.
     initial: parameters to start with, by name; `init_state` takes them.
@@ -54,7 +52,7 @@ class Run:
   total_steps: int
   mesh: jax.sharding.Mesh
   loader: loader_lib.TrainLoader | pack_loader.PackLoader
-  validation: tuple[sweep.Pass, ...]
+  validation: sweep.Reading | None
   images_per_step: float
   tx: Any
   record: dict[str, Any]
@@ -134,14 +132,25 @@ class Run:
         what="train step",
       )
 
-  def compile_measures(self, params, report, sizes=None):
-    """The evaluation for each patch size; none without validation data."""
-    passes = self.validation
+  def compile_evaluation(self, params, report, sizes=None):
+    """Programs of the evaluation by setting; none without validation data.
+
+    Args:
+      sizes: those of images that are not packed; None: all.
+    """
+    if self.validation is None:
+      return {}
+    reading = self.validation
     if sizes is not None:
-      passes = [p.only(sizes) for p in passes]
+      reading = reading.only(
+        lambda view, s: reading.is_packed(view) or s.patch_hw in sizes
+      )
+    answer = functools.partial(
+      sweep.forward, self.experiment.task, self.experiment.model
+    )
     with self.explaining_evaluation():
-      return sweep.compile_measures(
-        self.measure, passes, params, self.mesh, report
+      return sweep.compile_programs(
+        lambda setting: (answer, params), [reading], self.mesh, report
       )
 
   def memory(self, patch_hw: tuple[int, int] | None) -> memory.Memory:
@@ -259,12 +268,12 @@ def prepare(
     looked_at = {"scan": scan.to_json(seen)}
     images_per_step *= seen.now.images_per_row
     taken_per_step *= seen.now.taken_per_row
-  opened, validation = {"train": source}, ()
+  opened, validation = {"train": source}, None
   if experiment.validation is not None:
     with blaming("config.validation"):
       opened["validation"] = experiment.validation.source.open()
       check_same_classes(source, opened["validation"])
-      validation = eval_passes(
+      validation = eval_reading(
         experiment.validation,
         opened["validation"],
         experiment.patch_size.sizes,
@@ -273,15 +282,15 @@ def prepare(
         batch_size=sharding.round_up(experiment.eval_batch_size, mesh),
         on_bad_image=experiment.on_bad_image,
       )
-    for each in validation:
-      if isinstance(each.loader, loader_lib.EvalLoader):
-        _check_tiling(experiment, each.loader.image_hw)
+    for setting in validation.settings:
+      if setting.image_hw is not None:
+        _check_tiling(experiment, setting.image_hw)
   if experiment.test is not None:
     with blaming("config.test"):
       check_same_classes(source, experiment.test.source.open())
       if experiment.test.resolution is not None:
-        pack_loader.refuse_random(
-          experiment.test.transforms, experiment.test.resolution
+        loader_lib.refuse_random(
+          (*experiment.test.transforms, experiment.test.resolution)
         )
   initial, origin = {}, {}
   if experiment.init_from is not None and not resuming:
@@ -359,7 +368,7 @@ def train_loader(experiment: Experiment, source):
     "seed": experiment.seed,
     "workers": experiment.workers,
     "threads": experiment.threads,
-    "shard": _shard(),
+    "shard": shard(),
     "on_bad_image": experiment.on_bad_image,
   }
   if packing is None:
@@ -377,7 +386,7 @@ def train_loader(experiment: Experiment, source):
   )
 
 
-def eval_passes(
+def eval_reading(
   data: Data,
   source,
   sizes: Sequence[tuple[int, int]],
@@ -386,34 +395,21 @@ def eval_passes(
   packing: packs.Packing | None,
   batch_size: int,
   on_bad_image: bad_images.OnBadImage,
-) -> tuple[sweep.Pass, ...]:
-  """This process's evaluation: one pass for images of one size, which are cut
-  on the devices, or one for each patch size that packs are cut into."""
-  options = {"shard": _shard(), "on_bad_image": on_bad_image}
+) -> sweep.Reading:
+  """This process's evaluation of images as `data` shows them."""
+  options = {
+    "batch_size": batch_size,
+    "shard": shard(),
+    "on_bad_image": on_bad_image,
+  }
   if data.resolution is None:
-    loader = loader_lib.EvalLoader(
-      source, data.transforms, batch_size, **options
+    return readings.of_one_size(
+      source, [data.transforms], lambda _: sizes, **options
     )
-    return (sweep.Pass(loader, tuple(sizes)),)
-  # A budget larger than the rows of training gets rows of its own.
-  budget = getattr(data.resolution, "max_patches", None)
-  if budget is not None and budget > packing.row_length:
-    packing = dataclasses.replace(packing, row_length=budget)
-  passes = []
-  for size in sizes:
-    cutter = Cutter(
-      data.resolution,
-      FixedPatchSize(size),
-      NoDrop(),
-      packing.row_length,
-      packing.too_long == "resize",
-      model.position.largest_grid,
-    )
-    loader = pack_loader.PackEvalLoader(
-      source, data.transforms, cutter, packing, batch_size, **options
-    )
-    passes.append(sweep.Pass(loader, (size,), budget))
-  return tuple(passes)
+  views = [(data.resolution, packing)]
+  return readings.packed(
+    source, data.transforms, views, sizes, model=model, **options
+  )
 
 
 def start(
@@ -432,7 +428,8 @@ def start(
   return restored.arrays["state"], restored.arrays["running"]
 
 
-def _shard() -> tuple[int, int]:
+def shard() -> tuple[int, int]:
+  """(index, count) of this process."""
   return jax.process_index(), jax.process_count()
 
 

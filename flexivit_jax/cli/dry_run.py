@@ -7,7 +7,8 @@ import jax
 from flexivit_jax import config
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.text import align, format_bytes
-from flexivit_jax.evaluation.sweep import point_name, size_name
+from flexivit_jax.evaluation.answers import gather
+from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import Experiment
 from flexivit_jax.loaded import parameter_count
 from flexivit_jax.nn import cost
@@ -105,7 +106,7 @@ def try_one_batch(run: Run):
   messages = []
   state, metrics = run.init_state(), run.zero_metrics()
   (step,) = run.compile_steps(state, metrics, messages.append, [size]).values()
-  measures = run.compile_measures(state.params, messages.append, [size])
+  programs = run.compile_evaluation(state.params, messages.append, [size])
   yield from messages
   batch = sharding.to_devices(next(run.loader), run.mesh)
   start = time.perf_counter()
@@ -121,14 +122,19 @@ def try_one_batch(run: Run):
   numbers = "  ".join(f"{name} {float(x):.4g}" for name, x in metrics.items())
   at = "packed rows" if size is None else size_name(size)
   yield f"one step at {at}: {numbers}, {elapsed:.2f} s"
-  loaders = {
-    (own, each.budget): each.loader
-    for each in run.validation
-    for own in each.sizes
-  }
-  for key, measure in measures.items():
-    batch = sharding.to_devices(next(iter(loaders[key])), run.mesh)
-    with run.explaining_evaluation():
-      numbers = jax.block_until_ready(measure(state.params, batch))
-    shown = "  ".join(f"{name} {float(x):.4g}" for name, x in numbers.items())
-    yield f"one evaluation batch at {point_name(key)}: {shown}"
+  if not programs:
+    return
+  batches = {}  # the first of each view
+  for view, batch in run.validation.loader:
+    batches.setdefault(view, batch)
+    if len(batches) == len(run.validation.views):
+      break
+  for view, settings in enumerate(run.validation.views):
+    for setting in programs.keys() & settings:
+      batch = sharding.to_devices(batches[view], run.mesh)
+      with run.explaining_evaluation():
+        answers = gather([programs[setting].call(state.params, batch)])
+      yield (
+        f"one evaluation batch at {setting.short_name}: loss "
+        f"{answers.mean_loss:.4g}  accuracy {answers.top(1):.4g}"
+      )

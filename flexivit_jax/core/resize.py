@@ -123,6 +123,49 @@ def pi_resize(kernel, new_hw, *, antialias: bool = False):
   return y.reshape(*new_hw, c, d).astype(kernel.dtype)
 
 
+RESIZES = ("pi", "bilinear", "area", "norm")
+
+
+def resize_kernel(
+  kernel: np.ndarray, new_hw, *, how: str, antialias: bool = False
+) -> np.ndarray:
+  """A kernel resized in one of the ways that FlexiViT's paper compares
+  (arXiv:2212.08013, section 3.3 and figure 4).
+
+  Args:
+    kernel: `[ph, pw, c, d]`.
+    new_hw: (height, width) of the patch, in pixels.
+    how: "pi", as `pi_resize`; "bilinear", as an image is resized, which makes
+      tokens larger with the patch; "area", that times old / new area, which
+      keeps the answer to a patch of one colour; "norm", that with the norm of
+      each of the d kernels restored.
+    antialias: of the bilinear resize.
+
+  Returns:
+    `[new_h, new_w, c, d]` in the kernel's dtype; the kernel itself where the
+    size agrees.
+  """
+  old_hw = kernel.shape[:2]
+  if how not in RESIZES:
+    raise ValueError(f"resize {how!r}: give one of {', '.join(RESIZES)}")
+  if old_hw == tuple(new_hw):
+    return kernel
+  if how == "pi":
+    return pi_resize(kernel, new_hw, antialias=antialias)
+  rows, cols = (
+    bilinear_matrix(old, new, antialias)
+    for old, new in zip(old_hw, new_hw, strict=True)
+  )
+  exact = kernel.astype(np.float64)
+  resized = np.einsum("ir,js,rscd->ijcd", rows, cols, exact, optimize=True)
+  if how == "area":
+    resized *= np.prod(old_hw) / np.prod(new_hw)
+  elif how == "norm":
+    old, new = (np.linalg.norm(x, axis=(0, 1, 2)) for x in (exact, resized))
+    resized *= np.divide(old, new, out=np.zeros_like(new), where=new > 0)
+  return resized.astype(kernel.dtype)
+
+
 def store_kernel(kernel: np.ndarray, stored_hw, *, antialias: bool = False):
   """A kernel of another stored size that `pi_resize` turns back: w' = B^T w.
 

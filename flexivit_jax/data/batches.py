@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -51,24 +51,33 @@ class Example:
       LabelError: the label is none of the source's classes.
       ImageShapeError: the image has not the shape that it must have.
     """
-    source = self.source
-    image = source.image(index)
+    image = self.transform(self.source.image(index), index, rng)
+    return image, self.label(index)
+
+  def transform(
+    self, image: np.ndarray, index: int, rng: np.random.Generator | None
+  ) -> np.ndarray:
+    """The image as decoded, to what is trained or evaluated on."""
     for transform in self.transforms:
       image = transform(image, rng)
     if self.shape is not None and image.shape != self.shape:
       (h, w), (first_h, first_w) = image.shape[:2], self.shape[:2]
       raise ImageShapeError(
-        f"{source.name(index)} is {h}x{w} pixels after its transforms, another "
-        f"is {first_h}x{first_w}: add a transform that sets the size, such as "
-        f'dict(name="resize", size=({first_h}, {first_w}))'
+        f"{self.source.name(index)} is {h}x{w} pixels after its transforms, "
+        f"another is {first_h}x{first_w}: add a transform that sets the size, "
+        f'such as dict(name="resize", size=({first_h}, {first_w}))'
       )
+    return image
+
+  def label(self, index: int) -> int:
+    source = self.source
     label, classes = source.label(index), len(source.classes)
     if not 0 <= label < classes:
       raise LabelError(
         f"{source.name(index)} has label {label}: with {classes} classes, "
         f"labels are 0 to {classes - 1}"
       )
-    return image, label
+    return label
 
 
 def first_image(example: Example, skip: bool) -> np.ndarray:
@@ -157,52 +166,71 @@ class TrainBatches:
   def __getitem__(self, step: int) -> dict[str, np.ndarray]:
     bad: dict[int, str] = {}
     loaded = self.order.load(self.places(step), bad)
-    pairs, indices = [], []
-    for image, label, index, _ in loaded:
-      pairs.append((image, label))
-      indices.append(index)
-    return _stack(pairs, indices, bad)
+    images, labels, indices, _ = zip(*loaded)
+    return {"image": np.stack(images), **_others(labels, indices, bad)}
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatches:
-  """Random access to every example once, in order.
+  """Random access to every image once, in order, in one or more views.
 
   What fills up the last batch, or stands for a bad image, has index -1.
 
-  Attributes: those of `TrainBatches`; `example` must know its shape.
+  Attributes:
+    views: of one source; they must know their shapes.
+    batch_size, rows: as for `TrainBatches`.
   """
 
-  example: Example
+  views: tuple[Example, ...]
   batch_size: int
   rows: range
   skip: bool
 
+  @property
+  def source(self) -> Source:
+    return self.views[0].source
+
   def __len__(self):
-    return -(-len(self.example.source) // self.batch_size)
+    return -(-len(self.source) // self.batch_size)
 
   def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+    """As `TrainBatches`, with "image0", "image1", ... for the views."""
     first = step * self.batch_size
-    empty = np.zeros(self.example.shape, np.uint8), 0
+    empty = tuple(np.zeros(view.shape, np.uint8) for view in self.views), 0
     loaded, indices, bad = [], [], {}
     for index in range(first + self.rows.start, first + self.rows.stop):
       pair = None
-      if index < len(self.example.source):
+      if index < len(self.source):
         try:
-          pair = self.example(index, None)
+          pair = show(self.views, index)
         except BadImageError as e:
           if not self.skip:
             raise
           bad[index] = str(e)
       loaded.append(empty if pair is None else pair)
       indices.append(-1 if pair is None else index)
-    return _stack(loaded, indices, bad)
+    views, labels = zip(*loaded)
+    images = {f"image{i}": np.stack(view) for i, view in enumerate(zip(*views))}
+    return images | _others(labels, indices, bad)
 
 
-def _stack(loaded, indices, bad: dict[int, str]) -> dict[str, np.ndarray]:
-  images, labels = zip(*loaded)
+def show(
+  views: Sequence[Example], index: int
+) -> tuple[tuple[np.ndarray, ...], int]:
+  """One image, decoded once, in each view without random transforms; label.
+
+  Raises: as `Example`.
+  """
+  image = views[0].source.image(index)
+  return (
+    tuple(view.transform(image, index, None) for view in views),
+    views[0].label(index),
+  )
+
+
+def _others(labels, indices, bad: dict[int, str]) -> dict[str, np.ndarray]:
+  """What a batch has beside its images."""
   return {
-    "image": np.stack(images),
     "label": np.asarray(labels, np.int32),
     "index": np.asarray(indices, np.int32),
     **pack_bad(bad),

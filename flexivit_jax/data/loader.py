@@ -1,13 +1,16 @@
 """Loaders of images of one size: batches of one process."""
 
+import copy
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 
+from flexivit_jax.core import resolution
 from flexivit_jax.core.tokens import Batch
 from flexivit_jax.data import augment, bad_images
 from flexivit_jax.data.batches import (
@@ -140,13 +143,15 @@ class TrainLoader(Iterator[Batch]):
 
 
 class EvalLoader:
-  """Every example once, in order, as often as it is iterated over.
+  """Every image once, in order, as often as it is iterated over; decoded once
+  and shown in one or more views.
 
-  What fills up the last batch, or stands for a bad image, has weight 0 and
-  index -1.
+  Yields (number of the view, batch). What fills up the last batch, or stands
+  for a bad image, has weight 0 and index -1.
 
   Args:
-    source, transforms, shard, on_bad_image: as for `TrainLoader`.
+    source, shard, on_bad_image: as for `TrainLoader`.
+    views: the transforms of each view, applied in order.
     batch_size: global; this process gets its rows.
 
   Attributes:
@@ -159,42 +164,52 @@ class EvalLoader:
   def __init__(
     self,
     source: Source,
-    transforms: tuple[augment.Transform, ...],
+    views: Sequence[tuple[augment.Transform, ...]],
     batch_size: int,
     *,
     shard: tuple[int, int] = (0, 1),
     on_bad_image: bad_images.OnBadImage = bad_images.ERROR,
   ):
-    for transform in transforms:
-      if isinstance(transform, augment.RANDOM):
-        raise ValueError(
-          f"{type(transform).__name__} is random: an evaluation takes "
-          "transforms such as Resize or ResizeCrop"
-        )
-    rows = shard_rows(batch_size, shard)
-    example, skip = Example(source, transforms), on_bad_image.skip
-    shape = first_image(example, skip).shape
-    example = dataclasses.replace(example, shape=shape)
-    self._batches = EvalBatches(example, batch_size, rows, skip)
+    for transforms in views:
+      refuse_random(transforms)
+    rows, skip = shard_rows(batch_size, shard), on_bad_image.skip
+    views = [Example(source, transforms) for transforms in views]
+    views = tuple(
+      dataclasses.replace(view, shape=first_image(view, skip).shape)
+      for view in views
+    )
+    self._batches = EvalBatches(views, batch_size, rows, skip)
     self._on_bad_image = on_bad_image
     self.bad: dict[int, str] = {}
 
-  def __iter__(self) -> Iterator[Batch]:
+  def __iter__(self) -> Iterator[tuple[int, Batch]]:
     dataset = grain.MapDataset.source(self._batches)
     threads = min(len(self._batches), os.cpu_count() or 1)
     for batch in dataset.to_iter_dataset(read_options(threads)):
       self.bad |= unpack_bad(batch)
-      self._on_bad_image.check(self.bad, len(self._batches.example.source))
-      yield _grid_batch(batch)
+      self._on_bad_image.check(self.bad, len(self._batches.source))
+      for view in range(len(self._batches.views)):
+        yield view, _grid_batch(batch, f"image{view}")
 
-  @property
-  def image_hw(self) -> tuple[int, int]:
-    """(height, width) of every image, in pixels."""
-    return self._batches.example.shape[:2]
+  def __len__(self) -> int:
+    """Images, over all processes."""
+    return len(self._batches.source)
 
-  def example(self) -> Batch:
-    """A batch of this loader's shapes, of no weight."""
-    shape = (len(self._batches.rows), *self._batches.example.shape)
+  def only(self, views: Sequence[int]) -> "EvalLoader":
+    """The same images in these views alone."""
+    other = copy.copy(self)
+    kept = tuple(self._batches.views[view] for view in views)
+    other._batches = dataclasses.replace(self._batches, views=kept)
+    other.bad = {}
+    return other
+
+  def image_hw(self, view: int) -> tuple[int, int]:
+    """(height, width) of every image of a view, in pixels."""
+    return self._batches.views[view].shape[:2]
+
+  def example(self, view: int) -> Batch:
+    """A batch of a view's shapes, of no weight."""
+    shape = (len(self._batches.rows), *self._batches.views[view].shape)
     nothing = np.full(shape[0], -1, np.int32)
     return _grid_batch(
       {
@@ -203,6 +218,20 @@ class EvalLoader:
         "index": nothing,
       }
     )
+
+
+def refuse_random(parts: Iterable[Any]) -> None:
+  """Refuses transforms and resolutions that would make an evaluation random.
+
+  Raises:
+    ValueError: naming the first.
+  """
+  for part in parts:
+    if isinstance(part, (*augment.RANDOM, *resolution.RANDOM)):
+      raise ValueError(
+        f"{type(part).__name__} is random: an evaluation takes what is not, "
+        "such as Resize, or Native"
+      )
 
 
 def check_same_draws(new: Mapping, old: Mapping) -> None:
@@ -241,10 +270,10 @@ def shard_rows(batch_size: int, shard: tuple[int, int]) -> range:
   return range(index * rows, (index + 1) * rows)
 
 
-def _grid_batch(batch) -> Batch:
+def _grid_batch(batch, image: str = "image") -> Batch:
   index = batch["index"][:, None]
   return Batch(
-    inputs=batch["image"],
+    inputs=batch[image],
     labels=batch["label"][:, None],
     weights=(index >= 0).astype(np.float32),
     index=index,

@@ -5,17 +5,19 @@ depend on the order of images alone, and a run resumes in the middle of a pack.
 """
 
 import collections
+import copy
 import dataclasses
 import functools
+import itertools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import grain
 import jax
 import numpy as np
 
-from flexivit_jax.core import resolution
 from flexivit_jax.core.tokens import Batch
 from flexivit_jax.data import augment, bad_images, packs
 from flexivit_jax.data.batches import (
@@ -27,7 +29,11 @@ from flexivit_jax.data.batches import (
 )
 from flexivit_jax.data.cutting import Cutter
 from flexivit_jax.data.images import BadImageError
-from flexivit_jax.data.loader import check_same_draws, shard_rows
+from flexivit_jax.data.loader import (
+  check_same_draws,
+  refuse_random,
+  shard_rows,
+)
 from flexivit_jax.data.sources import Source
 from flexivit_jax.data.stream import Stream, read_options
 
@@ -71,10 +77,11 @@ class CutImages:
 
 @dataclasses.dataclass(frozen=True)
 class EvalImages:
-  """Random access to every image once, in order, cut; bad ones are missing."""
+  """Random access to every image once, in order, cut by one or more cutters;
+  bad ones are missing."""
 
   example: Example
-  cutter: Cutter
+  cutters: tuple[Cutter, ...]
   skip: bool
   shard: tuple[int, int] = (0, 1)
 
@@ -86,10 +93,13 @@ class EvalImages:
     index, count = self.shard
     return index, len(self.example.source), count
 
-  def __getitem__(self, group: int) -> dict[str, np.ndarray]:
+  def __getitem__(self, group: int) -> dict[str, Any]:
+    """Under "views" a group of images for each cutter."""
     end_with_parent()
     bad: dict[int, str] = {}
-    cut, images, scaled_down = [], [], 0
+    views = [[] for _ in self.cutters]
+    images = []
+    scaled_down = np.zeros(len(views), np.int32)
     for index in range(*self._own)[group * GROUP : (group + 1) * GROUP]:
       try:
         image, label = self.example(index, None)
@@ -99,12 +109,16 @@ class EvalImages:
         bad[index] = str(e)
         continue
       name = self.example.source.name(index)
-      plan = self.cutter.plan(image.shape[:2], None, 0, name)
-      scaled_down += plan.scaled_down
-      cut.append(self.cutter.cut(image, plan, None))
+      for i, cutter in enumerate(self.cutters):
+        plan = cutter.plan(image.shape[:2], None, 0, name)
+        scaled_down[i] += plan.scaled_down
+        views[i].append(cutter.cut(image, plan, None))
       images.append((label, index))
-    group = _group(cut, images, self.cutter.patch_bytes)
-    return group | pack_bad(bad) | {"scaled_down": np.int32(scaled_down)}
+    groups = tuple(
+      _group(cut, images, cutter.patch_bytes)
+      for cut, cutter in zip(views, self.cutters, strict=True)
+    )
+    return {"views": groups, "scaled_down": scaled_down, **pack_bad(bad)}
 
 
 def _group(cut, images, patch_bytes: int = 0) -> dict[str, np.ndarray]:
@@ -281,82 +295,117 @@ class PackLoader(Iterator[Batch]):
 
 
 class PackEvalLoader:
-  """Every image once, packed in order, as often as it is iterated over.
+  """Every image once, packed in order, as often as it is iterated over;
+  decoded once and shown in one or more views.
 
-  What fills up rows and the last batch has weight 0 and index -1.
+  Yields (number of the view, batch), the views in turn. What fills up rows and
+  the last batch has weight 0 and index -1.
 
   Args:
-    source, transforms, cutter, packing, shard, on_bad_image: as for
-      `PackLoader`; nothing is left out of an image or a row.
+    source, transforms, shard, on_bad_image: as for `PackLoader`.
+    views: what cuts the images and what the rows are, of each view; nothing is
+      left out of an image or a row.
     batch_size: rows of a batch, over all processes.
 
   Attributes:
     bad: index to reason of the bad images met so far.
-    scaled_down: images of the latest iteration that were made smaller than
-      their resolution is, to fit into a row or the model's positions.
+    scaled_down: for each view, images of the latest iteration that were made
+      smaller than their resolution is, to fit into a row or the model's
+      positions.
 
   Raises:
-    ValueError: a transform or the resolution is random.
+    ValueError: a transform or a resolution is random.
   """
 
   def __init__(
     self,
     source: Source,
     transforms: tuple[augment.Transform, ...],
-    cutter: Cutter,
-    packing: packs.Packing,
+    views: Sequence[tuple[Cutter, packs.Packing]],
     batch_size: int,
     *,
     shard: tuple[int, int] = (0, 1),
     on_bad_image: bad_images.OnBadImage = bad_images.ERROR,
   ):
-    refuse_random(transforms, cutter.resolution)
+    cutters = tuple(cutter for cutter, _ in views)
+    refuse_random((*transforms, *(cutter.resolution for cutter in cutters)))
     self._images = EvalImages(
-      Example(source, transforms), cutter, on_bad_image.skip, shard
+      Example(source, transforms), cutters, on_bad_image.skip, shard
     )
-    self._packing = dataclasses.replace(packing, overflow="next")
+    self._packings = [
+      dataclasses.replace(packing, overflow="next") for _, packing in views
+    ]
     self._rows = len(shard_rows(batch_size, shard))
     self._on_bad_image = on_bad_image
     self.bad: dict[int, str] = {}
-    self.scaled_down = 0
+    self.scaled_down = [0] * len(views)
 
-  def __iter__(self) -> Iterator[Batch]:
-    self.scaled_down = 0
-    rows, cutter = [], self._images.cutter
-    for row in packs.rows(self._read(), self._packing, None):
-      rows.append(row)
-      if len(rows) == self._rows:
-        yield self._batch(rows)
-        rows = []
-    if rows:
-      empty = packs.empty_row(self._packing, cutter.patch_bytes)
-      yield self._batch(rows + [empty] * (self._rows - len(rows)))
+  def __iter__(self) -> Iterator[tuple[int, Batch]]:
+    self.scaled_down = [0] * len(self._packings)
+    waiting = [collections.deque() for _ in self._packings]
+    groups, read = self._groups(), [0] * len(waiting)
 
-  def _batch(self, rows):
-    sizes, slots = self._images.cutter.sizes, self._packing.max_images
-    return packs.to_batch(rows, sizes, slots)
+    def next_image(view):
+      while not waiting[view]:
+        for images, group in zip(waiting, next(groups), strict=True):
+          images.extend(packs.split_group(group))
+      read[view] += 1
+      return waiting[view].popleft()
 
-  def _read(self):
-    dataset = grain.MapDataset.source(self._images)
-    threads = min(len(self._images), os.cpu_count() or 1)
-    groups = iter(dataset.to_iter_dataset(read_options(threads)))
-    images = self._images_of(groups)
+    left = {
+      view: self._batches(view, functools.partial(next_image, view))
+      for view in range(len(waiting))
+    }
+    while left:
+      # The one that is behind, so that few images wait.
+      view = min(left, key=read.__getitem__)
+      batch = next(left[view], None)
+      if batch is None:
+        del left[view]
+        read[view] = sys.maxsize
+      else:
+        yield view, batch
 
+  def _batches(self, view, next_image) -> Iterator[Batch]:
     def seek(place):
       raise NotImplementedError(f"an evaluation starts anew, not at {place}")
 
-    return packs.Images(images.__next__, seek)
+    packing, cutter = self._packings[view], self._images.cutters[view]
+    images = packs.Images(next_image, seek)
+    rows = packs.rows(images, packing, None)
+    while taken := list(itertools.islice(rows, self._rows)):
+      empty = packs.empty_row(packing, cutter.patch_bytes)
+      taken += [empty] * (self._rows - len(taken))
+      yield packs.to_batch(taken, cutter.sizes, packing.max_images)
 
-  def _images_of(self, groups):
-    for group in groups:
-      self.scaled_down += int(group["scaled_down"])
+  def _groups(self) -> Iterator[tuple[Mapping[str, np.ndarray], ...]]:
+    dataset = grain.MapDataset.source(self._images)
+    threads = min(len(self._images), os.cpu_count() or 1)
+    for group in dataset.to_iter_dataset(read_options(threads)):
+      for view, count in enumerate(group["scaled_down"].tolist()):
+        self.scaled_down[view] += count
       self.bad |= unpack_bad(group)
       self._on_bad_image.check(self.bad, len(self._images.example.source))
-      yield from packs.split_group(group)
+      yield group["views"]
 
-  def example(self) -> Batch:
-    """A batch of this loader's shapes, of no weight."""
-    return _empty_batch(self._packing, self._images.cutter, self._rows)
+  def __len__(self) -> int:
+    """Images, over all processes."""
+    return len(self._images.example.source)
+
+  def only(self, views: Sequence[int]) -> "PackEvalLoader":
+    """The same images in these views alone."""
+    other = copy.copy(self)
+    cutters = tuple(self._images.cutters[view] for view in views)
+    other._images = dataclasses.replace(self._images, cutters=cutters)
+    other._packings = [self._packings[view] for view in views]
+    other.scaled_down = [0] * len(cutters)
+    other.bad = {}
+    return other
+
+  def example(self, view: int) -> Batch:
+    """A batch of a view's shapes, of no weight."""
+    packing, cutter = self._packings[view], self._images.cutters[view]
+    return _empty_batch(packing, cutter, self._rows)
 
 
 def _empty_batch(packing: packs.Packing, cutter: Cutter, rows: int) -> Batch:
@@ -364,17 +413,3 @@ def _empty_batch(packing: packs.Packing, cutter: Cutter, rows: int) -> Batch:
   one = packs.to_batch([row], cutter.sizes, packing.max_images)
   # One row shown as many: a batch may be large, and its shape is asked often.
   return jax.tree.map(lambda x: np.broadcast_to(x, (rows, *x.shape[1:])), one)
-
-
-def refuse_random(transforms, policy: resolution.Resolution) -> None:
-  """Refuses what would make an evaluation random.
-
-  Raises:
-    ValueError: naming it.
-  """
-  for part in (*transforms, policy):
-    if isinstance(part, (*augment.RANDOM, *resolution.RANDOM)):
-      raise ValueError(
-        f"{type(part).__name__} is random: an evaluation takes what is not, "
-        "such as Resize, or Native"
-      )

@@ -29,6 +29,22 @@ class Setting:
     return size if self.image_hw is None else f"{size}_at_{self.at}"
 
   @property
+  def short_name(self) -> str:
+    """As metrics of training are called: "16", "16:256" with a budget."""
+    size = size_name(self.patch_hw)
+    return size if self.budget is None else f"{size}:{self.budget}"
+
+  def __str__(self) -> str:
+    """As messages say it: "16x16 patches of 240x240 pixels"."""
+    h, w = self.patch_hw
+    text = f"{h}x{w} patches"
+    if self.budget is not None:
+      return f"{text}, at most {self.budget}"
+    if self.image_hw is not None:
+      text += f" of {self.image_hw[0]}x{self.image_hw[1]} pixels"
+    return text
+
+  @property
   def at(self) -> str:
     """The images' size, or their budget, as people say it."""
     if self.budget is not None:

@@ -1,20 +1,24 @@
-"""Passes over the data, patch sizes and token budgets measured on each."""
+"""Readings of the data, and what a model answers in each of their views."""
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 
 from flexivit_jax.core.means import Mean
 from flexivit_jax.core.tokens import Batch, Tokens
+from flexivit_jax.evaluation.answers import Answers, answer, gather
+from flexivit_jax.evaluation.points import Setting
 from flexivit_jax.nn import cost
+from flexivit_jax.nn.vit import ViT
+from flexivit_jax.tasks.supervised import Supervised
 from flexivit_jax.training import compilation, sharding
 
 
 class Loader(Protocol):
-  """Every image once, in batches.
+  """Every image once, decoded once, shown in one or more views.
 
   Attributes:
     bad: index to reason of the images that could not be decoded.
@@ -22,183 +26,205 @@ class Loader(Protocol):
 
   bad: dict[int, str]
 
-  def __iter__(self) -> Iterable[Batch]: ...
+  def __len__(self) -> int:
+    """Images."""
 
-  def example(self) -> Batch:
+  def only(self, views: Sequence[int]) -> "Loader":
+    """The same images in these views alone."""
+
+  def __iter__(self) -> Iterator[tuple[int, Batch]]:
+    """(number of the view, batch)."""
+
+  def example(self, view: int) -> Batch:
     """A batch of the shapes that will come, of no weight."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Pass:
+class Reading:
   """One reading of the data.
 
   Attributes:
     loader: of images of one size, which are cut on the devices, or of packed
       rows.
-    sizes: patch sizes to measure on each of its batches; of packed rows the
-      one that they were cut into.
-    budget: most tokens of a packed image, where its resolution has a limit.
+    views: for each view of the loader what is measured on its batches: of
+      packed rows the one setting that they were cut in.
+    shown: how each view shows the images, beside its settings, as text.
   """
 
   loader: Loader
-  sizes: tuple[tuple[int, int], ...]
-  budget: int | None = None
+  views: tuple[tuple[Setting, ...], ...]
+  shown: tuple[str, ...] = ()
 
-  def only(self, sizes: Iterable[tuple[int, int] | None]) -> "Pass":
-    """With none but these sizes; packed rows stay as they are."""
-    if isinstance(self.loader.example().inputs, Tokens):
-      return self
-    chosen = tuple(size for size in self.sizes if size in sizes)
-    return dataclasses.replace(self, sizes=chosen)
+  @property
+  def settings(self) -> Iterator[Setting]:
+    for view in self.views:
+      yield from view
+
+  def is_packed(self, view: int) -> bool:
+    return isinstance(self.loader.example(view).inputs, Tokens)
+
+  def only(self, wanted: Callable[[int, Setting], bool]) -> "Reading":
+    """With those settings alone of which `wanted(view, setting)` is true, and
+    with the views that they need."""
+    views = [
+      tuple(s for s in settings if wanted(view, s))
+      for view, settings in enumerate(self.views)
+    ]
+    kept = [view for view, settings in enumerate(views) if settings]
+    return Reading(
+      self.loader.only(kept),
+      tuple(views[view] for view in kept),
+      tuple(self.shown[view] for view in kept),
+    )
 
 
-def bad_images(passes: Iterable[Pass]) -> dict[int, str]:
+def bad_images(readings: Iterable[Reading]) -> dict[int, str]:
   """Index to reason of the images that could not be decoded, each once."""
-  return {i: text for each in passes for i, text in each.loader.bad.items()}
+  return {i: text for each in readings for i, text in each.loader.bad.items()}
 
 
-# Patch size and budget.
-Key = tuple[tuple[int, int], int | None]
+# (params, batch, patch_hw=size) to answers; the size is None for packed rows.
+Forward = Callable[..., Answers]
 
-# (params, batch) to metrics, compiled.
-Measure = Callable[[Any, Batch], dict[str, Mean]]
+
+def forward(
+  task: Supervised, model: ViT, params, batch: Batch, *, patch_hw
+) -> Answers:
+  """The model's answers to a batch, on its devices."""
+  logits = task.logits(model, params, batch, patch_hw=patch_hw)
+  return answer(
+    logits,
+    task.loss.probabilities(logits),
+    task.loss(logits, batch.labels),
+    batch.labels,
+    batch.index,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
-  """What one patch size did, at one budget.
+class Program:
+  """A forward pass compiled for whole batches.
 
   Attributes:
-    patch_hw: (height, width) in pixels.
-    tokens: patches per image, their mean where images differ.
-    top1: share of images whose highest logit is the label's.
-    loss: mean over images.
-    images: that were evaluated.
-    images_per_s: of the compiled forward pass, without data loading.
-    budget: most tokens of an image; None: images of one size.
+    call: (params, batch) to answers.
+    compile_s: seconds that it took; those of the first time where it was kept
+      since.
+    peak_bytes: of each device, as the compiler plans it: parameters, inputs,
+      outputs and temporaries.
   """
 
-  patch_hw: tuple[int, int]
-  tokens: float
-  top1: float
-  loss: float
-  images: int
-  images_per_s: float
-  budget: int | None = None
-
-  @property
-  def name(self) -> str:
-    return point_name((self.patch_hw, self.budget))
+  call: Callable[[Any, Batch], Answers]
+  compile_s: float
+  peak_bytes: int
 
 
-def size_name(patch_hw: tuple[int, int]) -> str:
-  """(8, 8) as "8", (8, 6) as "8x6"."""
-  h, w = patch_hw
-  return str(h) if h == w else f"{h}x{w}"
-
-
-def point_name(key: Key) -> str:
-  """((8, 8), 64) as "8:64", without a budget as "8"."""
-  size, budget = key
-  return size_name(size) + ("" if budget is None else f":{budget}")
-
-
-def compile_measures(
-  measure: Callable[..., dict[str, Mean]],
-  passes: Iterable[Pass],
-  params,
+def compile_programs(
+  at: Callable[[Setting], tuple[Forward, Any]],
+  readings: Iterable[Reading],
   mesh: jax.sharding.Mesh,
   report: Callable[[str], None],
-) -> dict[Key, Measure]:
+) -> dict[Setting, Program]:
   """What `sweep` needs.
 
   Args:
-    measure: (params, batch, patch_hw=size) to metrics; the size is None for
-      packed rows.
-    params: replicated over the mesh.
+    at: of a setting, its forward pass and parameters (or their shapes).
     report: called with one line after each program.
   """
   everywhere = sharding.replicated(mesh)
-  compiled = {}
-  for each in passes:
-    batch = each.loader.example()
-    packed = isinstance(batch.inputs, Tokens)
-    programs = compilation.compile_sizes(
-      measure,
-      [None] if packed else each.sizes,
-      arguments=(params, sharding.shapes(batch, mesh)),
-      jit_options={
-        "in_shardings": (everywhere, sharding.over_rows(mesh)),
-        "out_shardings": everywhere,
-      },
-      report=report,
-      what="evaluation",
-      packed=f"packed rows, patches and budget {_names(each)}",
+  options = {
+    "in_shardings": (everywhere, sharding.over_rows(mesh)),
+    "out_shardings": everywhere,
+  }
+  wanted = [
+    (each, view, setting)
+    for each in readings
+    for view, settings in enumerate(each.views)
+    for setting in settings
+  ]
+  programs = {}
+  for i, (each, view, setting) in enumerate(wanted, start=1):
+    function, params = at(setting)
+    packed = each.is_packed(view)
+    size = None if packed else setting.patch_hw
+    batch = sharding.shapes(each.loader.example(view), mesh)
+    function = functools.partial(function, patch_hw=size)
+    with compilation.counting_saved_seconds() as saved:
+      call, seconds = compilation.timed(function, (params, batch), options)
+      first = seconds + saved()
+    programs[setting] = Program(call, first, compilation.peak_bytes(call))
+    count = f" {i}/{len(wanted)}" if len(wanted) > 1 else ""
+    report(
+      f"compiled evaluation{count}: {setting}{', packed' if packed else ''}, "
+      f"{seconds:.1f} s"
     )
-    for size in each.sizes:
-      compiled[size, each.budget] = programs[None if packed else size]
-  return compiled
+  return programs
 
 
-def _names(each: Pass) -> str:
-  return ", ".join(point_name((size, each.budget)) for size in each.sizes)
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """What one setting gave.
+
+  Attributes:
+    answers: on the host.
+    tokens: patches per image, their mean where images differ.
+    images_per_row: mean; 1 but for packed rows.
+  """
+
+  answers: Answers
+  tokens: float
+  images_per_row: float
 
 
 def sweep(
-  measures: dict[Key, Measure],
-  params,
-  passes: Sequence[Pass],
+  programs: Mapping[Setting, Callable[[Batch], Answers]],
+  readings: Sequence[Reading],
   on_devices: Callable[[Batch], Batch],
-) -> list[Point]:
-  """Measures each patch size of each pass on all of its batches.
+  progress: Callable[[int], None] = lambda images: None,
+) -> dict[Setting, Found]:
+  """Answers to all images in each setting of each reading.
 
   Args:
-    measures: by `compile_measures`; metrics have "loss" and "accuracy".
+    programs: from a batch on the devices.
     on_devices: places a batch.
+    progress: called with the number of answers that came since the last time.
   """
-  points = []
-  for each in passes:
-    points += _read(measures, params, each, on_devices)
-  return points
+  found = {}
+  for each in readings:
+    found |= _read(programs, each, on_devices, progress)
+  return found
 
 
-def _read(measures, params, each, on_devices):
-  totals: dict[tuple[int, int], dict[str, Mean]] = {}
-  seconds = dict.fromkeys(each.sizes, 0.0)
-  rows, tokens = 0, Mean.zero()
-  inputs = None
-  for batch in each.loader:
+def _read(programs, reading, on_devices, progress):
+  parts = {setting: [] for setting in reading.settings}
+  tokens = [Mean.zero() for _ in reading.views]
+  rows = [Mean.zero() for _ in reading.views]
+  waiting = []
+
+  def collect():
+    for setting, answers in waiting:
+      parts[setting].append(jax.device_get(answers))
+      progress(int((parts[setting][-1].index >= 0).sum()))
+    waiting.clear()
+
+  for view, batch in reading.loader:
+    images = batch.weights.sum()
+    rows[view] += Mean(images, (batch.weights.sum(axis=1) > 0).sum())
     if isinstance(batch.inputs, Tokens):
-      tokens += Mean((batch.inputs.segments > 0).sum(), batch.weights.sum())
-    batch = on_devices(batch)
-    inputs = batch.inputs
-    rows += batch.index.size
-    for size in each.sizes:
-      start = time.perf_counter()
-      measured = jax.block_until_ready(
-        measures[size, each.budget](params, batch)
-      )
-      seconds[size] += time.perf_counter() - start
-      if size in totals:
-        measured = {k: totals[size][k] + v for k, v in measured.items()}
-      totals[size] = measured
-  if inputs is None:
-    raise ValueError("there is no image to evaluate on")
-  packed = isinstance(inputs, Tokens)
-  return [
-    Point(
-      patch_hw=size,
-      tokens=(
-        float(tokens) if packed else cost.tokens(inputs.shape[1:3], size)
-      ),
-      top1=float(measured["accuracy"]),
-      loss=float(measured["loss"]),
-      images=int(measured["loss"].count),
-      # Padding is computed too, so it counts where all images cost the same.
-      images_per_s=(
-        (int(measured["loss"].count) if packed else rows) / seconds[size]
-      ),
-      budget=each.budget,
+      tokens[view] += Mean((batch.inputs.segments > 0).sum(), images)
+    placed = on_devices(batch)
+    computing = [(s, programs[s](placed)) for s in reading.views[view]]
+    # The devices compute this batch while the last one's answers are fetched.
+    collect()
+    waiting += computing
+  collect()
+  return {
+    setting: Found(
+      gather(parts[setting]),
+      float(tokens[view])
+      if reading.is_packed(view)
+      else cost.tokens(setting.image_hw, setting.patch_hw),
+      float(rows[view]),
     )
-    for size, measured in totals.items()
-  ]
+    for view, settings in enumerate(reading.views)
+    for setting in settings
+  }

@@ -17,6 +17,9 @@ class Loss(Protocol):
 
   def __call__(self, logits: jax.Array, labels: jax.Array) -> jax.Array: ...
 
+  def probabilities(self, logits: jax.Array) -> jax.Array:
+    """Of the classes, as this loss reads logits; same shape."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SoftmaxLoss:
@@ -37,6 +40,9 @@ class SoftmaxLoss:
     targets = optax.smooth_labels(targets, self.label_smoothing)
     return optax.softmax_cross_entropy(logits, targets)
 
+  def probabilities(self, logits):
+    return jax.nn.softmax(logits, axis=-1)
+
 
 @dataclasses.dataclass(frozen=True)
 class SigmoidLoss:
@@ -45,6 +51,9 @@ class SigmoidLoss:
   def __call__(self, logits, labels):
     targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     return optax.sigmoid_binary_cross_entropy(logits, targets).sum(axis=-1)
+
+  def probabilities(self, logits):
+    return jax.nn.sigmoid(logits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,15 +91,29 @@ class Supervised:
       patch_hw: patch size in pixels; static.
       dropout_key: turns training mode on.
     """
-    train = dropout_key is not None
-    logits = model.apply(
-      {"params": params},
-      to_tokens(batch.inputs, patch_hw),
-      train=train,
-      rngs={"dropout": dropout_key} if train else None,
-    ).logits
+    logits = self.logits(
+      model, params, batch, patch_hw=patch_hw, dropout_key=dropout_key
+    )
     correct = logits.argmax(axis=-1) == batch.labels
     return {
       "loss": Mean.of(self.loss(logits, batch.labels), batch.weights),
       "accuracy": Mean.of(correct.astype(jnp.float32), batch.weights),
     }
+
+  def logits(
+    self,
+    model: ViT,
+    params,
+    batch: Batch,
+    *,
+    patch_hw: tuple[int, int],
+    dropout_key: jax.Array | None = None,
+  ) -> jax.Array:
+    """`[b, e, c]` of a batch; arguments as for `measure`."""
+    train = dropout_key is not None
+    return model.apply(
+      {"params": params},
+      to_tokens(batch.inputs, patch_hw),
+      train=train,
+      rngs={"dropout": dropout_key} if train else None,
+    ).logits

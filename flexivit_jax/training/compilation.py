@@ -1,9 +1,10 @@
 """Every patch size compiled before the first step."""
 
+import contextlib
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 
@@ -29,7 +30,6 @@ def compile_sizes(
   jit_options: dict,
   report: Callable[[str], None],
   what: str,
-  packed: str = "packed rows",
 ) -> dict[tuple[int, int] | None, Callable]:
   """Compiles `function(*arguments, patch_hw=size)` for each size.
 
@@ -40,7 +40,6 @@ def compile_sizes(
     jit_options: of `jax.jit`: shardings, donation.
     report: called with one line after each size.
     what: the function's name in that line.
-    packed: what None is called there.
 
   Returns:
     The compiled functions, which take arguments only and never trace again.
@@ -48,14 +47,50 @@ def compile_sizes(
   compiled = {}
   sizes = list(sizes)
   for i, size in enumerate(sizes, start=1):
-    start = time.perf_counter()
 
     def at_size(*args, size=size):
       return function(*args, patch_hw=size)
 
-    compiled[size] = jax.jit(at_size, **jit_options).lower(*arguments).compile()
-    elapsed = time.perf_counter() - start
-    inputs = packed if size is None else f"{size[0]}x{size[1]} patches"
+    compiled[size], elapsed = timed(at_size, arguments, jit_options)
+    inputs = "packed rows" if size is None else f"{size[0]}x{size[1]} patches"
     count = f" {i}/{len(sizes)}" if len(sizes) > 1 else ""
     report(f"compiled {what}{count}: {inputs}, {elapsed:.1f} s")
   return compiled
+
+
+def timed(
+  function: Callable, arguments: tuple, jit_options: dict
+) -> tuple[jax.stages.Compiled, float]:
+  """The function compiled for these arguments, and the seconds it took."""
+  start = time.perf_counter()
+  compiled = jax.jit(function, **jit_options).lower(*arguments).compile()
+  return compiled, time.perf_counter() - start
+
+
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+  """What a compiled function takes of each device at most, by XLA's plan:
+  arguments, results and temporaries."""
+  plan = compiled.memory_analysis()
+  return (
+    plan.argument_size_in_bytes
+    + plan.output_size_in_bytes
+    + plan.temp_size_in_bytes
+    - plan.alias_size_in_bytes
+  )
+
+
+@contextlib.contextmanager
+def counting_saved_seconds() -> Iterator[Callable[[], float]]:
+  """Gives a function that says how many seconds of compiling the persistent
+  cache has saved since."""
+  saved = [0.0]
+
+  def listen(event, seconds, **_):
+    if event == "/jax/compilation_cache/compile_time_saved_sec":
+      saved[0] += seconds
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    yield lambda: saved[0]
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)

@@ -1,5 +1,6 @@
 """Batches are a function of (seed, step), however they are loaded."""
 
+import collections
 import dataclasses
 import multiprocessing
 import os
@@ -351,7 +352,7 @@ def test_a_label_outside_the_classes_is_refused(label, evaluate):
   labels[5] = label
   data = InMemory(np.zeros((N, 2, 2, 3), np.uint8), labels, ("a", "b", "c"))
   if evaluate:
-    batches = iter(loader.EvalLoader(data, (), BATCH))
+    batches = iter(loader.EvalLoader(data, [()], BATCH))
   else:
     batches = loader.TrainLoader(data, (), batch_size=BATCH, seed=0)
   with pytest.raises(Fault) as caught:
@@ -382,8 +383,21 @@ def test_a_lost_worker_is_told():
 # Evaluation.
 
 
+class OneView:
+  """Batches of a loader with one view."""
+
+  def __init__(self, source, transforms, batch_size, **kwargs):
+    views = [transforms]
+    self.loader = loader.EvalLoader(source, views, batch_size, **kwargs)
+
+  def __iter__(self):
+    for view, batch in self.loader:
+      assert view == 0
+      yield batch
+
+
 def eval_batches(n=N, batch_size=BATCH, transforms=(), **kwargs):
-  return list(loader.EvalLoader(source(n), transforms, batch_size, **kwargs))
+  return list(OneView(source(n), transforms, batch_size, **kwargs))
 
 
 def draw(batches):
@@ -441,14 +455,14 @@ def test_evaluation_refuses_what_is_random(transform):
   with pytest.raises(ValueError) as caught:
     eval_batches(transforms=(augment.Resize((8, 8)), transform))
   assert str(caught.value) == (
-    f"{type(transform).__name__} is random: an evaluation takes transforms "
-    "such as Resize or ResizeCrop"
+    f"{type(transform).__name__} is random: an evaluation takes what is not, "
+    "such as Resize, or Native"
   )
 
 
 def test_evaluation_refuses_images_that_differ_in_size():
   with pytest.raises(ValueError) as caught:
-    list(loader.EvalLoader(Ragged(), (), 4))
+    list(OneView(Ragged(), (), 4))
   assert str(caught.value) == SIZES_DIFFER
 
 
@@ -458,24 +472,49 @@ def test_evaluation_refuses_a_batch_size_that_does_not_divide():
 
 
 def test_an_evaluation_can_be_repeated():
-  batches = loader.EvalLoader(source(), (), BATCH)
+  batches = OneView(source(), (), BATCH)
   assert list(map(content, batches)) == list(map(content, batches))
 
 
 def test_the_example_of_an_evaluation_has_its_shapes_and_no_weight():
-  batches = loader.EvalLoader(source(), (), BATCH)
-  example = batches.example()
+  batches = OneView(source(), (), BATCH)
+  example = batches.loader.example(0)
   assert not example.weights.any()
   first = next(iter(batches))
   assert [x[:2] for x in content(example)] == [x[:2] for x in content(first)]
 
 
 def test_an_evaluation_leaves_bad_images_out():
-  batches = loader.EvalLoader(Spoilt((0, 7)), (), BATCH, on_bad_image=SKIP)
+  batches = OneView(Spoilt((0, 7)), (), BATCH, on_bad_image=SKIP)
   seen = list(batches)
   assert draw(seen) == ".. 01 02 03 | 04 05 06 .. | 08 09 10 .."
   for batch in seen:
     np.testing.assert_array_equal(batch.weights, batch.index >= 0)
-  assert batches.bad == {i: f"dir/{i}.png: torn" for i in (0, 7)}
+  assert batches.loader.bad == {i: f"dir/{i}.png: torn" for i in (0, 7)}
   with pytest.raises(BadImageError, match="dir/7"):
-    list(loader.EvalLoader(Spoilt((7,)), (), BATCH))
+    list(OneView(Spoilt((7,)), (), BATCH))
+
+
+def test_every_view_of_an_evaluation_equals_its_own():
+  views = [(), (augment.Resize((4, 6)),), (augment.Resize((16, 8)),)]
+  together = list(loader.EvalLoader(source(), views, BATCH))
+  assert [view for view, _ in together] == [0, 1, 2] * 3
+  for view, transforms in enumerate(views):
+    alone = eval_batches(transforms=transforms)
+    seen = [batch for i, batch in together if i == view]
+    assert list(map(content, seen)) == list(map(content, alone))
+
+
+def test_views_share_what_was_decoded():
+  decoded = collections.Counter()
+
+  class Counted(InMemory):
+    def image(self, index):
+      decoded[index] += 1
+      return super().image(index)
+
+  data = Counted(*dataclasses.astuple(source()))
+  batches = loader.EvalLoader(data, [(), (augment.Resize((4, 4)),)], BATCH)
+  decoded.clear()  # the first image tells the shapes
+  assert len(list(batches)) == 6
+  assert decoded == dict.fromkeys(range(N), 1)

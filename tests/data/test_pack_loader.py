@@ -1,5 +1,6 @@
 """Packed batches resume in mid-pack, bit for bit, however they are loaded."""
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -519,11 +520,30 @@ EVAL_CUTTER = Cutter(
 EVAL_PACKING = Packing(64, max_images=4, open_rows=3, overflow="drop")
 
 
+class OneView:
+  """Batches of a loader with one view."""
+
+  def __init__(self, source, transforms, view, batch_size, **options):
+    self.loader = PackEvalLoader(
+      source, transforms, [view], batch_size, **options
+    )
+
+  def __iter__(self):
+    for view, batch in self.loader:
+      assert view == 0
+      yield batch
+
+  @property
+  def bad(self):
+    return self.loader.bad
+
+  def example(self):
+    return self.loader.example(0)
+
+
 def evaluate(source=None, batch_size=BATCH, transforms=(), **options):
-  cutter = options.pop("cutter", EVAL_CUTTER)
-  return PackEvalLoader(
-    source or Varied(), transforms, cutter, EVAL_PACKING, batch_size, **options
-  )
+  view = options.pop("cutter", EVAL_CUTTER), EVAL_PACKING
+  return OneView(source or Varied(), transforms, view, batch_size, **options)
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 37])
@@ -621,3 +641,39 @@ def test_too_many_bad_images_end_an_evaluation():
   batches = evaluate(SPOILT, on_bad_image=bad_images.Skip(0.03))
   with pytest.raises(bad_images.TooManyBadImagesError, match=r"^3 of 37 "):
     list(batches)
+
+
+COARSE = dataclasses.replace(EVAL_CUTTER, patch_size=SampledPatchSize((8,)))
+LONGER = dataclasses.replace(EVAL_PACKING, row_length=96, max_images=5)
+VIEWS = [
+  (EVAL_CUTTER, EVAL_PACKING),
+  (dataclasses.replace(COARSE, row_length=96), LONGER),
+  (COARSE, EVAL_PACKING),
+]
+
+
+@pytest.mark.parametrize("n", [1, 17, 37])
+def test_every_view_of_an_evaluation_equals_its_own(n):
+  loader = PackEvalLoader(Varied(n=n), (), VIEWS, BATCH)
+  for _ in range(2):
+    together = list(loader)
+    for i, view in enumerate(VIEWS):
+      alone = OneView(Varied(n=n), (), view, BATCH)
+      seen = [content(batch) for at, batch in together if at == i]
+      assert seen == list(map(content, alone))
+      assert loader.scaled_down[i] == alone.loader.scaled_down[0]
+
+
+def test_views_share_what_was_decoded_and_few_images_wait():
+  decoded = collections.Counter()
+
+  class Counted(Varied):
+    def image(self, index):
+      decoded[index] += 1
+      return super().image(index)
+
+  loader = PackEvalLoader(Counted(n=200), (), VIEWS, BATCH)
+  order = [view for view, _ in loader]
+  # In turn, not one view's batches before those of another.
+  assert set(order[:6]) == {0, 1, 2}
+  assert decoded == dict.fromkeys(range(200), 1)

@@ -1,0 +1,281 @@
+"""What evaluate.py's arguments ask for: data, views of it, patch sizes."""
+
+import functools
+from collections.abc import Callable
+
+from flexivit_jax.core.patch_size import parse_hw
+from flexivit_jax.core.resolution import NaFlex
+from flexivit_jax.data import augment, packs, sources, tfds
+from flexivit_jax.evaluation import readings
+from flexivit_jax.evaluation.points import size_name
+from flexivit_jax.evaluation.sweep import Reading
+from flexivit_jax.experiment import (
+  ConfigError,
+  Data,
+  blaming,
+  check_patch_size,
+  common_divisors,
+)
+from flexivit_jax.loaded import LoadedViT
+from flexivit_jax.nn.vit import MAX_SIDE
+from flexivit_jax.run import eval_reading, shard
+
+Size = tuple[int, int]
+
+
+def add_arguments(add: Callable) -> None:
+  add(
+    "--patch_sizes",
+    help="4,6,8x6 or 8:48, the sizes in that range that it was trained at or, "
+    "where that is unknown, that tile the image; default: those trained at",
+  )
+  add(
+    "--data",
+    help="digits, folder:PATH, or tfds:NAME[:VERSION]; default: a run's test "
+    "data",
+  )
+  add("--split", help="of --data; default: test")
+  add(
+    "--data_dir",
+    help="where tfds:NAME is prepared; default: $TFDS_DATA_DIR, or "
+    "~/tensorflow_datasets",
+  )
+  add(
+    "--resolutions",
+    help="160,240,240x320: image sizes to measure at; default: a run's own",
+  )
+  add(
+    "--resize_first",
+    help="272 or 272x360: squash to this size first, and take the centre of "
+    "--resolutions, as FlexiViT's paper does",
+  )
+  add(
+    "--budgets",
+    help="64,256: most patches of an image, which is scaled to come near them "
+    "and keeps its aspect ratio; instead of --resolutions",
+  )
+
+
+def choose_data(args, run) -> Data:
+  """The images that --data asks for, or a run's own test data."""
+  if args.budgets and args.resolutions:
+    raise ConfigError(
+      "--budgets and --resolutions: give one of them, the size of an image "
+      "follows from its budget"
+    )
+  if args.resize_first and not args.resolutions:
+    raise ConfigError(
+      "--resize_first needs --resolutions, the size of the centre"
+    )
+  if args.data is None:
+    if run is None or run.test is None:
+      raise ConfigError(
+        f"{args.checkpoint} names no data: give --data digits, "
+        "folder:PATH or tfds:NAME"
+      )
+    if args.split or args.data_dir:
+      raise ConfigError(
+        "--split and --data_dir need --data: a run's test data has its own"
+      )
+    return run.test
+  split = args.split or "test"
+  kind, _, path = args.data.partition(":")
+  if args.data_dir and kind != "tfds":
+    raise ConfigError("--data_dir is for --data tfds:NAME only")
+  if kind == "digits" and not path:
+    if not args.resolutions:
+      return Data(sources.Digits(split))
+    # Drawn as large as they are wanted, not enlarged twice.
+    wanted = (*choose_resolutions(args), *_first(args))
+    with blaming("--resolutions"):
+      return Data(sources.Digits(split, max(map(max, wanted))))
+  if kind in ("folder", "tfds") and path:
+    if not args.resolutions and not args.budgets:
+      form = {"folder": "PATH", "tfds": "NAME"}[kind]
+      raise ConfigError(
+        f"--data {kind}:{form} needs --resolutions, 240 say, or --budgets"
+      )
+    if kind == "folder":
+      return Data(sources.ImageFolder(path, split), ())
+    return Data(tfds.Tfds(path, split, args.data_dir), ())
+  raise ConfigError(
+    f"--data {args.data!r}: give digits, folder:PATH or tfds:NAME"
+  )
+
+
+def choose_resolutions(args) -> list[Size]:
+  """ "160,240x320" as [(160, 160), (240, 320)]."""
+  with blaming("--resolutions"):
+    return list(dict.fromkeys(map(parse_hw, args.resolutions.split(","))))
+
+
+def _first(args) -> list[Size]:
+  if args.resize_first is None:
+    return []
+  with blaming("--resize_first"):
+    return [parse_hw(args.resize_first)]
+
+
+def choose_budgets(text) -> list[int]:
+  """ "64,256" as [64, 256]."""
+  try:
+    budgets = list(dict.fromkeys(map(int, text.split(","))))
+    for budget in budgets:
+      NaFlex(budget)
+  except ValueError:
+    raise ConfigError(
+      f"--budgets {text!r}: give numbers of patches, 64,256 say"
+    ) from None
+  return budgets
+
+
+def choose_reading(args, vit, data, source, batch_size, policy) -> Reading:
+  """What --patch_sizes, --resolutions and --budgets ask for.
+
+  Args:
+    data: by `choose_data`; `source` is its source, opened.
+    policy: for images that cannot be decoded.
+  """
+  run = vit.spec.experiment
+  options = {"batch_size": batch_size, "on_bad_image": policy}
+  if args.budgets is not None:
+    rows = [
+      (NaFlex(budget), _rows(budget)) for budget in choose_budgets(args.budgets)
+    ]
+    kept = _without_sizing(
+      data, "with --budgets images keep their aspect ratio"
+    )
+    return readings.packed(
+      source,
+      kept,
+      rows,
+      _sizes_of_any_image(args.patch_sizes, vit),
+      model=vit.model,
+      shard=shard(),
+      **options,
+    )
+  if args.resolutions is None and data.resolution is not None:
+    return eval_reading(
+      data,
+      source,
+      _sizes_of_any_image(args.patch_sizes, vit),
+      model=vit.model,
+      packing=run.packing,
+      **options,
+    )
+  views = [data.transforms]
+  if args.resolutions is not None:
+    kept = _without_sizing(data, "--resolutions asks for others")
+    views = _views(args, kept)
+  sizes = functools.partial(
+    _tiling_sizes, args.patch_sizes, vit, several=len(views) > 1
+  )
+  with blaming("--patch_sizes"):
+    reading = readings.of_one_size(
+      source, views, sizes, shard=shard(), **options
+    )
+    for settings in reading.views:
+      for setting in settings:
+        check_patch_size(vit.model, setting.image_hw, setting.patch_hw)
+  return reading
+
+
+def _rows(budget: int) -> packs.Packing:
+  length = max(budget, 256)
+  slots = min(-(-2 * length // budget), length)
+  return packs.Packing(length, slots, open_rows=16)
+
+
+def _without_sizing(data, why) -> tuple[augment.Transform, ...]:
+  """The transforms that leave an image's size alone."""
+  sizing = [x for x in data.transforms if isinstance(x, augment.SIZING)]
+  for transform in sizing:
+    print(f"without {transform}: {why}")
+  return tuple(x for x in data.transforms if x not in sizing)
+
+
+def _views(args, kept) -> list[tuple[augment.Transform, ...]]:
+  resolutions, first = choose_resolutions(args), _first(args)
+  if not first:
+    return [(*kept, augment.Resize(hw)) for hw in resolutions]
+  if len(resolutions) > 1:
+    raise ConfigError(
+      f"--resize_first {args.resize_first}: give one of --resolutions with it, "
+      f"not {len(resolutions)}"
+    )
+  with blaming("--resize_first"):
+    return [
+      (*kept, augment.Resize(first[0]), augment.CentralCrop(resolutions[0]))
+    ]
+
+
+def _sizes_of_any_image(text, vit):
+  with blaming("--patch_sizes"):
+    return choose_sizes(text, vit, None)
+
+
+def _tiling_sizes(text, vit, image_hw, *, several: bool) -> list[Size]:
+  """Of the sizes asked for, with several resolutions those that tile this."""
+  sizes = choose_sizes(text, vit, image_hw)
+  if not several:
+    return sizes
+  tiling = common_divisors(image_hw)
+  h, w = image_hw
+
+  def tiles(size):
+    return h % size[0] == 0 and w % size[1] == 0
+
+  kept = [size for size in sizes if tiles(size)]
+  if not kept:
+    raise ValueError(
+      f"none of {', '.join(map(size_name, sizes))} tiles images of {h}x{w} "
+      f"pixels; {', '.join(map(str, tiling))} do"
+    )
+  if left := [size for size in sizes if not tiles(size)]:
+    names = ", ".join(map(size_name, left))
+    print(f"without {names} px at {size_name(image_hw)}: they do not tile it")
+  return kept
+
+
+def choose_sizes(text, vit: LoadedViT, image_hw: Size | None) -> list[Size]:
+  """The patch sizes that --patch_sizes asks for.
+
+  Args:
+    image_hw: of all images; None: they differ, or will be resized to fit.
+
+  Raises:
+    ValueError: none is known, or the text is no list and no range.
+  """
+  trained = list(vit.spec.trained_sizes)
+  if not trained and vit.spec.patch_size is not None:
+    trained = [vit.spec.patch_size]
+  if text is None:
+    if not trained:
+      raise ValueError(
+        f"{vit.spec.path} does not say at which patch sizes it was trained: "
+        "give some, 8,16,32 say"
+      )
+    return trained
+  if ":" in text:
+    try:
+      low, high = map(int, text.split(":"))
+    except ValueError:
+      raise ValueError(f"{text!r} is no range: give 8:48, say") from None
+    candidates = trained
+    if not trained:
+      if image_hw is None:
+        raise ValueError(
+          f"{vit.spec.path} does not say at which patch sizes it was trained, "
+          f"and any tile images of any size: give some instead of {text}, "
+          "8,16,32 say"
+        )
+      candidates = [(p, p) for p in common_divisors(image_hw)]
+    sizes = [s for s in candidates if low <= min(s) and max(s) <= high]
+    if not sizes:
+      among = ", ".join(map(size_name, candidates))
+      raise ValueError(f"none of {among} lies in {text}")
+    return sizes
+  sizes = list(dict.fromkeys(map(parse_hw, text.split(","))))
+  if max(map(max, sizes)) > MAX_SIDE:
+    raise ValueError(f"{text}: give patches of at most {MAX_SIDE} pixels")
+  return sizes

@@ -1,0 +1,132 @@
+"""What each setting of a sweep costs: counted, planned and timed."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from flexivit_jax.core.tokens import Batch, Tokens
+from flexivit_jax.evaluation import speed
+from flexivit_jax.evaluation.points import Cost, Setting
+from flexivit_jax.evaluation.sweep import Forward, Found, Program, Reading
+from flexivit_jax.nn import cost
+from flexivit_jax.nn.vit import ViT
+from flexivit_jax.training import compilation, sharding
+
+At = Callable[[Setting], tuple[Forward, Any]]
+
+
+def count(
+  model: ViT, reading: Reading, view: int, setting: Setting, found: Found
+) -> float:
+  """Multiply-adds of one image's forward pass; for packed rows a row's, padding
+  included, over the images in it."""
+  inputs = reading.loader.example(view).inputs
+  if not isinstance(inputs, Tokens):
+    return cost.multiply_adds(model, setting.image_hw, setting.patch_hw)
+  patches = inputs.segments.shape[1]
+  row = cost.packed_multiply_adds(
+    model, patches, inputs.num_images, inputs.patch_sizes
+  )
+  return row / found.images_per_row
+
+
+def plan(
+  model: ViT,
+  reading: Reading,
+  programs: dict[Setting, Program],
+  found: dict[Setting, Found],
+) -> dict[Setting, Cost]:
+  """Costs that need no clock, but for the seconds of compiling."""
+  return {
+    setting: Cost(
+      multiply_adds=count(model, reading, view, setting, found[setting]),
+      peak_bytes=programs[setting].peak_bytes,
+      compile_s=programs[setting].compile_s,
+    )
+    for view, settings in enumerate(reading.views)
+    for setting in settings
+  }
+
+
+def one_image_hw(setting: Setting) -> tuple[int, int] | None:
+  """The image whose latency is measured, in pixels: of the setting's size, or
+  of nearly as many patches as its budget and nearly square; None where images
+  are of any size."""
+  if setting.image_hw is not None:
+    return setting.image_hw
+  if setting.budget is None:
+    return None
+  rows = int(setting.budget**0.5)
+  h, w = setting.patch_hw
+  return rows * h, setting.budget // rows * w
+
+
+def compile_for_one(
+  at: At,
+  settings: Iterable[Setting],
+  report: Callable[[str], None],
+) -> dict[Setting, Callable[[], Any]]:
+  """Programs that answer one image on one device; call them to start it.
+
+  Args:
+    at: of a setting, its forward pass and parameters on their devices.
+    report: called with one line after each.
+  """
+  runs = {}
+  settings = [s for s in settings if one_image_hw(s) is not None]
+  for i, setting in enumerate(settings, start=1):
+    function, params = at(setting)
+    params = jax.tree.map(lambda x: x.addressable_data(0), params)
+    zero = np.zeros((1, 1), np.int32)
+    batch = Batch(
+      inputs=np.zeros((1, *one_image_hw(setting), 3), np.uint8),
+      labels=zero,
+      weights=np.ones((1, 1), np.float32),
+      index=zero,
+    )
+    batch = jax.device_put(batch, jax.local_devices()[0])
+    function = functools.partial(function, patch_hw=setting.patch_hw)
+    call, seconds = compilation.timed(function, (params, batch), {})
+    runs[setting] = functools.partial(call, params, batch)
+    report(
+      f"compiled for one image {i}/{len(settings)}: {setting}, {seconds:.1f} s"
+    )
+  return runs
+
+
+def time(
+  costs: dict[Setting, Cost],
+  at: At,
+  reading: Reading,
+  programs: dict[Setting, Program],
+  for_one: dict[Setting, Callable[[], Any]],
+  found: dict[Setting, Found],
+  mesh: jax.sharding.Mesh,
+  done: Callable[[Setting, Cost], None],
+) -> None:
+  """Measures latency and throughput, one after the other: everything was
+  compiled before, and nothing is loaded meanwhile.
+
+  Args:
+    costs: to complete.
+    done: called with each setting's complete cost.
+  """
+  for view, settings in enumerate(reading.views):
+    batch = None
+    for setting in settings:
+      if batch is None:
+        batch = sharding.to_devices(reading.loader.example(view), mesh)
+      _, params = at(setting)
+      images = batch.index.shape[0] * found[setting].images_per_row
+      run = functools.partial(programs[setting].call, params, batch)
+      one = for_one.get(setting)
+      cost = dataclasses.replace(
+        costs[setting],
+        latency_s=None if one is None else speed.latency(one),
+        images_per_s=speed.per_second(run, images),
+      )
+      done(setting, cost)

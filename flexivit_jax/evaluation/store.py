@@ -1,0 +1,69 @@
+"""Points that an evaluation has finished, kept in a directory."""
+
+import dataclasses
+import io
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from flexivit_jax.evaluation.answers import Answers
+from flexivit_jax.evaluation.points import Cost, Point, Setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+  """Points in `directory`, one file each.
+
+  Attributes:
+    key: of a setting, JSON of all else that its point depends on; points of
+      another key are as if they were not there.
+  """
+
+  directory: pathlib.Path
+  key: Callable[[Setting], dict[str, Any]]
+
+  def load(self, setting: Setting) -> tuple[Point, Answers] | None:
+    """A finished point and its answers; None where there is none, or the file
+    is not whole."""
+    try:
+      with np.load(self._path(setting), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+      said = json.loads(str(arrays.pop("point")))
+      if said["key"] != json.loads(json.dumps(self.key(setting))):
+        return None
+      return _point(said["point"]), Answers(**arrays)
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+      return None
+
+  def save(self, point: Point, answers: Answers) -> None:
+    """Keeps a point; all of it or, if it is interrupted, nothing."""
+    key = self.key(point.setting)
+    said = {"key": key, "point": dataclasses.asdict(point)}
+    buffer = io.BytesIO()
+    arrays = {
+      f.name: np.asarray(getattr(answers, f.name))
+      for f in dataclasses.fields(answers)
+    }
+    np.savez_compressed(buffer, point=np.array(json.dumps(said)), **arrays)
+    self.directory.mkdir(parents=True, exist_ok=True)
+    path = self._path(point.setting)
+    half = path.with_suffix(".unfinished")
+    half.write_bytes(buffer.getvalue())
+    os.replace(half, path)
+
+  def _path(self, setting):
+    return self.directory / f"{setting.name}.npz"
+
+
+def _point(said: dict[str, Any]) -> Point:
+  setting, cost = dict(said["setting"]), dict(said["cost"])
+  for name in ("patch_hw", "image_hw"):
+    if setting[name] is not None:
+      setting[name] = tuple(setting[name])
+  if cost["latency_s"] is not None:
+    cost["latency_s"] = tuple(cost["latency_s"])
+  return Point(**(said | {"setting": Setting(**setting), "cost": Cost(**cost)}))
