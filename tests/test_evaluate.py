@@ -1,6 +1,5 @@
 """evaluate.py, as a process but for the choice of data."""
 
-import argparse
 import json
 import pathlib
 import shutil
@@ -10,8 +9,8 @@ import pytest
 from PIL import Image
 
 import evaluate
+from flexivit_jax.cli import errors
 from flexivit_jax.core import resolution
-from flexivit_jax.data import sources, tfds
 
 DATA = pathlib.Path(__file__).parent / "data"
 
@@ -70,7 +69,7 @@ def test_evaluates_a_big_vision_file_on_a_folder(npz, command, tmp_path):
     "evaluate.py",
     f"--checkpoint={npz}",
     f"--data=folder:{tmp_path / 'data'}",
-    "--image_size=48x96",
+    "--resolutions=48x96",
     "--patch_sizes=16:24",
     "--batch_size=4",
   )
@@ -78,45 +77,6 @@ def test_evaluates_a_big_vision_file_on_a_folder(npz, command, tmp_path):
   assert "10 images of ImageFolder(" in done.stdout
   sizes = [line.split()[0] for line in done.stdout.splitlines()[-2:]]
   assert sizes == ["16x16", "24x24"]
-
-
-def test_data_of_tfds(npz):
-  args = argparse.Namespace(
-    checkpoint=npz,
-    data="tfds:my_set/small:1.2.0",
-    split="validation",
-    image_size="24",
-    resize=None,
-    data_dir="/data",
-    budgets=None,
-  )
-  source = evaluate.choose_data(args, None).source
-  assert source == tfds.Tfds("my_set/small:1.2.0", "validation", "/data")
-  args.split = args.data_dir = None
-  source = evaluate.choose_data(args, None).source
-  assert source == tfds.Tfds("my_set/small:1.2.0", "test")
-
-
-def test_the_centre_of_larger_images(npz):
-  args = argparse.Namespace(
-    checkpoint=npz,
-    data="digits",
-    split=None,
-    image_size="24x32",
-    resize="40x36",
-    budgets=None,
-    data_dir=None,
-  )
-  data = evaluate.choose_data(args, None)
-  assert data.source == sources.Digits("test", 40)
-  image = data.source.open().image(0)
-  for transform in data.transforms:
-    image = transform(image, None)
-  assert image.shape == (24, 32, 3)
-  # Without --resize, drawn at the size itself.
-  args.resize, args.image_size = None, "64"
-  data = evaluate.choose_data(args, None)
-  assert data.source == sources.Digits("test", 64)
 
 
 @pytest.mark.parametrize(
@@ -127,29 +87,42 @@ def test_the_centre_of_larger_images(npz):
     (["--patch_sizes=a"], "size 'a': give pixels"),
     (["--patch_sizes=a:b"], "'a:b' is no range"),
     (["--step=7"], "no checkpoint of step 7"),
-    (["--image_size=48"], "need --data: a run's"),
+    (["--resolutions=4x"], "--resolutions: size '4x': give pixels, 8 or 8x6"),
+    (
+      ["--resolutions=24,20", "--patch_sizes=6"],
+      "--patch_sizes: none of 6 tiles images of 20x20 pixels; 1, 2, 4, 5, 10, "
+      "20 do",
+    ),
     (["--data=digits", "--split=val"], "--data: digits have no split 'val'"),
     (
       ["--data=nothing"],
       "--data 'nothing': give digits, folder:PATH or tfds:NAME",
     ),
     (
-      ["--data=digits", "--resize=40"],
-      "--resize needs --image_size, the size of the centre",
+      ["--data=digits", "--resize_first=40"],
+      "--resize_first needs --resolutions, the size of the centre",
     ),
     (
-      ["--data=digits", "--resize=4x", "--image_size=24"],
-      "--resize: size '4x': give pixels, 8 or 8x6",
+      ["--data=digits", "--resize_first=4x", "--resolutions=24"],
+      "--resize_first: size '4x': give pixels, 8 or 8x6",
     ),
-    (["--data=folder:/nowhere"], "--data folder:PATH needs --image_size"),
-    (["--data=tfds:zoo"], "--data tfds:NAME needs --image_size"),
     (
-      ["--data=tfds:zoo", "--data_dir=/nowhere", "--image_size=24"],
+      ["--data=digits", "--resize_first=40", "--resolutions=24,36"],
+      "--resize_first 40: give one of --resolutions with it, not 2",
+    ),
+    (["--resize=bicubic"], "argument --resize: invalid choice: 'bicubic'"),
+    (["--data=folder:/nowhere"], "--data folder:PATH needs --resolutions"),
+    (["--data=tfds:zoo"], "--data tfds:NAME needs --resolutions"),
+    (
+      ["--data=tfds:zoo", "--data_dir=/nowhere", "--resolutions=24"],
       "--data: no directory /nowhere: set data_dir to where 'zoo' is prepared",
     ),
     (["--data=digits", "--data_dir=/x"], "--data_dir is for --data tfds:NAME"),
     (["--data_dir=/x"], "--split and --data_dir need --data"),
-    (["--data=folder:/nowhere", "--image_size=24"], "no directory /nowhere/te"),
+    (
+      ["--data=folder:/nowhere", "--resolutions=24"],
+      "no directory /nowhere/te",
+    ),
     (["--batch_size=0"], "--batch_size 0: give at least 1"),
     (
       ["--budgets=64,x"],
@@ -157,8 +130,8 @@ def test_the_centre_of_larger_images(npz):
     ),
     (["--budgets=0"], "--budgets '0': give numbers of patches, 64,256 say"),
     (
-      ["--budgets=64", "--data=digits", "--image_size=24"],
-      "--budgets and --image_size: give one of them",
+      ["--budgets=64", "--data=digits", "--resolutions=24"],
+      "--budgets and --resolutions: give one of them",
     ),
     (["--budgets=64", "--patch_sizes=20:30"], "none of 6, 12 lies in 20:30"),
     (
@@ -168,12 +141,15 @@ def test_the_centre_of_larger_images(npz):
     (["--frobnicate"], "unknown argument '--frobnicate'"),
   ],
 )
-def test_what_cannot_work_is_refused(small_run, command, arguments, message):
-  done = command("evaluate.py", f"--checkpoint={small_run[0]}", *arguments)
-  assert done.returncode == 2
-  assert message in done.stderr
-  assert len(done.stderr.strip().splitlines()) == 1
-  assert "compiled" not in done.stdout
+def test_what_cannot_work_is_refused(small_run, arguments, message, capsys):
+  argv = [f"--checkpoint={small_run[0]}", *arguments]
+  with pytest.raises(SystemExit) as ended:
+    errors.run(lambda: evaluate.main(argv))
+  out, err = capsys.readouterr()
+  assert ended.value.code == 2
+  assert message in err
+  assert len(err.strip().splitlines()) == 1
+  assert "compiled" not in out
 
 
 def test_a_file_that_names_no_data_or_sizes_asks_for_them(npz, command):
@@ -181,7 +157,7 @@ def test_a_file_that_names_no_data_or_sizes_asks_for_them(npz, command):
   assert done.returncode == 2
   assert "names no data: give --data" in done.stderr
   done = command(
-    "evaluate.py", f"--checkpoint={npz}", "--data=digits", "--image_size=48"
+    "evaluate.py", f"--checkpoint={npz}", "--data=digits", "--resolutions=48"
   )
   assert done.returncode == 2
   assert "does not say at which patch sizes" in done.stderr
@@ -270,7 +246,7 @@ def test_a_bad_image_can_be_left_out(small_run, command, tmp_path):
   arguments = (
     f"--checkpoint={small_run[0]}",
     f"--data=folder:{tmp_path}",
-    "--image_size=24",
+    "--resolutions=24",
     "--patch_sizes=6",
   )
   done = command("evaluate.py", *arguments)

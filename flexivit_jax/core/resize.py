@@ -161,7 +161,7 @@ def resize_kernel(
   if how == "area":
     resized *= np.prod(old_hw) / np.prod(new_hw)
   elif how == "norm":
-    old, new = (np.linalg.norm(x, axis=(0, 1, 2)) for x in (exact, resized))
+    old, new = (np.sqrt((x**2).sum(axis=(0, 1, 2))) for x in (exact, resized))
     resized *= np.divide(old, new, out=np.zeros_like(new), where=new > 0)
   return resized.astype(kernel.dtype)
 

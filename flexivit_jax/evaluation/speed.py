@@ -13,7 +13,7 @@ LONG_ENOUGH = 1.0
 def seconds_each(
   run: Callable[[], object],
   *,
-  long_enough: float = LONG_ENOUGH,
+  long_enough: float | None = None,
   least: int = 3,
   most: int = 1000,
   clock: Callable[[], float] = time.perf_counter,
@@ -22,11 +22,13 @@ def seconds_each(
 
   Args:
     run: starts the computation and returns its arrays, which are waited for.
-    long_enough: when to stop, in seconds, between `least` and `most` calls.
+    long_enough: when to stop, in seconds, between `least` and `most` calls;
+      None: `LONG_ENOUGH`.
 
   Returns:
     float64 `[n]`.
   """
+  long_enough = LONG_ENOUGH if long_enough is None else long_enough
   jax.block_until_ready(run())
   seconds, start = [], clock()
   while len(seconds) < least or (

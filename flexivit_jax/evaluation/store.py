@@ -5,6 +5,8 @@ import io
 import json
 import os
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,16 @@ import numpy as np
 
 from flexivit_jax.evaluation.answers import Answers
 from flexivit_jax.evaluation.points import Cost, Point, Setting
+
+_NOT_WHOLE = (
+  OSError,
+  EOFError,
+  ValueError,
+  KeyError,
+  TypeError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +48,7 @@ class Store:
       if said["key"] != json.loads(json.dumps(self.key(setting))):
         return None
       return _point(said["point"]), Answers(**arrays)
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except _NOT_WHOLE:
       return None
 
   def save(self, point: Point, answers: Answers) -> None:

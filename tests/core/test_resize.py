@@ -289,3 +289,62 @@ def test_one_row_of_sizes_serves_all_rows():
     resize.pi_resize_mixed(patches, index[:1], MIXED, (6, 5)),
     resize.pi_resize_mixed(patches, same, MIXED, (6, 5)),
   )
+
+
+KERNEL = np.random.default_rng(0).normal(size=(8, 6, 3, 5))
+
+
+@pytest.mark.parametrize("how", resize.RESIZES)
+def test_a_kernel_of_the_size_itself_stays(how):
+  assert resize.resize_kernel(KERNEL, (8, 6), how=how) is KERNEL
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_ways_to_resize_a_kernel(antialias):
+  new_hw = (4, 9)
+
+  def resized(how):
+    return resize.resize_kernel(KERNEL, new_hw, how=how, antialias=antialias)
+
+  pi = resize.pi_resize(KERNEL, new_hw, antialias=antialias)
+  np.testing.assert_array_equal(resized("pi"), pi)
+  # Each of the kernels as JAX resizes images.
+  images = jax.image.resize(
+    KERNEL.astype(np.float32), (*new_hw, 3, 5), "linear", antialias=antialias
+  )
+  plain = resized("bilinear")
+  np.testing.assert_allclose(plain, images, rtol=0, atol=2e-6)
+  # An area of 48 became one of 36.
+  np.testing.assert_allclose(resized("area"), plain * 48 / 36, rtol=1e-12)
+  norms, before = (
+    np.linalg.norm(x.reshape(-1, 5), axis=0) for x in (resized("norm"), KERNEL)
+  )
+  np.testing.assert_allclose(norms, before, rtol=1e-12)
+  # A multiple of each kernel, and of each its own.
+  factors = (resized("norm") / plain).reshape(-1, 5)
+  np.testing.assert_allclose(factors, factors[:1].repeat(len(factors), 0))
+  assert len(set(factors[0].round(6))) == 5
+
+
+def test_area_keeps_the_answer_to_a_patch_of_one_colour():
+  kernel = np.ones((8, 6, 3, 5))
+  for new_hw in ((16, 12), (4, 3), (10, 4)):
+    area = resize.resize_kernel(kernel, new_hw, how="area")
+    np.testing.assert_allclose(area.sum(), kernel.sum(), rtol=1e-12)
+    plain = resize.resize_kernel(kernel, new_hw, how="bilinear")
+    assert abs(plain.sum() / kernel.sum() - 1) > 0.1
+
+
+def test_the_norm_of_a_kernel_of_zeros_is_zero():
+  kernel = np.zeros((4, 4, 3, 2), np.float32)
+  got = resize.resize_kernel(kernel, (8, 8), how="norm")
+  assert got.dtype == np.float32
+  assert not got.any()
+
+
+def test_another_way_to_resize():
+  with pytest.raises(ValueError) as caught:
+    resize.resize_kernel(KERNEL, (4, 4), how="bicubic")
+  assert str(caught.value) == (
+    "resize 'bicubic': give one of pi, bilinear, area, norm"
+  )

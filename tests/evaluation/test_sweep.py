@@ -1,13 +1,19 @@
-"""One pass over the data, every patch size on each batch."""
+"""One reading of the data, every setting on each of its batches."""
 
-import dataclasses
+import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flexivit_jax.core.means import Mean
 from flexivit_jax.core.tokens import Batch, Tokens
 from flexivit_jax.evaluation import sweep
+from flexivit_jax.evaluation.answers import Answers
+from flexivit_jax.evaluation.points import Setting
+from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.tasks.supervised import SigmoidLoss, Supervised
+from flexivit_jax.training import sharding
 
 
 def batch(index, image_hw=(24, 48)):
@@ -15,115 +21,140 @@ def batch(index, image_hw=(24, 48)):
   index = np.array(index, np.int32)[:, None]
   return Batch(
     inputs=np.zeros((len(index), *image_hw, 3), np.uint8),
-    labels=np.zeros_like(index),
+    labels=np.maximum(index, 0),
     weights=(index >= 0).astype(np.float32),
     index=index,
   )
 
 
 class Loader:
-  """Batches, and what happens when one is loaded."""
+  """Batches of views, and what happens when one is loaded."""
 
-  def __init__(self, batches, loading=lambda: None):
-    self.batches = batches
+  bad = {}  # noqa: RUF012
+
+  def __init__(self, *views, loading=lambda: None):
+    self.views = views
     self.loading = loading
 
   def __iter__(self):
-    for each in self.batches:
-      self.loading()
-      yield each
+    for batches in zip(*self.views, strict=True):
+      for view, each in enumerate(batches):
+        self.loading()
+        yield view, each
 
-  def example(self):
-    return self.batches[0]
+  def example(self, view):
+    return self.views[view][0]
+
+  def only(self, views):
+    return Loader(*(self.views[view] for view in views))
 
 
-def run(measures, loader, params=None):
-  """Sizes to measures, on one pass."""
-  return sweep.sweep(
-    {(size, None): measure for size, measure in measures.items()},
-    params,
-    [sweep.Pass(loader, tuple(measures))],
-    lambda batch: batch,
+def answers(batch, loss=1.0):
+  """As a model that is right where the index is even."""
+  # What padding makes must not count.
+  losses = np.where(batch.index < 0, np.nan, loss * batch.index)
+  return Answers(
+    index=batch.index,
+    label=batch.labels,
+    predicted=batch.labels,
+    confidence=np.ones(batch.index.shape, np.float32),
+    loss=losses.astype(np.float32),
+    rank=batch.index % 2,
   )
 
 
-class Measure:
-  """Loss `scale` times the index, right where the index is even."""
-
-  def __init__(self, scale):
-    self.scale = scale
-    self.seen = []
-
-  def __call__(self, params, batch):
-    self.seen.append((params, tuple(batch.index[:, 0].tolist())))
-    even = (batch.index % 2 == 0).astype(np.float32)
-    # What padding makes must not count.
-    loss = np.where(batch.index < 0, np.nan, self.scale * batch.index)
-    return {
-      "loss": Mean.of(loss.astype(np.float32), batch.weights),
-      "accuracy": Mean.of(even, batch.weights),
-    }
-
-
-INDICES = ([0, 1, 2, 3], [4, -1, -1, -1])
+INDICES = ([3, 1, 2, 0], [4, -1, -1, -1])
 BATCHES = [batch(index) for index in INDICES]
+FOUR, EIGHT = Setting((4, 4), (24, 48)), Setting((8, 6), (24, 48))
 
 
-def test_points_are_means_over_images():
-  measures = {(4, 4): Measure(1.0), (8, 6): Measure(10.0)}
-  points = run(measures, Loader(BATCHES))
-  assert [p.patch_hw for p in points] == [(4, 4), (8, 6)]
-  assert [p.tokens for p in points] == [6 * 12, 3 * 8]
-  # Indices 0 to 4: mean 2, three of five even. A mean of the batches' means
-  # would be 2.75 and 3/4. Whole numbers: exact but for a division.
-  np.testing.assert_allclose([p.loss for p in points], [2, 20], rtol=1e-6)
-  np.testing.assert_allclose([p.top1 for p in points], [0.6, 0.6], rtol=1e-6)
-  assert [p.images for p in points] == [5, 5]
-  assert [p.name for p in points] == ["4", "8x6"]
+def test_answers_are_those_of_all_images_in_their_order():
+  reading = sweep.Reading(Loader(BATCHES), ((FOUR, EIGHT),))
+  programs = {FOUR: answers, EIGHT: functools.partial(answers, loss=10.0)}
+  steps = []
+  found = sweep.sweep(programs, [reading], lambda x: x, steps.append)
+  assert list(found) == [FOUR, EIGHT]
+  assert [x.tokens for x in found.values()] == [6 * 12, 3 * 8]
+  assert [x.images_per_row for x in found.values()] == [1, 1]
+  for setting, loss in ((FOUR, 1.0), (EIGHT, 10.0)):
+    got = found[setting].answers
+    assert got.index.tolist() == got.label.tolist() == [0, 1, 2, 3, 4]
+    assert got.loss.tolist() == [loss * i for i in range(5)]
+    # A mean of the batches' means would be 3 / 4.
+    assert got.top(1) == 3 / 5
+    assert got.mean_loss == 2 * loss
+  # Each answer counts once, padding never.
+  assert steps == [4, 4, 1, 1]
 
 
-def test_each_batch_is_loaded_once_and_given_to_each_size():
-  measures = {(p, p): Measure(1.0) for p in (4, 6, 8)}
-  measured = []
+def test_each_batch_is_loaded_once_and_given_to_each_setting_of_its_view():
+  large = [batch(index, (48, 96)) for index in INDICES]
+  far = Setting((8, 6), (48, 96))
+  views = ((FOUR, EIGHT), (far,))
+  seen, loaded = [], []
 
-  def loading():
-    # Sizes of earlier batches have been measured when the next is loaded.
-    (count,) = {len(m.seen) for m in measures.values()}
-    measured.append(count)
-
-  params = object()
-  run(measures, Loader(BATCHES, loading), params)
-  assert measured == [0, 1]
-  for measure in measures.values():
-    assert measure.seen == [(params, tuple(index)) for index in INDICES]
-
-
-def test_images_per_second_count_measuring_alone(monkeypatch):
-  now = [0.0]
-  monkeypatch.setattr(sweep.time, "perf_counter", lambda: now[0])
-
-  def timed(seconds):
-    measure = Measure(1.0)
-
-    def call(params, batch):
-      now[0] += seconds
-      return measure(params, batch)
+  def program(setting):
+    def call(batch):
+      seen.append((setting, batch.inputs.shape[1:3], batch.index[0, 0]))
+      return answers(batch)
 
     return call
 
-  def loading():
-    now[0] += 100.0
+  loader = Loader(BATCHES, large, loading=lambda: loaded.append(len(seen)))
+  programs = {s: program(s) for s in (FOUR, EIGHT, far)}
+  sweep.sweep(programs, [sweep.Reading(loader, views)], lambda x: x)
+  assert seen == [
+    *((FOUR, (24, 48), 3), (EIGHT, (24, 48), 3), (far, (48, 96), 3)),
+    *((FOUR, (24, 48), 4), (EIGHT, (24, 48), 4), (far, (48, 96), 4)),
+  ]
+  assert loaded == [0, 2, 3, 5]
 
-  measures = {(4, 4): timed(2.0), (8, 8): timed(0.5)}
-  points = run(measures, Loader(BATCHES, loading))
-  # Eight rows, padding among them, in two calls.
-  assert [p.images_per_s for p in points] == [8 / 4.0, 8 / 1.0]
+
+def test_answers_are_fetched_after_the_next_batch_was_started():
+  """So the devices never wait for the host, nor keep many batches."""
+  happened = []
+
+  class Lazy:
+    def __init__(self, index):
+      self.index = index
+
+    def __array__(self, dtype=None, copy=None):
+      happened.append(f"fetched {self.index[0, 0]}")
+      return np.asarray(self.index, dtype)
+
+  def program(batch):
+    happened.append(f"started {batch.index[0, 0]}")
+    whole = answers(batch)
+    return Answers(
+      Lazy(whole.index),
+      *(getattr(whole, x) for x in ("label", "predicted", "confidence")),
+      whole.loss,
+      whole.rank,
+    )
+
+  batches = [batch([i]) for i in range(3)]
+  reading = sweep.Reading(Loader(batches), ((FOUR,),))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      sweep.jax,
+      "device_get",
+      lambda x: Answers(np.asarray(x.index), *(x.label,) * 2, *(x.loss,) * 3),
+    )
+    sweep.sweep({FOUR: program}, [reading], lambda x: x)
+  assert happened == [
+    *("started 0", "started 1", "fetched 0"),
+    *("started 2", "fetched 1", "fetched 2"),
+  ]
 
 
-def test_no_data():
-  with pytest.raises(ValueError) as caught:
-    run({(4, 4): Measure(1.0)}, Loader([]))
-  assert str(caught.value) == "there is no image to evaluate on"
+def test_no_image():
+  for batches in ([], [batch([-1, -1])]):
+    reading = sweep.Reading(Loader(batches or [], loading=None), ((FOUR,),))
+    if batches:
+      reading = sweep.Reading(Loader(batches), ((FOUR,),))
+    with pytest.raises(ValueError) as caught:
+      sweep.sweep({FOUR: answers}, [reading], lambda x: x)
+    assert str(caught.value) == "there is no image to evaluate on"
 
 
 def packed(index, lengths):
@@ -141,41 +172,90 @@ def packed(index, lengths):
       patch_sizes=((4, 4),),
       num_images=index.size,
     ),
-    labels=np.zeros_like(index),
+    labels=np.maximum(index, 0),
     weights=(index >= 0).astype(np.float32),
     index=index,
   )
 
 
 def test_packed_images_of_several_budgets():
-  loaders = {
-    16: Loader([packed([0, 1], [3, 5]), packed([2, -1], [4])]),
-    64: Loader([packed([0, 1], [9, 6]), packed([2, -1], [30])]),
-  }
-  passes = [sweep.Pass(x, ((4, 4),), budget) for budget, x in loaders.items()]
-  measures = {
-    ((4, 4), budget): PackedMeasure(float(budget)) for budget in loaders
-  }
-  points = sweep.sweep(measures, None, passes, lambda batch: batch)
-  assert [p.name for p in points] == ["4:16", "4:64"]
-  assert [p.images for p in points] == [3, 3]
+  low, high = (Setting((4, 4), budget=n) for n in (16, 64))
+  loader = Loader(
+    [packed([0, 1], [3, 5]), packed([2, -1], [4])],
+    [packed([0, 1], [9, 6]), packed([2, -1], [30])],
+  )
+  reading = sweep.Reading(loader, ((low,), (high,)))
+  programs = {low: answers, high: functools.partial(answers, loss=4.0)}
+  found = sweep.sweep(programs, [reading], lambda x: x)
   # 12 and 45 patches of three images: padding is none.
-  assert [p.tokens for p in points] == [4, 15]
-  # Images 0, 1 and 2: mean 1, two of three even.
-  np.testing.assert_allclose([p.loss for p in points], [16, 64], rtol=1e-6)
-  np.testing.assert_allclose([p.top1 for p in points], [2 / 3] * 2, rtol=1e-6)
+  assert [x.tokens for x in found.values()] == [4, 15]
+  assert [x.images_per_row for x in found.values()] == [1.5, 1.5]
+  assert [x.answers.mean_loss for x in found.values()] == [1, 4]
+  assert [len(x.answers) for x in found.values()] == [3, 3]
 
 
-class PackedMeasure(Measure):
-  """As `Measure`, remembering nothing of the rows."""
+def test_only_what_is_wanted_is_loaded():
+  loader = Loader(BATCHES, BATCHES, BATCHES)
+  reading = sweep.Reading(
+    loader, ((FOUR, EIGHT), (EIGHT,), (FOUR,)), ("a", "b", "c")
+  )
+  part = reading.only(lambda view, setting: setting == FOUR)
+  assert part.views == ((FOUR,), (FOUR,))
+  assert part.shown == ("a", "c")
+  assert len(part.loader.views) == 2
+  assert list(reading.settings) == [FOUR, EIGHT, EIGHT, FOUR]
 
-  def __call__(self, params, batch):
-    flat = batch.index.reshape(-1, 1), batch.weights.reshape(-1, 1)
-    batch = dataclasses.replace(batch, index=flat[0], weights=flat[1])
-    return super().__call__(params, batch)
 
+@pytest.mark.parametrize("task", [Supervised(), Supervised(SigmoidLoss())])
+def test_a_compiled_program_answers_as_the_model(task):
+  model = vit.ViT(
+    size=vit.Size(16, 1, 32, 2),
+    position=positions.LearnedGrid((2, 2)),
+    pool=pooling.Gap(),
+    num_classes=5,
+    kernel_hw=(4, 4),
+  )
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (8, 8, 16, 3), np.uint8)
+  index = np.arange(8, dtype=np.int32)[:, None]
+  whole = Batch(images, index % 5, np.ones((8, 1), np.float32), index)
+  params = task.init(model, jax.random.key(1), images, (4, 4))
+  # A head that starts at zero would answer alike to all.
+  params["head"]["kernel"] = jnp.asarray(rng.normal(size=(16, 5)), jnp.float32)
+  mesh = sharding.make_mesh()
+  settings = tuple(Setting(p, (8, 16)) for p in ((4, 4), (8, 8)))
+  reading = sweep.Reading(Loader([whole]), (settings,))
+  traced, lines = [], []
 
-def test_names_of_sizes():
-  assert sweep.size_name((8, 8)) == "8"
-  assert sweep.size_name((8, 6)) == "8x6"
-  assert sweep.point_name(((8, 6), 64)) == "8x6:64"
+  def forward(*args, **kwargs):
+    traced.append(kwargs)
+    return sweep.forward(task, model, *args, **kwargs)
+
+  programs = sweep.compile_programs(
+    lambda setting: (forward, params), [reading], mesh, lines.append
+  )
+  assert [line.rpartition(",")[0] for line in lines] == [
+    "compiled evaluation 1/2: 4x4 patches of 8x16 pixels",
+    "compiled evaluation 2/2: 8x8 patches of 8x16 pixels",
+  ]
+  assert all(p.compile_s > 0 for p in programs.values())
+  # At least parameters and images, on each of the devices.
+  least = sum(x.nbytes for x in jax.tree.leaves(params))
+  assert all(p.peak_bytes > least for p in programs.values())
+  found = sweep.sweep(
+    {s: functools.partial(p.call, params) for s, p in programs.items()},
+    [reading],
+    lambda x: sharding.to_devices(x, mesh),
+  )
+  assert len(traced) == 2
+  for setting in settings:
+    measured = task.measure(model, params, whole, patch_hw=setting.patch_hw)
+    got = found[setting].answers
+    # Sums of eight float32 numbers in another order.
+    loss = float(measured["loss"])
+    np.testing.assert_allclose(got.mean_loss, loss, rtol=1e-6)
+    assert got.top(1) == float(measured["accuracy"])
+    logits = task.logits(model, params, whole, patch_hw=setting.patch_hw)
+    confidence = task.loss.probabilities(logits).max(axis=-1)[:, 0]
+    np.testing.assert_allclose(got.confidence, confidence, rtol=1e-6)
+    assert len(set(got.predicted.tolist())) > 1

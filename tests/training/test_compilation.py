@@ -47,3 +47,44 @@ def test_cache_directory_of_the_user_is_respected(monkeypatch, tmp_path):
     assert jax.config.jax_compilation_cache_dir == expected
   finally:
     jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_bytes_by_the_compilers_plan():
+  x = jnp.ones((64, 64))
+  compiled, seconds = compilation.timed(lambda x: x @ x, (x,), {})
+  assert seconds > 0
+  assert compilation.peak_bytes(compiled) >= 2 * x.nbytes
+  donated, _ = compilation.timed(lambda x: x + 1, (x,), {"donate_argnums": 0})
+  assert compilation.peak_bytes(donated) < 2 * x.nbytes
+
+
+def test_seconds_that_the_cache_saved_are_counted_while_asked_for():
+  event = "/jax/compilation_cache/compile_time_saved_sec"
+  with compilation.counting_saved_seconds() as saved:
+    jax.monitoring.record_event_duration_secs(event, 2.0)
+    jax.monitoring.record_event_duration_secs("/another", 5.0)
+    jax.monitoring.record_event_duration_secs(event, 0.5)
+    assert saved() == 2.5
+  jax.monitoring.record_event_duration_secs(event, 9.0)
+  assert saved() == 2.5
+
+
+def test_what_the_cache_saves_is_told(command, tmp_path):
+  """By JAX, under the name that we listen to."""
+  script = tmp_path / "script.py"
+  script.write_text(
+    "import jax, jax.numpy as jnp\n"
+    "from flexivit_jax.training import compilation\n"
+    "compilation.enable_persistent_cache()\n"
+    "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)\n"
+    "x = jnp.ones((64, 64))\n"
+    "with compilation.counting_saved_seconds() as saved:\n"
+    "  compilation.timed(lambda x: jnp.linalg.svd(x @ x), (x,), {})\n"
+    "  print(saved())\n"
+  )
+  environment = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+  first, second = (
+    float(command(script, **environment).stdout) for _ in range(2)
+  )
+  assert first == 0
+  assert second != 0  # below 0 where reading took longer

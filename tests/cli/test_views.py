@@ -1,0 +1,159 @@
+"""Data, views and patch sizes from arguments."""
+
+import types
+
+import numpy as np
+import pytest
+
+from flexivit_jax.cli import views
+from flexivit_jax.data import augment, bad_images, sources, tfds
+from flexivit_jax.evaluation.points import Setting
+from flexivit_jax.experiment import ConfigError, Data
+from flexivit_jax.nn import pooling, positions, vit
+
+
+def given(**changes):
+  """Arguments of evaluate.py."""
+  names = (
+    "checkpoint data split resolutions resize_first budgets data_dir "
+    "patch_sizes"
+  )
+  fields = dict.fromkeys(names.split()) | {"checkpoint": "a.npz"}
+  return types.SimpleNamespace(**fields | changes)
+
+
+def model(trained=(), **changes):
+  module = vit.ViT(
+    size=vit.Size(16, 1, 32, 2),
+    position=positions.LearnedGrid((2, 2)),
+    pool=pooling.Gap(),
+    num_classes=10,
+    **changes,
+  )
+  spec = types.SimpleNamespace(
+    path="a.npz", trained_sizes=trained, patch_size=None, experiment=None
+  )
+  return types.SimpleNamespace(model=module, spec=spec)
+
+
+def read(args, data, trained=()):
+  source = data.source.open()
+  return views.choose_reading(
+    args, model(trained), data, source, 4, bad_images.ERROR
+  )
+
+
+def test_data_of_tfds():
+  args = given(
+    data="tfds:my_set/small:1.2.0",
+    split="validation",
+    resolutions="24",
+    data_dir="/data",
+  )
+  source = views.choose_data(args, None).source
+  assert source == tfds.Tfds("my_set/small:1.2.0", "validation", "/data")
+  args.split = args.data_dir = None
+  source = views.choose_data(args, None).source
+  assert source == tfds.Tfds("my_set/small:1.2.0", "test")
+
+
+def test_digits_are_drawn_as_large_as_the_largest_view():
+  args = given(data="digits", resolutions="24x32", resize_first="40x36")
+  data = views.choose_data(args, None)
+  assert data == Data(sources.Digits("test", 40))
+  args = given(data="digits", resolutions="24x32,64,64")
+  assert views.choose_data(args, None) == Data(sources.Digits("test", 64))
+  assert views.choose_data(given(data="digits"), None) == Data(
+    sources.Digits("test")
+  )
+
+
+def test_the_centre_of_larger_images():
+  args = given(
+    data="digits",
+    resolutions="24x32",
+    resize_first="40x36",
+    patch_sizes="8",
+  )
+  reading = read(args, views.choose_data(args, None))
+  assert reading.views == ((Setting((8, 8), (24, 32)),),)
+  assert reading.shown == (
+    repr((augment.Resize((40, 36)), augment.CentralCrop((24, 32)))),
+  )
+  (_, batch), *_ = reading.loader
+  image = sources.Digits("test", 40).open().image(0)
+  image = augment.CentralCrop((24, 32))(
+    augment.Resize((40, 36))(image, None), 0
+  )
+  np.testing.assert_array_equal(batch.inputs[0], image)
+
+
+def test_a_view_for_each_resolution_with_the_sizes_that_tile_it(capsys):
+  args = given(data="digits", resolutions="24,32,24x48", patch_sizes="8,6")
+  reading = read(args, views.choose_data(args, None))
+  assert reading.views == (
+    (Setting((8, 8), (24, 24)), Setting((6, 6), (24, 24))),
+    (Setting((8, 8), (32, 32)),),
+    (Setting((8, 8), (24, 48)), Setting((6, 6), (24, 48))),
+  )
+  assert capsys.readouterr().out == (
+    "without 6 px at 32: they do not tile it\n"
+  )
+
+
+def test_other_transforms_than_those_of_size_stay(capsys):
+  class Darker:
+    def __call__(self, image, rng):
+      return image // 2
+
+    def __repr__(self):
+      return "Darker()"
+
+  data = Data(sources.Digits("test", 24), (augment.Resize((12, 12)), Darker()))
+  args = given(resolutions="48", patch_sizes="8")
+  reading = read(args, data)
+  assert reading.shown == ("(Darker(), Resize(size=(48, 48)))",)
+  assert capsys.readouterr().out == (
+    "without Resize(size=(12, 12)): --resolutions asks for others\n"
+  )
+  args = given(budgets="9,16", patch_sizes="8,4")
+  reading = read(args, data)
+  assert [s for (s,) in reading.views] == [
+    Setting((p, p), budget=n) for n in (9, 16) for p in (8, 4)
+  ]
+  assert capsys.readouterr().out == (
+    "without Resize(size=(12, 12)): with --budgets images keep their aspect "
+    "ratio\n"
+  )
+
+
+@pytest.mark.parametrize(
+  ("text", "trained", "image_hw", "sizes"),
+  [
+    (None, ((8, 8), (4, 6)), None, [(8, 8), (4, 6)]),
+    ("4:8", ((8, 8), (4, 6), (2, 2)), None, [(8, 8), (4, 6)]),
+    ("4:8", (), (24, 48), [(4, 4), (6, 6), (8, 8)]),
+    ("8,6x4,8", (), None, [(8, 8), (6, 4)]),
+  ],
+)
+def test_patch_sizes(text, trained, image_hw, sizes):
+  assert views.choose_sizes(text, model(trained), image_hw) == sizes
+
+
+def test_unknown_patch_sizes():
+  with pytest.raises(ValueError) as caught:
+    views.choose_sizes(None, model(), (24, 24))
+  assert str(caught.value) == (
+    "a.npz does not say at which patch sizes it was trained: give some, "
+    "8,16,32 say"
+  )
+
+
+def test_sizes_that_tile_no_view():
+  args = given(data="digits", resolutions="24,32", patch_sizes="6,12")
+  with pytest.raises(ConfigError) as caught:
+    read(args, views.choose_data(args, None))
+  assert str(caught.value) == (
+    "--patch_sizes: none of 6, 12 tiles images of 32x32 pixels; 1, 2, 4, 8, "
+    "16, 32 do"
+  )

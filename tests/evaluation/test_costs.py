@@ -1,0 +1,168 @@
+"""Costs counted, planned and timed."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from flexivit_jax.core.patch_size import FixedPatchSize
+from flexivit_jax.core.resolution import NaFlex
+from flexivit_jax.core.token_drop import NoDrop
+from flexivit_jax.data import augment, bad_images, packs
+from flexivit_jax.data.cutting import Cutter
+from flexivit_jax.data.sources import Digits
+from flexivit_jax.evaluation import costs, readings, speed, sweep
+from flexivit_jax.evaluation.points import Setting
+from flexivit_jax.nn import cost, pooling, positions, vit
+from flexivit_jax.tasks.supervised import Supervised
+from flexivit_jax.training import sharding
+
+MODEL = vit.ViT(
+  size=vit.Size(16, 1, 32, 2),
+  position=positions.LearnedGrid((2, 2)),
+  pool=pooling.Gap(),
+  num_classes=10,
+  kernel_hw=(4, 4),
+)
+OPTIONS = dict(shard=(0, 1), on_bad_image=bad_images.ERROR)
+
+
+def grid():
+  views = [(), (augment.Resize((24, 48)),)]
+  return readings.of_one_size(
+    Digits("test[:20]", 24).open(),
+    views,
+    lambda hw: [(12, 12), (8, 8)] if hw == (24, 24) else [(12, 12)],
+    batch_size=8,
+    **OPTIONS,
+  )
+
+
+def packed():
+  rows = packs.Packing(32, max_images=4, open_rows=2)
+  return readings.packed(
+    Digits("test[:20]", 24).open(),
+    (),
+    [(NaFlex(9), rows), (NaFlex(40), rows)],
+    [(4, 4), (8, 8)],
+    model=MODEL,
+    batch_size=8,
+    **OPTIONS,
+  )
+
+
+def test_settings_of_readings():
+  one = grid()
+  assert one.views == (
+    (Setting((12, 12), (24, 24)), Setting((8, 8), (24, 24))),
+    (Setting((12, 12), (24, 48)),),
+  )
+  assert one.shown == ("()", "(Resize(size=(24, 48)),)")
+  assert one.loader.example(1).inputs.shape == (8, 24, 48, 3)
+  rows = packed()
+  assert [s for (s,) in rows.views] == [
+    Setting((p, p), budget=n) for n in (9, 40) for p in (4, 8)
+  ]
+  # A budget larger than a row gets rows of its own.
+  lengths = [rows.loader.example(i).inputs.segments.shape[1] for i in range(4)]
+  assert lengths == [32, 32, 40, 40]
+  cutter = Cutter(NaFlex(9), FixedPatchSize((4, 4)), NoDrop(), 32, True, (2, 2))
+  assert type(cutter).__name__ in rows.shown[0]
+  assert len(set(rows.shown)) == 4
+
+
+@pytest.mark.parametrize("make", [grid, packed])
+def test_readings_see_every_image_in_each_view(make):
+  reading = make()
+  seen = {view: [] for view in range(len(reading.views))}
+  for view, batch in reading.loader:
+    seen[view] += batch.index[batch.index >= 0].tolist()
+  assert all(sorted(index) == list(range(20)) for index in seen.values())
+  part = reading.only(lambda view, setting: view == 1)
+  (settings,) = part.views
+  assert settings == reading.views[1]
+  assert part.shown == reading.shown[1:2]
+  assert {view for view, _ in part.loader} == {0}
+  assert len(part.loader) == len(reading.loader) == 20
+  same = part.loader.example(0), reading.loader.example(1)
+  shapes = [[x.shape for x in jax.tree.leaves(b)] for b in same]
+  assert shapes[0] == shapes[1]
+
+
+def test_multiply_adds_of_an_image():
+  reading = grid()
+  found = sweep.Found(None, 4.0, 1.0)
+  setting = Setting((12, 12), (24, 48))
+  assert costs.count(MODEL, reading, 1, setting, found) == cost.multiply_adds(
+    MODEL, (24, 48), (12, 12)
+  )
+  reading = packed()
+  found = sweep.Found(None, 9.0, 2.5)
+  row = cost.packed_multiply_adds(MODEL, 32, 4, [(8, 8)])
+  (setting,) = reading.views[1]
+  assert costs.count(MODEL, reading, 1, setting, found) == row / 2.5
+
+
+@pytest.mark.parametrize(
+  ("setting", "image_hw"),
+  [
+    (Setting((4, 4), (24, 48)), (24, 48)),
+    (Setting((4, 8), budget=36), (24, 48)),
+    (Setting((16, 16), budget=20), (64, 80)),
+    (Setting((16, 16), budget=1), (16, 16)),
+    (Setting((16, 16)), None),
+  ],
+)
+def test_the_image_whose_latency_is_measured(setting, image_hw):
+  assert costs.one_image_hw(setting) == image_hw
+  if setting.budget:
+    assert cost.tokens(image_hw, setting.patch_hw) <= setting.budget
+
+
+@pytest.mark.parametrize("make", [grid, packed])
+def test_all_is_compiled_before_anything_is_timed(make, monkeypatch):
+  monkeypatch.setattr(speed, "LONG_ENOUGH", 0.0)
+  reading, task, mesh = make(), Supervised(), sharding.make_mesh()
+  inputs = np.zeros((1, 24, 24, 3), np.uint8)
+  params = task.init(MODEL, jax.random.key(0), inputs, (8, 8))
+  params = jax.device_put(params, sharding.replicated(mesh))
+  traced, order = [], []
+
+  def forward(*args, **kwargs):
+    traced.append(kwargs)
+    return sweep.forward(task, MODEL, *args, **kwargs)
+
+  def at(setting):
+    return forward, params
+
+  programs = sweep.compile_programs(at, [reading], mesh, order.append)
+  singles = costs.compile_for_one(at, reading.settings, order.append)
+  settings = list(reading.settings)
+  assert list(singles) == settings
+  assert len(traced) == 2 * len(settings)
+  assert order[-1].startswith(
+    f"compiled for one image {len(settings)}/{len(settings)}: {settings[-1]}, "
+  )
+  calls = {s: functools.partial(p.call, params) for s, p in programs.items()}
+  found = sweep.sweep(calls, [reading], lambda x: sharding.to_devices(x, mesh))
+  planned = costs.plan(MODEL, reading, programs, found)
+  assert list(planned) == settings
+  for setting, each in planned.items():
+    assert each.latency_s is each.images_per_s is None
+    assert each.compile_s == programs[setting].compile_s
+    assert each.peak_bytes == programs[setting].peak_bytes
+  # One image, right or wrong: the answer is of the image that was given.
+  answer = singles[settings[0]]()
+  assert answer.index.shape == (1, 1)
+  done = {}
+  costs.time(
+    *(planned, at, reading, programs, singles, found, mesh),
+    done.__setitem__,
+  )
+  assert len(traced) == 2 * len(settings)
+  for setting, each in done.items():
+    median, p95 = each.latency_s
+    assert 0 < median <= p95
+    assert each.images_per_s > 0
+    assert each.multiply_adds == planned[setting].multiply_adds

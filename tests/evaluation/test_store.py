@@ -1,0 +1,82 @@
+"""Points that survive the process that made them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from flexivit_jax.evaluation.answers import Answers
+from flexivit_jax.evaluation.points import Cost, Point, Setting
+from flexivit_jax.evaluation.store import Store
+
+SETTINGS = [
+  Setting((16, 16), (240, 240)),
+  Setting((8, 6), (24, 48)),
+  Setting((16, 16), budget=256),
+  Setting((16, 16)),
+]
+
+
+def made(setting, latency=(0.001, 0.002)):
+  cost = Cost(1e9, 2**30, 3.5, latency, 100.0)
+  point = Point(setting, 225.0, 3, 0.5, 0.75, 1.25, 0.125, cost)
+  numbers = np.arange(3)
+  return point, Answers(
+    *(numbers.astype(np.int32),) * 3,
+    *(numbers.astype(np.float32) / 7,) * 2,
+    numbers.astype(np.int32),
+  )
+
+
+def key(setting):
+  return {"data": "digits", "sizes": (1, 2)}
+
+
+@pytest.mark.parametrize("latency", [None, (0.001, 0.002)])
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+def test_what_was_saved_is_loaded(setting, latency, tmp_path):
+  store = Store(tmp_path / "points", key)
+  assert store.load(setting) is None
+  point, answers = made(setting, latency)
+  store.save(point, answers)
+  loaded, again = store.load(setting)
+  assert loaded == point
+  for field in dataclasses.fields(Answers):
+    old, new = (getattr(x, field.name) for x in (answers, again))
+    assert old.dtype == new.dtype
+    np.testing.assert_array_equal(old, new)
+  assert [p.name for p in (tmp_path / "points").iterdir()] == [
+    f"{setting.name}.npz"
+  ]
+
+
+def test_settings_have_files_of_their_own(tmp_path):
+  store = Store(tmp_path, key)
+  for setting in SETTINGS:
+    store.save(*made(setting))
+  assert [store.load(s)[0].setting for s in SETTINGS] == SETTINGS
+
+
+def test_another_key_finds_nothing(tmp_path):
+  setting = SETTINGS[0]
+  Store(tmp_path, key).save(*made(setting))
+  other = Store(tmp_path, lambda s: key(s) | {"data": "other"})
+  assert other.load(setting) is None
+  other.save(*made(setting))
+  assert other.load(setting) is not None
+  assert Store(tmp_path, key).load(setting) is None
+
+
+def test_a_file_that_is_not_whole_is_as_none(tmp_path):
+  setting = SETTINGS[0]
+  store = Store(tmp_path, key)
+  store.save(*made(setting))
+  (path,) = tmp_path.iterdir()
+  whole = path.read_bytes()
+  for size in (0, 1, len(whole) // 2, len(whole) - 1):
+    path.write_bytes(whole[:size])
+    assert store.load(setting) is None
+  path.write_bytes(b"not an archive")
+  assert store.load(setting) is None
+  path.write_bytes(whole)
+  assert store.load(setting) is not None
