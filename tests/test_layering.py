@@ -17,6 +17,8 @@ LAYERS = (
   "exporting",
   "saving",
   "pretrained",
+  "preprocessing",
+  "prediction",
   "loaded",
   "record",
   "config",

@@ -140,7 +140,8 @@ def choose_reading(args, vit, data, source, batch_size, policy) -> Reading:
   options = {"batch_size": batch_size, "on_bad_image": policy}
   if args.budgets is not None:
     rows = [
-      (NaFlex(budget), _rows(budget)) for budget in choose_budgets(args.budgets)
+      (NaFlex(budget), packs.rows_for(budget))
+      for budget in choose_budgets(args.budgets)
     ]
     kept = _without_sizing(
       data, "with --budgets images keep their aspect ratio"
@@ -178,12 +179,6 @@ def choose_reading(args, vit, data, source, batch_size, policy) -> Reading:
       for setting in settings:
         check_patch_size(vit.model, setting.image_hw, setting.patch_hw)
   return reading
-
-
-def _rows(budget: int) -> packs.Packing:
-  length = max(budget, 256)
-  slots = min(-(-2 * length // budget), length)
-  return packs.Packing(length, slots, open_rows=16)
 
 
 def _without_sizing(data, why) -> tuple[augment.Transform, ...]:

@@ -74,6 +74,13 @@ class Packing:
         )
 
 
+def rows_for(budget: int) -> Packing:
+  """Rows for images of at most so many patches, to evaluate them."""
+  length = max(budget, 256)
+  slots = min(-(-2 * length // budget), length)
+  return Packing(length, slots, open_rows=16)
+
+
 class Images(grain.DatasetIterator):
   """What the packer reads: images by their place, resuming at any place.
 

@@ -352,7 +352,7 @@ def test_a_label_outside_the_classes_is_refused(label, evaluate):
   labels[5] = label
   data = InMemory(np.zeros((N, 2, 2, 3), np.uint8), labels, ("a", "b", "c"))
   if evaluate:
-    batches = iter(loader.EvalLoader(data, [()], BATCH))
+    batches = iter(OneView(data, (), BATCH))
   else:
     batches = loader.TrainLoader(data, (), batch_size=BATCH, seed=0)
   with pytest.raises(Fault) as caught:

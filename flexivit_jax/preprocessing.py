@@ -1,0 +1,104 @@
+"""How a checkpoint's images were prepared, as far as it says."""
+
+import dataclasses
+import pathlib
+
+from flexivit_jax.checkpoints import published
+from flexivit_jax.core.resolution import RANDOM, Resolution
+from flexivit_jax.data import augment, sources
+from flexivit_jax.experiment import Data, Experiment
+from flexivit_jax.formats import architecture
+from flexivit_jax.loaded import LoadedViT
+from flexivit_jax.nn import positions
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+  """What makes an image of any size one for a model.
+
+  Attributes:
+    transforms: applied in order; without a resolution they make one size.
+    resolution: of each image, which keeps its aspect ratio and is packed.
+    origin: who says so.
+  """
+
+  transforms: tuple[augment.Transform, ...]
+  resolution: Resolution | None
+  origin: str
+
+
+def usual(vit: LoadedViT, name: str) -> Preprocessing | None:
+  """That of a run's evaluation, or to the size that a file is known for.
+
+  None where nobody says; and where it takes images that have one size already,
+  or are large enough, since other images may not be.
+
+  Args:
+    name: that the model was loaded by; of a published one it tells the size.
+  """
+  if vit.spec.experiment is not None:
+    return _of_run(vit.spec.experiment)
+  if not pathlib.Path(name).exists():
+    try:
+      side = published.find(name).image_side
+      return _squashed((side, side), "published for that size")
+    except ValueError:
+      return None
+  model = vit.model
+  if (
+    isinstance(model.position, positions.LearnedGrid)
+    and vit.spec.patch_size == model.kernel_hw
+  ):
+    # One patch size, stored as it is used: a plain ViT.
+    hw = architecture.stored_image_hw(model)
+    return _squashed(hw, "the size that its positions are for")
+  return None
+
+
+def turns_images(experiment: Experiment | None) -> bool:
+  """Whether a run turns images as their EXIF orientation says."""
+  data = next(_data(experiment), (None, None))[1] if experiment else None
+  return bool(data and getattr(data.source, "exif_transpose", False))
+
+
+def _data(experiment):
+  for name in ("test", "validation", "train"):
+    if (data := getattr(experiment, name)) is not None:
+      yield name, data
+
+
+def _of_run(experiment) -> Preprocessing | None:
+  name, data = next(_data(experiment))
+  origin = f"as the run's {name} data"
+  transforms = tuple(
+    x for x in data.transforms if not isinstance(x, augment.RANDOM)
+  )
+  sizing = [
+    x
+    for x in data.transforms
+    if isinstance(x, augment.SIZING) and not isinstance(x, augment.PadSquare)
+  ]
+  # What a random crop makes is another size; a centre may not fit.
+  usable = not any(isinstance(x, augment.InceptionCrop) for x in sizing)
+  usable &= not sizing or not isinstance(sizing[0], augment.CentralCrop)
+  if data.resolution is not None:
+    if not usable or isinstance(data.resolution, RANDOM):
+      return None
+    return Preprocessing(transforms, data.resolution, origin)
+  if usable and sizing:
+    return Preprocessing(transforms, None, origin)
+  hw = _stated_size(data)
+  return None if hw is None else _squashed(hw, f"the size of {origin[3:]}")
+
+
+def _stated_size(data: Data) -> tuple[int, int] | None:
+  for transform in reversed(data.transforms):
+    if isinstance(transform, (augment.InceptionCrop, augment.CentralCrop)):
+      return transform.size
+  if isinstance(data.source, sources.Digits):
+    return data.source.side, data.source.side
+  return None
+
+
+def _squashed(hw, origin):
+  return Preprocessing((augment.Resize(tuple(hw)),), None, origin)
