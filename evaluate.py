@@ -30,7 +30,7 @@ from flexivit_jax import config, pretrained
 from flexivit_jax.cli import arguments, errors, reading, views
 from flexivit_jax.core import resize
 from flexivit_jax.data import bad_images
-from flexivit_jax.evaluation import costs, sweep
+from flexivit_jax.evaluation import choice, costs, report, sweep, table
 from flexivit_jax.evaluation.points import Point, Setting, Sweep, size_name
 from flexivit_jax.evaluation.store import Store
 from flexivit_jax.experiment import ConfigError, blaming
@@ -69,6 +69,14 @@ def main(argv=None):
     action="store_true",
     help="measure accuracy alone, no latency and no throughput",
   )
+  add(
+    "--under",
+    action="append",
+    default=[],
+    metavar="LIMIT",
+    help="'5 ms', '10 GFLOP', '64 tokens' or '1 GiB': says which patch size "
+    "is the most accurate under it; may be given more than once",
+  )
   add("--output", help="directory for the report, results.json and figures")
   reading.add_facts(parser)
   args, _ = arguments.parse(parser, argv)
@@ -77,6 +85,8 @@ def main(argv=None):
 
 
 def evaluate(args) -> Sweep:
+  with blaming("--under"):
+    args.limits = [choice.parse_limit(text) for text in args.under]
   if args.output:
     output = pathlib.Path(args.output)
     if output.exists() and not output.is_dir():
@@ -127,7 +137,12 @@ def evaluate(args) -> Sweep:
     answers=answers,
   )
   print(f"\n{points[0].images} images of {data.source}")
-  print(points)
+  print(table.table(result))
+  for limit in args.limits:
+    print(choice.recommendation(points, limit))
+  if args.output:
+    written = report.write(pathlib.Path(args.output), result, source.image)
+    print(f"wrote {written[0]}")
   return result
 
 

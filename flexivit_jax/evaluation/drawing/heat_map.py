@@ -1,0 +1,100 @@
+"""Tables of numbers as coloured cells."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from flexivit_jax.evaluation.choice import describe_at
+from flexivit_jax.evaluation.drawing import style
+from flexivit_jax.evaluation.points import Point, size_name
+
+
+def draw_heat_map(points: Sequence[Point]) -> Figure | None:
+  """Top-1 in percent by patch size and resolution or budget.
+
+  Cells that were not evaluated are empty. None: all points have the same
+  resolution, or budget, and a curve says more.
+  """
+  ats = list(dict.fromkeys(describe_at(p.setting) for p in points))
+  sizes = list(dict.fromkeys(p.setting.patch_hw for p in points))
+  if len(ats) < 2:
+    return None
+  cells = np.full((len(sizes), len(ats)), np.nan)
+  for p in points:
+    row, column = (
+      sizes.index(p.setting.patch_hw),
+      ats.index(describe_at(p.setting)),
+    )
+    cells[row, column] = 100 * p.top1
+  with style.drawing():
+    figure = style.new_figure(1.1 + 0.3 * len(sizes))
+    plot = figure.add_subplot()
+    colours = draw_cells(
+      plot,
+      cells,
+      texts=[["" if np.isnan(x) else f"{x:.1f}" for x in r] for r in cells],
+      rows=[size_name(size) for size in sizes],
+      columns=ats,
+      norm=Normalize(np.nanmin(cells), np.nanmax(cells)),
+    )
+    plot.set_ylabel("patch size (px)")
+    kind = "image size or budget"
+    if all(p.setting.budget is not None for p in points):
+      kind = "budget: most tokens of an image"
+    elif all(p.setting.budget is None for p in points):
+      kind = "image size"
+    plot.set_xlabel(kind)
+    figure.colorbar(colours, ax=plot, label="top-1 accuracy (%)", pad=0.02)
+    return style.settle(figure)
+
+
+def draw_cells(
+  plot: Axes,
+  cells: np.ndarray,
+  *,
+  texts: Sequence[Sequence[str]],
+  rows: Sequence[str],
+  columns: Sequence[str],
+  norm: Normalize,
+) -> matplotlib.cm.ScalarMappable:
+  """A grid of coloured cells with texts, the first row on top.
+
+  Args:
+    cells: `[rows, columns]`; NaN cells are left empty.
+
+  Returns: what a colour bar needs.
+  """
+  # Rectangles, not an image: sharp at every size.
+  mesh = plot.pcolormesh(
+    np.ma.masked_invalid(cells),
+    cmap=matplotlib.colormaps[style.COLOUR_MAP],
+    norm=norm,
+    edgecolor=style.PAPER,
+    linewidth=0.5,
+  )
+  for (i, j), value in np.ndenumerate(cells):
+    if texts[i][j]:
+      plot.text(
+        j + 0.5,
+        i + 0.5,
+        texts[i][j],
+        ha="center",
+        va="center",
+        fontsize=8,
+        color=style.contrasting(mesh.to_rgba(value)),
+      )
+  crowded = max(map(len, columns)) * len(columns) > 40
+  plot.set_xticks(
+    np.arange(len(columns)) + 0.5,
+    columns,
+    **({"rotation": 90} if crowded else {}),
+  )
+  plot.set_yticks(np.arange(len(rows)) + 0.5, rows)
+  plot.tick_params(length=0)
+  plot.spines[:].set_visible(False)
+  plot.invert_yaxis()
+  return mesh

@@ -1,0 +1,83 @@
+"""All files of a report."""
+
+import json
+import pathlib
+
+from flexivit_jax.checkpoints import files
+from flexivit_jax.evaluation import choice, hard_images, results
+from flexivit_jax.evaluation.drawing import figures, style
+from flexivit_jax.evaluation.drawing.figures import ImageOf
+from flexivit_jax.evaluation.page import report_page
+from flexivit_jax.evaluation.points import Sweep
+
+# Thumbnails of each kind.
+MOST_IMAGES = 16
+# All that a report may have; what one does not have is removed, so that an
+# older report in the same directory leaves nothing behind.
+FIGURES = (
+  *("curve_multiply_adds", "curve_latency", "curve_tokens"),
+  *("heat_map", "per_class", "confusion", "worst", "sensitive"),
+)
+
+
+def write(
+  directory: pathlib.Path, sweep: Sweep, image: ImageOf | None
+) -> tuple[pathlib.Path, ...]:
+  """Writes results.json, figures/NAME.png and .svg, and report.html.
+
+  Each file gets its name when all of it is on the disk, report.html as the
+  last.
+
+  Args:
+    directory: made where it does not exist.
+    image: of an index, u8 `[h, w, 3]`; None: a report without thumbnails.
+
+  Returns:
+    The files, report.html first.
+
+  Raises:
+    OSError: of writing.
+  """
+  drawn = directory / "figures"
+  drawn.mkdir(parents=True, exist_ok=True)
+  numbers = directory / "results.json"
+  text = json.dumps(results.to_json(sweep), indent=2, allow_nan=False)
+  _write(numbers, f"{text}\n".encode())
+
+  best = choice.most_accurate(sweep.points)
+  worst = hard_images.worst(sweep, best, MOST_IMAGES)
+  sensitive = hard_images.sensitive(sweep, MOST_IMAGES)
+  curves, views = figures.draw_curves(sweep), figures.draw_views(sweep)
+  drawings = [*curves, *views]
+  if image is not None:
+    for name, found in (("worst", worst), ("sensitive", sensitive)):
+      drawings += figures.draw_images(name, found, sweep.classes, image)
+  written = []
+  for drawing in drawings:
+    for suffix, content in (
+      ("png", style.png(drawing.figure)),
+      ("svg", drawing.svg),
+    ):
+      path = drawn / f"{drawing.name}.{suffix}"
+      _write(path, content)
+      written.append(path)
+  for name in set(FIGURES) - {d.name for d in drawings}:
+    for suffix in ("png", "svg"):
+      (drawn / f"{name}.{suffix}").unlink(missing_ok=True)
+
+  page = directory / "report.html"
+  text = report_page.render(
+    sweep,
+    curves=curves,
+    views=views,
+    worst=worst,
+    sensitive=sensitive,
+    image=image,
+  )
+  _write(page, text.encode())
+  return (page, numbers, *written)
+
+
+def _write(path, content):
+  with files.replacing(path) as unfinished:
+    unfinished.write_bytes(content)

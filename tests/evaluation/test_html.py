@@ -1,0 +1,308 @@
+"""report.html: whole by itself, escaped, and what it says."""
+
+import base64
+import dataclasses
+import hashlib
+import io
+import re
+from html.parser import HTMLParser
+
+import invented_sweeps
+import pytest
+from PIL import Image
+
+from flexivit_jax.evaluation import choice, hard_images, table
+from flexivit_jax.evaluation.drawing import figures, style
+from flexivit_jax.evaluation.page import elements, looks, report_page, vector
+from flexivit_jax.evaluation.page.elements import Html, element
+
+EVIL = '<script>alert("1")</script>'
+
+
+def render(sweep, image=invented_sweeps.image):
+  best = choice.most_accurate(sweep.points)
+  return report_page.render(
+    sweep,
+    curves=figures.draw_curves(sweep),
+    views=figures.draw_views(sweep),
+    worst=hard_images.worst(sweep, best, 4),
+    sensitive=hard_images.sensitive(sweep, 4),
+    image=image,
+  )
+
+
+class Page(HTMLParser):
+  """Elements with their attributes, and the text outside script and style."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.found, self.text, self._inside = [], [], None
+    self.feed(text)
+    self.close()
+
+  def handle_starttag(self, tag, attributes):
+    self.found.append((tag, dict(attributes)))
+    self._inside = tag
+
+  def handle_endtag(self, tag):
+    self._inside = None
+
+  def handle_data(self, data):
+    if self._inside not in ("script", "style"):
+      self.text.append(data)
+
+  def all(self, tag, **attributes):
+    return [
+      found
+      for name, found in self.found
+      if name == tag and attributes.items() <= found.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def grid():
+  return invented_sweeps.grid()
+
+
+@pytest.fixture(scope="module")
+def grid_text(grid):
+  return render(grid)
+
+
+@pytest.fixture(scope="module")
+def grid_page(grid_text):
+  return Page(grid_text)
+
+
+# Every attribute of HTML and SVG that makes a browser fetch something.
+FETCHING = (
+  *("src", "href", "xlink:href", "srcset", "action", "formaction", "data"),
+  *("poster", "background", "manifest", "ping", "cite", "longdesc"),
+)
+
+
+def fetched(text):
+  """What a page would ask for outside itself."""
+  page = Page(text)
+  asked = [
+    f"{tag} {name}={value}"
+    for tag, attributes in page.found
+    for name, value in attributes.items()
+    if name in FETCHING and not value.startswith(("#", "data:"))
+  ]
+  asked += re.findall(r"url\((?!#)[^)]*\)", text)
+  asked += re.findall(r"@import[^;]*|fetch\(|XMLHttp\w+|import\(", text)
+  return asked
+
+
+def test_the_page_asks_for_nothing(grid_text):
+  assert fetched(grid_text) == []
+
+
+@pytest.mark.parametrize(
+  "planted",
+  [
+    '<img src="https://example.org/x.png">',
+    '<link rel="stylesheet" href="x.css">',
+    "<style>@import 'x.css';</style>",
+    "<p style='background: url(x.png)'>",
+    "<script>fetch('x')</script>",
+  ],
+)
+def test_a_page_that_asks_for_something_is_noticed(planted, grid_text):
+  assert fetched(grid_text.replace("</main>", f"{planted}</main>")) != []
+
+
+def test_the_policy_allows_our_script_alone(grid_page):
+  (policy,) = [
+    a["content"]
+    for a in grid_page.all("meta")
+    if a.get("http-equiv") == "Content-Security-Policy"
+  ]
+  digest = hashlib.sha256(looks.SCRIPT.encode()).digest()
+  assert policy == (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    f"script-src 'sha256-{base64.b64encode(digest).decode()}'"
+  )
+  assert len(grid_page.all("script")) == 1
+
+
+def test_script_and_style_end_where_they_should():
+  # What is between the tags is not escaped.
+  assert "</" not in looks.SCRIPT + looks.STYLE
+  assert "<!--" not in looks.SCRIPT
+
+
+def test_everything_is_escaped():
+  sweep = invented_sweeps.small(
+    names=tuple(f'{EVIL}"><img src=x onerror=alert({i})>' for i in range(10)),
+    checkpoint=f"runs/{EVIL}",
+    model=EVIL,
+    data=f"folder:{EVIL}",
+    command=f"python evaluate.py --checkpoint 'runs/{EVIL}'",
+    provenance={EVIL: {EVIL: [EVIL, None, True]}},
+  )
+  text = render(sweep)
+  assert "<script>alert" not in text
+  page = Page(text)
+  plain = Page(render(invented_sweeps.small()))
+  for tag in ("script", "img"):
+    assert len(page.all(tag)) == len(plain.all(tag))
+  assert all(x["src"].startswith("data:") for x in page.all("img"))
+  assert not any(name.startswith("on") for _, a in page.found for name in a)
+  shown = "".join(page.text)
+  for text in (f"runs/{EVIL}", f"folder:{EVIL}", f"'runs/{EVIL}'"):
+    assert text in shown
+  assert f"{EVIL} {EVIL}, unknown, yes" in shown
+  # Class names: in the matrix, beside the accuracies, under the images.
+  for length in (14, 24, 60):
+    assert any(style.printable(n, length) in shown for n in sweep.classes)
+
+
+def test_what_is_no_character_is_replaced():
+  sweep = invented_sweeps.small(
+    names=tuple(f"{i}\x00\udcff\u202e" for i in range(10)),
+    checkpoint="runs/\udcff",
+    command="one\ntwo",
+  )
+  text = render(sweep)
+  text.encode()
+  assert "\x00" not in text
+  assert "\u202e" not in text
+  assert "runs/\ufffd: accuracy against cost" in text
+  assert "one\ntwo" in text
+
+
+def test_equal_input_gives_equal_text(grid, grid_text):
+  assert render(invented_sweeps.grid()) == grid_text
+  # Also on a machine with other defaults.
+  assert render(dataclasses.replace(grid, step=1)) != grid_text
+
+
+def test_ids_are_unique_and_references_lead_somewhere(grid_text, grid_page):
+  ids = [a["id"] for _, a in grid_page.found if "id" in a]
+  assert len(ids) == len(set(ids))
+  asked = re.findall(r"url\(#([^)]*)\)", grid_text)
+  asked += re.findall(r'href="#([^"]*)"', grid_text)
+  asked += [
+    a["data-shows"] for a in grid_page.all("button") if "data-shows" in a
+  ]
+  assert len(asked) > 100
+  assert set(asked) <= set(ids)
+
+
+def test_each_point_of_each_curve_has_its_numbers(grid, grid_page):
+  columns = table.columns(grid.points, 10)
+  tips = [a["data-tip"] for a in grid_page.all("g", **{"class": "point"})]
+  assert len(tips) == 3 * 30
+  for i, point in enumerate(grid.points):
+    own = [t for t in tips if t.startswith(choice.describe(point.setting))]
+    own = [t for t in own if t.split("\n")[0] == choice.describe(point.setting)]
+    assert len(own) == 3
+    for column in columns[2:]:
+      assert f"{column.head} {column.cells[i]}" in own[0]
+  for point in grid_page.all("g", **{"class": "point"}):
+    assert point["aria-label"] == point["data-tip"]
+    assert (point["tabindex"], point["role"]) == ("0", "img")
+
+
+def test_the_whole_table_is_there(grid, grid_page):
+  columns = table.columns(grid.points, 10)
+  cells = grid_page.all("td")
+  assert len(cells) == 30 * len(columns)
+  values = [float(a["data-value"]) for a in cells]
+  assert values == [x for row in zip(*(c.values for c in columns)) for x in row]
+  shown = "".join(grid_page.text)
+  for column in columns:
+    assert "".join(column.meaning) in shown
+    assert column.head in grid_page.text
+
+
+def test_where_it_came_from(grid_page):
+  shown = grid_page.text
+  for expected in (
+    "runs/flexivit_s: accuracy against cost",
+    "90000",
+    "22,059,274",
+    "invented images of 10 classes",
+    "python evaluate.py --checkpoint runs/flexivit_s",
+    "jax 0.10.2, flax 0.12.8, numpy unknown",
+    "cpu",
+    "0" * 40,
+  ):
+    assert expected in shown
+
+
+def test_thumbnails_are_in_the_page(grid_page):
+  images = grid_page.all("img")
+  assert len(images) == 8
+  kind, content = images[0]["src"].split(",", 1)
+  assert kind == "data:image/png;base64"
+  index = int(images[0]["alt"].removeprefix("image "))
+  with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+    pixels = invented_sweeps.image(index)
+    assert image.size == pixels.shape[1::-1]
+    assert image.tobytes() == pixels.tobytes()
+
+
+def test_without_thumbnails_captions_remain():
+  sweep = invented_sweeps.small()
+  page = Page(render(sweep, image=None))
+  assert page.all("img") == []
+  worst = hard_images.worst(sweep, choice.most_accurate(sweep.points), 1)[0]
+  assert f"image {worst.index}" in page.text
+
+
+def test_a_sweep_of_one_point_has_no_sensitive_images():
+  sweep = invented_sweeps.sweep(
+    invented_sweeps.settings((16,), sides=(240,)), step=None
+  )
+  text = render(sweep)
+  assert "Worst images" in text
+  assert "sensitive" not in text
+  assert ">Step<" not in text
+
+
+def test_figures_take_the_colours_of_the_page(grid, grid_text):
+  svg = figures.draw_curves(grid)[0].svg.decode()
+  inside = grid_text.split("<main>")[1]
+  for colour in (style.INK, style.FAINT, style.PAPER):
+    assert colour in svg
+    assert colour not in inside
+  assert style.COLOURS[0].lower() in inside
+  # Of the whole page, not of a figure.
+  assert inside.count("<style") == 0
+  assert "<metadata" not in inside
+
+
+def test_an_svg_that_is_put_into_a_page():
+  svg = (
+    b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1" width="1pt" '
+    b'xmlns:xlink="http://www.w3.org/1999/xlink"><style>*{}</style>'
+    b'<g id="a" clip-path="url(#b)" style="fill: #1b1b1f; stroke: url(#b)">'
+    b'<use xlink:href="#b"/><text>id="b" &lt;i&gt;</text></g></svg>'
+  )
+  made = vector.inline(svg, "x", "a <label>", {"a": "one & two"})
+  assert isinstance(made, Html)
+  assert made == (
+    '<svg viewBox="0 0 1 1" role="group" aria-label="a &lt;label&gt;" '
+    'style="stroke-linejoin: round; stroke-linecap: butt">'
+    '<g id="x-a" clip-path="url(#x-b)" '
+    'style="fill: var(--ink); stroke: url(#x-b)" class="point" tabindex="0" '
+    'role="img" aria-label="one &amp; two" data-tip="one &amp; two">'
+    '<use href="#x-b" /><text>id="b" &lt;i&gt;</text></g></svg>'
+  )
+
+
+def test_elements():
+  made = element(
+    *("p", "a < b", Html("<b>c</b>"), None, 5),
+    class_="x",
+    data_tip='"',
+    hidden=True,
+    title=None,
+    open=False,
+  )
+  assert made == ('<p class="x" data-tip="&quot;" hidden>a &lt; b<b>c</b>5</p>')
+  assert element("img", src="data:,") == '<img src="data:,">'
+  assert elements.text("a\x00\udcff\n") == "a\ufffd\ufffd\n"

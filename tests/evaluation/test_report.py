@@ -1,0 +1,107 @@
+"""The files of a report."""
+
+import io
+import json
+
+import invented_sweeps
+import pytest
+from PIL import Image
+
+from flexivit_jax.evaluation import report, results
+
+CURVES = ("curve_multiply_adds", "curve_latency", "curve_tokens")
+IMAGES = ("worst", "sensitive")
+
+
+def files(directory):
+  return {
+    str(path.relative_to(directory))
+    for path in directory.rglob("*")
+    if path.is_file()
+  }
+
+
+def expected(*names):
+  figures = {f"figures/{n}.{form}" for n in names for form in ("png", "svg")}
+  return {"report.html", "results.json", *figures}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("report") / "new" / "out"
+  sweep = invented_sweeps.sweep(
+    invented_sweeps.settings((16, 8), sides=(160, 240))
+  )
+  return directory, sweep, report.write(directory, sweep, invented_sweeps.image)
+
+
+def test_all_files_are_written(written):
+  directory, _, paths = written
+  names = (*CURVES, "heat_map", "per_class", "confusion", *IMAGES)
+  assert files(directory) == expected(*names)
+  assert {str(p.relative_to(directory)) for p in paths} == files(directory)
+  assert set(names) == set(report.FIGURES)
+  assert (paths[0].name, paths[1].name) == ("report.html", "results.json")
+
+
+def test_files_hold_what_they_should(written):
+  directory, sweep, paths = written
+  found = json.loads((directory / "results.json").read_text())
+  assert found == results.to_json(sweep)
+  text = paths[0].read_text(encoding="utf-8")
+  assert text.startswith("<!DOCTYPE html>")
+  assert text.endswith("</html>\n")
+  assert 'id="curve_latency"' in text
+  for path in paths[2:]:
+    content = path.read_bytes()
+    if path.suffix == ".png":
+      with Image.open(io.BytesIO(content)) as image:
+        image.load()
+    else:
+      assert content.rstrip().endswith(b"</svg>")
+
+
+def test_an_equal_report_has_equal_bytes(written, tmp_path):
+  directory, sweep, _ = written
+  report.write(tmp_path, sweep, invented_sweeps.image)
+  for name in files(directory):
+    assert (tmp_path / name).read_bytes() == (directory / name).read_bytes()
+
+
+def test_an_older_report_leaves_nothing_behind(tmp_path):
+  more = invented_sweeps.sweep(
+    invented_sweeps.settings((16, 8), sides=(160, 240))
+  )
+  fewer = invented_sweeps.sweep(
+    invented_sweeps.settings((16,), sides=(240,)), latency=False
+  )
+  report.write(tmp_path, more, invented_sweeps.image)
+  (tmp_path / "figures" / "own.png").write_bytes(b"mine")
+  report.write(tmp_path, fewer, None)
+  assert files(tmp_path) == {
+    *expected(CURVES[0], CURVES[2], "per_class", "confusion"),
+    "figures/own.png",
+  }
+
+
+def test_an_error_half_way_leaves_whole_files(tmp_path):
+  sweep = invented_sweeps.small()
+  report.write(tmp_path, sweep, None)
+  before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+
+  def image(index):
+    raise OSError(f"image {index} is gone")
+
+  with pytest.raises(OSError, match="is gone"):
+    report.write(tmp_path, sweep, image)
+  after = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+  assert after == before
+
+
+def test_a_full_disk_names_the_file(small_disk):
+  directory = small_disk(64)
+  with pytest.raises(OSError, match="No space left") as error:
+    report.write(directory, invented_sweeps.small(), None)
+  assert error.value.filename.startswith(str(directory / "figures" / "curve_"))
+  assert files(directory) < expected(*report.FIGURES)
+  assert "report.html" not in files(directory)

@@ -1,0 +1,79 @@
+"""results.json holds what was found, field by field."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import re
+
+import invented_sweeps
+
+from flexivit_jax.evaluation import results
+from flexivit_jax.evaluation.points import Setting
+
+DOC = pathlib.Path(__file__).parents[2] / "docs" / "evaluation.md"
+
+
+def test_every_number_of_a_sweep():
+  sweep = invented_sweeps.grid()
+  found = results.to_json(sweep)
+  assert found["schema"] == 1
+  for name in "checkpoint step model parameters data command".split():
+    assert found[name] == getattr(sweep, name)
+  assert found["classes"] == list(sweep.classes)
+  assert found["provenance"] == sweep.provenance
+  assert "answers" not in found
+  assert len(found["points"]) == 30
+  for written, point in zip(found["points"], sweep.points, strict=True):
+    cost = point.cost
+    assert written == {
+      "name": point.setting.name,
+      "patch_hw": list(point.setting.patch_hw),
+      "image_hw": list(point.setting.image_hw),
+      "budget": None,
+      "tokens": point.tokens,
+      "images": 400,
+      "top1": point.top1,
+      "top5": point.top5,
+      "loss": point.loss,
+      "calibration_error": point.calibration_error,
+      "multiply_adds": cost.multiply_adds,
+      "peak_bytes": cost.peak_bytes,
+      "compile_s": cost.compile_s,
+      "latency_median_s": cost.latency_s[0],
+      "latency_p95_s": cost.latency_s[1],
+      "images_per_s": cost.images_per_s,
+    }
+
+
+def test_what_was_not_measured_is_null():
+  where = [Setting((8, 8), None, 64), Setting((8, 8))]
+  where[1] = Setting((8, 8), (240, 240))
+  first, second = results.to_json(invented_sweeps.sweep(where, latency=False))[
+    "points"
+  ]
+  for name in ("latency_median_s", "latency_p95_s", "images_per_s"):
+    assert first[name] is None
+  assert (first["image_hw"], first["budget"]) == (None, 64)
+  assert (second["image_hw"], second["budget"]) == ([240, 240], None)
+
+
+def test_json_can_hold_it():
+  sweep = invented_sweeps.small()
+  point = dataclasses.replace(sweep.points[0], loss=math.nan)
+  sweep = dataclasses.replace(
+    sweep,
+    points=(point, *sweep.points[1:]),
+    provenance={"bits": (1.0, math.inf), "name": "\udcff"},
+  )
+  found = results.to_json(sweep)
+  assert found["points"][0]["loss"] is None
+  assert found["provenance"]["bits"] == [1.0, None]
+  assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_every_field_is_documented():
+  found = results.to_json(invented_sweeps.small())
+  documented = set(re.findall(r"^\| `(\w+)`", DOC.read_text(), re.MULTILINE))
+  missing = {*found, *found["points"][0]} - documented
+  assert missing == set()
