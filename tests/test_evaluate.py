@@ -1,8 +1,12 @@
 """evaluate.py, as a process but for the choice of data."""
 
+import itertools
 import json
 import pathlib
+import re
 import shutil
+import time
+import types
 
 import numpy as np
 import pytest
@@ -15,37 +19,145 @@ from flexivit_jax.core import resolution
 DATA = pathlib.Path(__file__).parent / "data"
 
 
-def test_evaluates_a_run_at_every_size(small_run, command, tmp_path):
-  workdir, _ = small_run
-  output = tmp_path / "out"
+@pytest.fixture(scope="module")
+def evaluated(small_run, command, tmp_path_factory):
+  """A run's evaluation: the finished process, and where it wrote."""
+  output = tmp_path_factory.mktemp("evaluated") / "out"
   done = command(
     "evaluate.py",
-    f"--checkpoint={workdir}",
+    f"--checkpoint={small_run[0]}",
     "--patch_sizes=4,6,8x12,12",
+    "--under=0.002 GFLOP",
     f"--output={output}",
   )
   assert done.returncode == 0, done.stderr
+  return done, output
+
+
+def _rows(done):
+  """The table's cells by column, in the order of its rows."""
   lines = done.stdout.splitlines()
-  start = next(i for i, x in enumerate(lines) if x.startswith("500 images of"))
-  head = "patch  tokens  top-1 %  loss  images/s"
-  assert lines[start + 1].split() == head.split()
-  rows = [line.split() for line in lines[start + 2 : start + 6]]
-  assert [(r[0], r[1]) for r in rows] == [
-    ("4x4", "36"),
-    ("6x6", "16"),
+  start = next(i for i, x in enumerate(lines) if " images of " in x) + 1
+  head = re.split(r"\s{2,}", lines[start].strip())
+  rows = itertools.takewhile(
+    lambda line: re.match(r"\s*\d", line), lines[start + 1 :]
+  )
+  return [dict(zip(head, line.split(), strict=True)) for line in rows]
+
+
+def test_evaluates_a_run_at_every_size(evaluated):
+  done, output = evaluated
+  assert "500 images of Digits(split='test', side=24)" in done.stdout
+  rows = _rows(done)
+  assert [(r["patch"], r["tokens"]) for r in rows] == [
+    ("4", "36"),
+    ("6", "16"),
     ("8x12", "6"),
-    ("12x12", "4"),
+    ("12", "4"),
   ]
   results = json.loads((output / "results.json").read_text())
   points = results["points"]
   assert [p["patch_hw"] for p in points] == [[4, 4], [6, 6], [8, 12], [12, 12]]
   for point, row in zip(points, rows, strict=True):
-    assert row[2] == f"{100 * point['top1']:.1f}"
+    assert row["top-1 %"] == f"{100 * point['top1']:.1f}"
     # 500 images: top-1 is a whole number of them.
     assert point["images"] == 500
     assert point["top1"] * 500 == pytest.approx(round(point["top1"] * 500))
-  with Image.open(output / "curve.png") as curve:
-    assert curve.size == (900, 600)
+    assert point["top1"] <= point["top5"] <= 1
+    assert point["images_per_s"] > 0
+  (limited,) = (x for x in done.stdout.splitlines() if "under 0.002" in x)
+  assert re.match(r"under 0\.002 GFLOP: patch (8x12|12) at 24 px, ", limited)
+  page = (output / "report.html").read_text()
+  assert "--patch_sizes=4,6,8x12,12" in page
+  with Image.open(output / "figures" / "curve_tokens.png") as curve:
+    assert min(curve.size) > 300
+
+
+def test_a_finished_point_is_not_measured_again(evaluated, small_run, command):
+  _, output = evaluated
+  before = json.loads((output / "results.json").read_text())["points"]
+  kept = {p.name: p.stat().st_mtime_ns for p in (output / "points").iterdir()}
+  assert len(kept) == 4
+  arguments = (f"--checkpoint={small_run[0]}", f"--output={output}")
+  done = command("evaluate.py", *arguments, "--patch_sizes=12,4,24")
+  assert done.returncode == 0, done.stderr
+  assert f"2 points were measured before: {output}/points" in done.stdout
+  assert "compiled evaluation: 24x24 patches" in done.stdout
+  assert done.stdout.count("compiled") == 2  # batches, and one image
+  after = json.loads((output / "results.json").read_text())["points"]
+  assert after[:2] == [before[3], before[0]]
+  assert after[2]["patch_hw"] == [24, 24]
+  for path in (output / "points").iterdir():
+    assert path.stat().st_mtime_ns == kept.get(
+      path.name, path.stat().st_mtime_ns
+    )
+  # But of other images it is.
+  done = command(
+    "evaluate.py", *arguments, "--patch_sizes=4", "--data=digits", "--split=val"
+  )
+  assert done.returncode == 2
+  done = command(
+    *("evaluate.py", *arguments, "--patch_sizes=4", "--no_timing"),
+    *("--data=digits", "--split=train[:50]"),
+  )
+  assert done.returncode == 0, done.stderr
+  assert "were measured before" not in done.stdout
+  assert "50 images of" in done.stdout
+
+
+def test_points_survive_a_kill_while_they_are_timed(
+  small_run, command, tmp_path
+):
+  arguments = (
+    f"--checkpoint={small_run[0]}",
+    "--patch_sizes=6,12",
+    f"--output={tmp_path}",
+  )
+  process = command("evaluate.py", *arguments, wait=False)
+  points = tmp_path / "points"
+  while len(list(points.glob("*.npz"))) < 2:
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.01)
+  process.kill()
+  process.communicate()
+  done = command("evaluate.py", *arguments, "--no_timing")
+  assert done.returncode == 0, done.stderr
+  assert "2 points were measured before" in done.stdout
+  assert "compiled" not in done.stdout
+  assert len(_rows(done)) == 2
+
+
+def test_several_resolutions_in_one_reading(small_run, command):
+  done = command(
+    *("evaluate.py", f"--checkpoint={small_run[0]}", "--no_timing"),
+    *("--resolutions=24,36", "--patch_sizes=6,8,12"),
+  )
+  assert done.returncode == 0, done.stderr
+  assert "without 8 px at 36: they do not tile it" in done.stdout
+  rows = [(r["patch"], r["image"], r["tokens"]) for r in _rows(done)]
+  assert rows == [
+    *(("6", "24", "16"), ("8", "24", "9"), ("12", "24", "4")),
+    *(("6", "36", "36"), ("12", "36", "9")),
+  ]
+
+
+def test_ways_to_resize_differ_off_the_stored_size(small_run, capsys):
+  losses = {}
+  for how in ("pi", "bilinear", "area", "norm"):
+    evaluate.main(
+      [
+        f"--checkpoint={small_run[0]}",
+        *("--patch_sizes=6,32", "--resolutions=96", f"--resize={how}"),
+        *("--no_timing", "--data=digits", "--split=test[:32]"),
+      ]
+    )
+    out = capsys.readouterr().out
+    losses[how] = [
+      row["loss"] for row in _rows(types.SimpleNamespace(stdout=out))
+    ]
+  # At its own size, 32 px, a kernel stays as it is.
+  assert len({at_32 for _, at_32 in losses.values()}) == 1
+  assert len({at_6 for at_6, _ in losses.values()}) == 4
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +187,7 @@ def test_evaluates_a_big_vision_file_on_a_folder(npz, command, tmp_path):
   )
   assert done.returncode == 0, done.stderr
   assert "10 images of ImageFolder(" in done.stdout
-  sizes = [line.split()[0] for line in done.stdout.splitlines()[-2:]]
-  assert sizes == ["16x16", "24x24"]
+  assert [row["patch"] for row in _rows(done)] == ["16", "24"]
 
 
 @pytest.mark.parametrize(
@@ -183,10 +294,8 @@ def test_budgets_pack_images_of_any_aspect_ratio(npz, command, tmp_path):
     f"--output={output}",
   )
   assert done.returncode == 0, done.stderr
-  head, *rows = (line.split() for line in done.stdout.splitlines()[-6:-1])
-  assert head[:3] == ["patch", "budget", "tokens"]
-  sizes = [("8x8", "9"), ("16x16", "9"), ("8x8", "300"), ("16x16", "300")]
-  assert [tuple(row[:2]) for row in rows] == sizes
+  sizes = [("8", "9"), ("16", "9"), ("8", "300"), ("16", "300")]
+  assert [(row["patch"], row["budget"]) for row in _rows(done)] == sizes
   points = json.loads((output / "results.json").read_text())["points"]
   for point in points:
     policy = resolution.NaFlex(point["budget"])
@@ -216,8 +325,8 @@ def test_budgets_of_a_run_undo_the_transforms_that_fix_a_size(
     "without Resize(size=(24, 48)): with --budgets images keep their aspect "
     "ratio"
   ) in done.stdout
-  rows = [line.split()[:3] for line in done.stdout.splitlines()[-2:]]
-  assert rows == [["6x6", "1", "1"], ["6x6", "20", "16"]]
+  rows = [(r["patch"], r["budget"], r["tokens"]) for r in _rows(done)]
+  assert rows == [("6", "1", "1"), ("6", "20", "16")]
 
 
 def test_a_range_of_sizes_needs_known_ones_where_images_differ(

@@ -24,6 +24,7 @@ LAYERS = (
   "config",
   "config_file",
   "experiment",
+  "analysis",
   "evaluation",
   "tasks",
   "formats",

@@ -152,7 +152,7 @@ def carry_out(plan: Plan, output: pathlib.Path | None) -> None:
     )
   for reason in skipped:
     print(f"skipped: {shown(reason)}")
-  if smaller := getattr(loader, "scaled_down", 0):
+  if smaller := sum(getattr(loader, "scaled_down", [])):
     print(
       f"{counted(smaller)} scaled down: more patches than a row takes, or than "
       "the model has positions for"

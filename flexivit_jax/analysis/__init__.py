@@ -1,0 +1,1 @@
+"""Looking inside: numbers and figures of resizes, weights and attention."""

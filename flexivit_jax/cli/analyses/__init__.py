@@ -1,0 +1,1 @@
+"""The subcommands of flexivit_jax.cli.analysis, a module each."""

@@ -1,0 +1,198 @@
+"""Position embeddings: those of the model itself, cosines in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flexivit_jax.analysis import similarity
+from flexivit_jax.core.tokens import patchify
+from flexivit_jax.nn import pooling, positions, relations, tables, vit
+
+ADDED = {
+  "learned_grid": positions.LearnedGrid((3, 4)),
+  "sincos2d": positions.SinCos2D(),
+  "sincos2d of fractions": positions.SinCos2D(fractional_side=4.0),
+  "fourier": positions.Fourier(),
+  "rows + columns": tables.RowColumn((6, 7), first=1),
+  "rows * columns of fractions": tables.RowColumn(
+    (3, 4), "product", "fractional"
+  ),
+  "rows beside columns, interpolated": tables.RowColumn(
+    (3, 4), "stack", "interpolated"
+  ),
+  "joint_table": tables.JointTable((5, 6)),
+}
+
+
+def random_tables(position, width=16):
+  rng = np.random.default_rng(0)
+  return {
+    name: rng.normal(size=shape).astype(np.float32)
+    for name, (_, shape) in position.tables(width).items()
+  }
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_embeddings_are_what_the_model_adds(name):
+  model = vit.ViT(
+    size=vit.Size(16, 1, 32, 2),
+    position=ADDED[name],
+    pool=pooling.Gap(),
+    kernel_hw=(2, 2),
+    num_classes=0,
+  )
+  tokens = patchify(jnp.zeros((1, 10, 12, 3), jnp.uint8), (2, 2))
+  params = model.init(jax.random.key(0), tokens)["params"]
+  outputs = model.apply({"params": params}, tokens)
+  flat = {
+    "/".join(x.key for x in path): np.asarray(value)
+    for path, value in jax.tree_util.tree_leaves_with_path(params)
+  }
+  added = (outputs.embedded - outputs.stem).reshape(5, 6, 16)
+  found = similarity.embeddings(model.position, flat, (5, 6), 16)
+  # A sum with numbers of order 1 and its difference, in float32.
+  np.testing.assert_allclose(found, added, rtol=0, atol=1e-6)
+  assert np.abs(added).max() > 0.1
+
+
+def test_cosines_of_a_stored_table():
+  position = positions.LearnedGrid((3, 4))
+  arrays = random_tables(position)
+  found = similarity.similarity(position, arrays, (3, 4), 16)
+  table = arrays["pos_embedding"].reshape(3, 4, 16).astype(np.float64)
+  for i, j, k, l in np.ndindex(3, 4, 3, 4):
+    a, b = table[i, j], table[k, l]
+    expected = a @ b / np.sqrt((a @ a) * (b @ b))
+    # The table passes through products of float32.
+    assert found.cosines[i, j, k, l] == pytest.approx(expected, abs=1e-6)
+  assert found.how == "stored"
+
+
+def test_cosines_of_an_interpolated_table():
+  position = positions.LearnedGrid((3, 4))
+  arrays = random_tables(position)
+  found = similarity.similarity(position, arrays, (5, 2), 16)
+  x = jax.image.resize(
+    arrays["pos_embedding"].reshape(3, 4, 16), (5, 2, 16), "linear"
+  ).reshape(10, 16)
+  x /= np.linalg.norm(x, axis=-1, keepdims=True)
+  np.testing.assert_allclose(
+    found.cosines.reshape(10, 10), x @ x.T, rtol=0, atol=1e-5
+  )
+  assert found.how == "interpolated"
+
+
+def test_cosines_of_sincos2d_depend_on_the_distance_alone():
+  found = similarity.similarity(positions.SinCos2D(), {}, (6, 5), 32)
+  omega = 10_000.0 ** -(np.arange(8) / 7)
+
+  def along(distance):  # of one axis: sin sin + cos cos
+    return np.mean(np.cos(distance * omega))
+
+  for i, j, k, l in np.ndindex(6, 5, 6, 5):
+    expected = (along(i - k) + along(j - l)) / 2
+    assert found.cosines[i, j, k, l] == pytest.approx(expected, abs=1e-6)
+  assert found.cross > 0.05
+
+
+def test_rows_and_columns_that_are_orthogonal_make_a_cross_of_a_half():
+  position = tables.RowColumn((4, 5))
+  one_hot = np.eye(16, dtype=np.float32)
+  arrays = {tables.ROW: one_hot[:4], tables.COL: one_hot[4:9]}
+  found = similarity.similarity(position, arrays, (4, 5), 16)
+  for i, j, k, l in np.ndindex(4, 5, 4, 5):
+    expected = ((i == k) + (j == l)) / 2
+    assert found.cosines[i, j, k, l] == pytest.approx(expected, abs=1e-6)
+  # A patch with itself, 1, is in no mean.
+  assert found.cross == pytest.approx(0.5, abs=1e-6)
+
+
+def test_random_tables_have_no_cross():
+  position = positions.LearnedGrid((8, 8))
+  arrays = random_tables(position, 256)
+  found = similarity.similarity(position, arrays, (8, 8), 256)
+  # 448 pairs in a cross, of standard deviation 1 / 16 each: 0.003.
+  assert abs(found.cross) < 0.01
+
+
+@pytest.mark.parametrize("grid", [(1, 5), (5, 1), (1, 1)])
+def test_one_row_has_no_other_pairs(grid):
+  found = similarity.similarity(positions.SinCos2D(), {}, grid, 16)
+  assert np.isnan(found.cross)
+
+
+def test_embeddings_of_zeros_are_like_no_other():
+  position = positions.LearnedGrid((2, 2))
+  arrays = random_tables(position)
+  arrays["pos_embedding"][0, 1] = 0
+  found = similarity.similarity(position, arrays, (2, 2), 16)
+  assert np.all(found.cosines[0, 1] == 0)
+  assert np.all(found.cosines[:, :, 0, 1] == 0)
+  assert np.isfinite(found.cross)
+
+
+@pytest.mark.parametrize(
+  ("position", "stored", "how"),
+  [
+    (positions.LearnedGrid((3, 4)), (3, 4), "interpolated"),
+    (tables.JointTable((3, 4)), (3, 4), "part of the table"),
+    (tables.RowColumn((3, 4)), (3, 4), "part of the table"),
+    (tables.RowColumn((4, 5), first=1), (3, 4), "part of the table"),
+    (tables.RowColumn((3, 4), read="interpolated"), (3, 4), "interpolated"),
+    (tables.RowColumn((3, 4), read="fractional"), None, "interpolated"),
+    (positions.SinCos2D(), None, "computed"),
+    (positions.Fourier(), None, "computed"),
+  ],
+)
+def test_what_is_stored(position, stored, how):
+  assert similarity.stored_grid(position) == stored
+  assert similarity.reading(position, (2, 2)) == how
+  if stored:
+    assert similarity.reading(position, stored) == "stored"
+
+
+@pytest.mark.parametrize(
+  "position",
+  [positions.NoPosition(), relations.Rotary(), relations.Relative((3, 3))],
+)
+def test_what_adds_nothing_is_refused(position):
+  with pytest.raises(ValueError) as caught:
+    similarity.similarity(position, random_tables(position), (3, 3), 16)
+  assert str(caught.value) == (
+    f"{type(position).__name__} adds nothing to the patches: only learned, "
+    "sincos2d, row and column, joint and fourier positions can be compared"
+  )
+
+
+def test_a_grid_beyond_the_table_is_refused():
+  position = tables.JointTable((3, 4))
+  with pytest.raises(ValueError, match=r"^4x4 patches are more than the 3x4 "):
+    similarity.similarity(position, random_tables(position), (4, 4), 16)
+
+
+def test_each_map_lies_at_its_patch():
+  position = positions.LearnedGrid((2, 3))
+  found = similarity.similarity(position, random_tables(position), (2, 3), 16)
+  axes = similarity.draw(found, title="a title").axes[0]
+  canvas = np.ma.filled(axes.images[0].get_array(), np.nan)
+  assert canvas.shape == (5, 11)
+  for i, j in np.ndindex(2, 3):
+    np.testing.assert_array_equal(
+      canvas[3 * i : 3 * i + 2, 4 * j : 4 * j + 3], found.cosines[i, j]
+    )
+    # Ticks count patches from 1, at the middle of each map.
+    assert axes.get_xticks()[j] == 4 * j + 1
+    assert axes.get_yticks()[i] == 3 * i + 0.5
+  # Nothing in between.
+  assert np.isnan(canvas[2]).all()
+  assert np.isnan(canvas[:, [3, 7]]).all()
+  assert np.isnan(canvas).sum() == 11 + 2 * 4
+  assert axes.get_title() == "a title"
+
+
+def test_large_grids_name_every_few_patches():
+  found = similarity.similarity(positions.SinCos2D(), {}, (20, 4), 16)
+  axes = similarity.draw(found, title="").axes[0]
+  labels = [int(x.get_text()) for x in axes.get_yticklabels()]
+  assert labels == list(range(1, 21, 2))
