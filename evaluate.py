@@ -179,7 +179,7 @@ def models(vit, task, how, mesh):
       np.asarray(vit.params["embedding"]["kernel"]),
       patch_hw,
       how=how,
-      antialias=vit.model.antialias,
+      antialias=vit.model.kernel_antialias,
     )
     embedding = params["embedding"] | {
       "kernel": jax.device_put(kernel, sharding.replicated(mesh))
