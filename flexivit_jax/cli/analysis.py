@@ -15,7 +15,17 @@ import matplotlib
 import numpy as np
 
 from flexivit_jax.cli import arguments, errors
-from flexivit_jax.cli.analyses import filters, positions, resize
+from flexivit_jax.cli.analyses import (
+  attention_distance,
+  attention_maps,
+  attention_share,
+  cka,
+  filters,
+  pca,
+  positions,
+  resize,
+  rollout,
+)
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
 from flexivit_jax.core.text import nearest
 from flexivit_jax.experiment import ConfigError
@@ -24,6 +34,12 @@ ANALYSES: tuple[Analysis, ...] = (
   resize.ANALYSIS,
   filters.ANALYSIS,
   positions.ANALYSIS,
+  attention_distance.ANALYSIS,
+  rollout.ANALYSIS,
+  attention_maps.ANALYSIS,
+  attention_share.ANALYSIS,
+  cka.ANALYSIS,
+  pca.ANALYSIS,
 )
 
 

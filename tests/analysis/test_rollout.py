@@ -1,0 +1,123 @@
+"""Rollout: products of attention, and what the head reads by them."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from flexivit_jax.analysis import layout
+from flexivit_jax.analysis.activations import (
+  activations,
+  block_weights,
+  probe_weights,
+)
+from flexivit_jax.analysis.rollout import read_by_pool, rollout
+
+NAMES = ("attentions", "probe", "segments")
+
+
+def attention(layers=3, b=2, heads=4, l=5):
+  rng = np.random.default_rng(0)
+  rows = rng.dirichlet(np.ones(l), (layers, b, heads, l))
+  return [jnp.asarray(x, jnp.float32) for x in rows]
+
+
+@pytest.mark.parametrize("residual", [0.0, 0.5, 0.9])
+def test_rows_sum_to_1(residual):
+  product = rollout(attention(), residual=residual)
+  # Of float32.
+  np.testing.assert_allclose(product.sum(-1), 1, rtol=0, atol=1e-6)
+  assert (np.asarray(product) > 0).all()
+
+
+@pytest.mark.parametrize("residual", [0.0, 0.5, 1.0])
+def test_identity_layers_give_the_identity(residual):
+  same = jnp.broadcast_to(jnp.eye(5), (2, 4, 5, 5))
+  product = np.asarray(rollout([same] * 3, residual=residual))
+  assert (product == np.eye(5)[None]).all()
+
+
+def test_it_is_the_product_with_the_last_layer_first():
+  layers = attention(layers=2)
+  a, b = (np.asarray(x, np.float64).mean(axis=1) for x in layers)
+  half = [(x + np.eye(5)) / 2 for x in (a, b)]
+  # float32 against float64.
+  near = {"rtol": 0, "atol": 1e-6}
+  np.testing.assert_allclose(rollout(layers, residual=0), b @ a, **near)
+  np.testing.assert_allclose(rollout(layers), half[1] @ half[0], **near)
+  assert np.abs(b @ a - a @ b).max() > 1e-2
+
+
+def test_a_residual_of_1_lets_no_attention_through():
+  product = np.asarray(rollout(attention(), residual=1.0))
+  assert (product == np.eye(5)[None]).all()
+
+
+@pytest.mark.parametrize("residual", [-0.1, 1.5, float("nan")])
+def test_a_residual_that_is_no_share_is_refused(residual):
+  with pytest.raises(ValueError) as error:
+    rollout(attention(), residual=residual)
+  assert str(error.value) == f"residual is {residual:g}: give 0 to 1"
+
+
+def test_no_layers_are_refused():
+  with pytest.raises(ValueError) as error:
+    rollout(iter(()))
+  assert str(error.value) == "there are no layers to multiply"
+
+
+@pytest.mark.parametrize("pool", tiny.POOLS)
+def test_what_the_head_reads_is_shared_among_an_image_s_own_patches(pool):
+  model = tiny.model("rotary", pool, registers=1)
+  tokens = tiny.packed(shuffle=True)
+  found = activations(model, tiny.params(model), tokens, NAMES)
+  read = np.asarray(read_by_pool(model, found, tokens))
+  assert read.shape == (1, 4, tokens.patches.shape[1])
+  segments = np.asarray(tokens.segments)
+  for slot in range(4):
+    own = segments == slot + 1
+    assert (read[:, slot][~own] == 0).all()
+    assert (read[:, slot][own] > 0).all()
+  # Class token and register have a share; the class token's own is, by the
+  # residual, at least 1 / 4.
+  sums = read.sum(-1)[:, [0, 2, 3]]
+  assert (sums > 0.1).all()
+  assert (sums < (0.75 if pool == "tok" else 1)).all()
+
+
+@pytest.mark.parametrize("pool", tiny.POOLS)
+def test_packed_images_are_read_as_alone(pool):
+  model = tiny.model("rotary", pool, registers=1)
+  params, tokens = tiny.params(model), tiny.packed(shuffle=True)
+  found = activations(model, params, tokens, NAMES)
+  read = np.asarray(read_by_pool(model, found, tokens))
+  for (row, slot, own), image in zip(layout.places(tokens), tiny.images()[:2]):
+    alone = tiny.alone(image)
+    found_alone = activations(model, params, alone, NAMES)
+    expected = read_by_pool(model, found_alone, alone)[0, 0]
+    coords = np.asarray(tokens.coords)[row, own]
+    order = coords[:, 0] * np.asarray(alone.grid_hw)[0, 0, 1] + coords[:, 1]
+    # The same sums in another order, of float32.
+    np.testing.assert_allclose(
+      read[row, slot, own], expected[order], rtol=0, atol=1e-6
+    )
+
+
+def test_each_head_reads_its_own_rows_of_the_product():
+  # Of one image per row: the class token's row; the mean; the probe's.
+  tokens = tiny.alone(tiny.images()[0])
+  for pool in tiny.POOLS:
+    model = tiny.model("rotary", pool, registers=1)
+    found = activations(model, tiny.params(model), tokens, NAMES)
+    product = rollout(block_weights(found, i) for i in range(2))
+    read = read_by_pool(model, found, tokens)[:, 0]
+    match pool:
+      case "tok":
+        expected = product[:, 0, 2:]
+      case "gap":
+        expected = product[:, 1:, 1:].mean(axis=1)
+      case "map":
+        probe = probe_weights(found, tokens)[:, :, 0].mean(axis=1)
+        expected = jnp.einsum("bl,blt->bt", probe, product[:, 1:, 1:])
+    # The same sums in another order, of float32.
+    np.testing.assert_allclose(read, expected, rtol=0, atol=1e-6)
