@@ -21,6 +21,7 @@ from flexivit_jax.cli.analyses import (
   attention_share,
   cka,
   filters,
+  packing,
   pca,
   positions,
   resize,
@@ -40,6 +41,7 @@ ANALYSES: tuple[Analysis, ...] = (
   attention_share.ANALYSIS,
   cka.ANALYSIS,
   pca.ANALYSIS,
+  packing.ANALYSIS,
 )
 
 
