@@ -20,7 +20,7 @@ import time
 from matplotlib.figure import Figure
 
 from benchmarks import machine, markdown
-from flexivit_jax.evaluation.report import COLOURS
+from flexivit_jax.evaluation.drawing.style import COLOURS
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "digits.json"

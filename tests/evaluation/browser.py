@@ -7,10 +7,20 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import tempfile
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
+
+# The protocol is spoken on descriptors 3 and 4.
+LAUNCH = """
+import fcntl, os, sys
+ours = [fcntl.fcntl(int(x), fcntl.F_DUPFD, 10) for x in sys.argv[1:3]]
+os.dup2(ours[0], 3)
+os.dup2(ours[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Browser:
@@ -108,16 +118,10 @@ def browser():
   """A browser, ended with the block."""
   to_read, to_write = os.pipe()
   from_read, from_write = os.pipe()
-
-  # The protocol is spoken on descriptors 3 and 4.
-  def own_descriptors():
-    ours, theirs = os.dup(to_read), os.dup(from_write)
-    os.dup2(ours, 3)
-    os.dup2(theirs, 4)
-
   with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
     process = subprocess.Popen(  # noqa: S603
       [
+        *(sys.executable, "-c", LAUNCH, str(to_read), str(from_write)),
         PROGRAM,
         "--headless=new",
         "--remote-debugging-pipe",
@@ -128,8 +132,7 @@ def browser():
         f"--user-data-dir={profile}",
         "about:blank",
       ],
-      preexec_fn=own_descriptors,
-      close_fds=False,
+      pass_fds=(to_read, from_write),
       stdout=subprocess.DEVNULL,
       stderr=subprocess.DEVNULL,
     )

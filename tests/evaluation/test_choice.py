@@ -90,6 +90,26 @@ def test_the_limit_itself_is_under_the_limit():
   assert deployed([point(16, 0.8, macs=4e9)], "3.99 GFLOP") is None
 
 
+@pytest.mark.parametrize(
+  "text",
+  [
+    "2 ms",
+    "0.002 s",
+    "2 GFLOP",
+    "2000 MFLOP",
+    "0.002 TFLOP",
+    "64 tokens",
+    "512 MiB",
+    "0.5 GiB",
+  ],
+)
+def test_units_are_exact(text):
+  # A division in float64.
+  one = point(16, 0.8, macs=2e9, ms=2, tokens=64, mib=512)
+  limit = choice.parse_limit(text)
+  assert limit.of(one) == pytest.approx(limit.most, rel=1e-12)
+
+
 def test_more_accurate_comes_before_cheaper():
   points = [point(32, 0.79, ms=1), point(16, 0.8, ms=4)]
   assert deployed(points, "5 ms") == 16

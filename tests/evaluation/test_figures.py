@@ -120,6 +120,8 @@ def test_every_figure_of_every_kind_of_sweep(kind):
       box = drawing.figure.get_tightbbox()
     assert box.x0 > -0.03, drawing.name
     assert box.x1 < style.WIDTH + 0.03, drawing.name
+    assert box.y0 > -0.03, drawing.name
+    assert box.y1 < drawing.figure.get_figheight() + 0.03, drawing.name
 
 
 NOT_SENSITIVE = ("one point", "loss is NaN", "own size")
@@ -278,7 +280,7 @@ def test_the_heat_map_has_each_number_in_its_place():
     (1.5, 1.5): shown[2],
   }
   assert plot.get_ylim()[0] > plot.get_ylim()[1]
-  assert [t.get_text() for t in plot.get_xticklabels()] == ["240 px", "160 px"]
+  assert [t.get_text() for t in plot.get_xticklabels()] == ["240", "160"]
   assert [t.get_text() for t in plot.get_yticklabels()] == ["24", "8"]
 
 

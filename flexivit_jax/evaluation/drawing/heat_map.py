@@ -19,36 +19,36 @@ def draw_heat_map(points: Sequence[Point]) -> Figure | None:
   Cells that were not evaluated are empty. None: all points have the same
   resolution, or budget, and a curve says more.
   """
-  ats = list(dict.fromkeys(describe_at(p.setting) for p in points))
-  sizes = list(dict.fromkeys(p.setting.patch_hw for p in points))
+  settings = [p.setting for p in points]
+  ats = list(dict.fromkeys(map(describe_at, settings)))
+  sizes = list(dict.fromkeys(s.patch_hw for s in settings))
   if len(ats) < 2:
     return None
   cells = np.full((len(sizes), len(ats)), np.nan)
   for p in points:
-    row, column = (
-      sizes.index(p.setting.patch_hw),
-      ats.index(describe_at(p.setting)),
-    )
-    cells[row, column] = 100 * p.top1
+    row = sizes.index(p.setting.patch_hw)
+    cells[row, ats.index(describe_at(p.setting))] = 100 * p.top1
+  columns, label = ats, "image size or budget"
+  if all(s.budget is not None for s in settings):
+    columns = [at.removesuffix(" tokens") for at in ats]
+    label = "budget: most tokens of an image"
+  elif all(s.budget is None for s in settings):
+    columns = [at.removesuffix(" px") for at in ats]
+    label = "image size (px)"
   with style.drawing():
-    figure = style.new_figure(1.1 + 0.3 * len(sizes))
+    figure = style.new_figure(1.2 + 0.3 * len(sizes))
     plot = figure.add_subplot()
     colours = draw_cells(
       plot,
       cells,
       texts=[["" if np.isnan(x) else f"{x:.1f}" for x in r] for r in cells],
       rows=[size_name(size) for size in sizes],
-      columns=ats,
+      columns=columns,
       norm=Normalize(np.nanmin(cells), np.nanmax(cells)),
     )
-    plot.set_ylabel("patch size (px)")
-    kind = "image size or budget"
-    if all(p.setting.budget is not None for p in points):
-      kind = "budget: most tokens of an image"
-    elif all(p.setting.budget is None for p in points):
-      kind = "image size"
-    plot.set_xlabel(kind)
-    figure.colorbar(colours, ax=plot, label="top-1 accuracy (%)", pad=0.02)
+    plot.set_xlabel(label)
+    plot.set_ylabel("patch (px)")
+    figure.colorbar(colours, ax=plot, label="top-1 (%)", pad=0.02)
     return style.settle(figure)
 
 
