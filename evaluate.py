@@ -127,7 +127,7 @@ def evaluate(args) -> Sweep:
   result = Sweep(
     checkpoint=vit.spec.path,
     step=vit.spec.step,
-    model=str(vit).splitlines()[0],
+    model=model_line(vit, args.resize),
     parameters=parameter_count(vit.params),
     data=repr(data.source),
     classes=tuple(source.classes),
@@ -144,6 +144,14 @@ def evaluate(args) -> Sweep:
     written = report.write(pathlib.Path(args.output), result, source.image)
     print(f"wrote {written[0]}")
   return result
+
+
+def model_line(vit, how) -> str:
+  """The model in one line."""
+  _, line, *_ = str(vit).splitlines()
+  if how != "pi":
+    line += f"; patch embedding resized by {how}"
+  return line.strip()
 
 
 def keys(args, vit, task, source, whole, batch_size):
