@@ -27,10 +27,17 @@ import numpy as np
 from tqdm import tqdm
 
 from flexivit_jax import config, pretrained
-from flexivit_jax.cli import arguments, errors, reading, views
+from flexivit_jax.cli import arguments, cascades, errors, reading, views
 from flexivit_jax.core import resize
 from flexivit_jax.data import bad_images
-from flexivit_jax.evaluation import choice, costs, report, sweep, table
+from flexivit_jax.evaluation import (
+  choice,
+  costs,
+  report,
+  routes,
+  sweep,
+  table,
+)
 from flexivit_jax.evaluation.points import Point, Setting, Sweep, size_name
 from flexivit_jax.evaluation.store import Store
 from flexivit_jax.experiment import ConfigError, blaming
@@ -77,6 +84,24 @@ def main(argv=None):
     help="'5 ms', '10 GFLOP', '64 tokens' or '1 GiB': says which patch size "
     "is the most accurate under it; may be given more than once",
   )
+  add(
+    "--cascade",
+    action="store_true",
+    help="chooses on validation data a cascade that starts with large patches "
+    "and goes on to smaller ones where it is not confident, and measures it",
+  )
+  add(
+    "--target",
+    type=float,
+    metavar="PERCENT",
+    help="top-1 that the cascade is to have on the validation data; default: "
+    "that of the smallest patches",
+  )
+  add(
+    "--cascade_split",
+    help="of --data, to choose the cascade on; default: a run's validation "
+    "data",
+  )
   add("--output", help="directory for the report, results.json and figures")
   reading.add_facts(parser)
   args, _ = arguments.parse(parser, argv)
@@ -122,8 +147,19 @@ def evaluate(args) -> Sweep:
       keys(args, vit, task, source, whole, batch_size),
     )
   at = models(vit, task, args.resize, mesh)
+  chosen_on = None
+  if args.cascade:
+    cascades.check(args, whole)
+    with blaming("--cascade"):
+      chosen_on = cascades.validation(
+        args, vit, data, whole, batch_size, policy
+      )
   done = measure(args, vit.model, whole, at, mesh, batch_size, store)
   points, answers = zip(*(done[setting] for setting in whole.settings))
+  found = ()
+  if chosen_on is not None:
+    with blaming("--target"):
+      found = cascades.measure(args, vit, task, at, whole, chosen_on, mesh)
   result = Sweep(
     checkpoint=vit.spec.path,
     step=vit.spec.step,
@@ -135,9 +171,12 @@ def evaluate(args) -> Sweep:
     provenance=provenance.describe(),
     points=points,
     answers=answers,
+    routes=found,
   )
   print(f"\n{points[0].images} images of {data.source}")
   print(table.table(result))
+  if found:
+    print(f"\n{routes.table(found)}")
   for limit in args.limits:
     print(choice.recommendation(points, limit))
   if args.output:

@@ -98,6 +98,31 @@ class Point:
 
 
 @dataclasses.dataclass(frozen=True)
+class Route:
+  """A way through one or more patch sizes, measured in turn with others.
+
+  Attributes:
+    kind: "single size", "cascade" or "ensemble".
+    name: "12 -(0.93)> 4", "12 + 8".
+    top1: share of images.
+    difference: top-1 less that of the smallest patches on the same images, and
+      its standard error.
+    multiply_adds: of an image on the mean.
+    seconds: of an image on the mean, in whole batches; of an ensemble those of
+      its sizes together.
+    chosen: whether it is the cascade that was asked for.
+  """
+
+  kind: str
+  name: str
+  top1: float
+  difference: tuple[float, float]
+  multiply_adds: float
+  seconds: float
+  chosen: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Sweep:
   """All that an evaluation found.
 
@@ -112,6 +137,7 @@ class Sweep:
     provenance: versions, hardware, commit.
     points: in the order asked for.
     answers: of each point.
+    routes: cascades and ensembles beside single sizes; of one resolution.
   """
 
   checkpoint: str
@@ -124,6 +150,7 @@ class Sweep:
   provenance: dict[str, Any]
   points: tuple[Point, ...]
   answers: tuple[Answers, ...]
+  routes: tuple[Route, ...] = ()
 
 
 def size_name(hw: tuple[int, int]) -> str:

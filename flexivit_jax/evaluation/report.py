@@ -16,7 +16,7 @@ MOST_IMAGES = 16
 # older report in the same directory leaves nothing behind.
 FIGURES = (
   *("curve_multiply_adds", "curve_latency", "curve_tokens"),
-  *("heat_map", "per_class", "confusion", "worst", "sensitive"),
+  *("routes", "heat_map", "per_class", "confusion", "worst", "sensitive"),
 )
 
 
@@ -48,7 +48,8 @@ def write(
   worst = hard_images.worst(sweep, best, MOST_IMAGES)
   sensitive = hard_images.sensitive(sweep, MOST_IMAGES)
   curves, views = figures.draw_curves(sweep), figures.draw_views(sweep)
-  drawings = [*curves, *views]
+  together = figures.draw_routes(sweep)
+  drawings = [*curves, *together, *views]
   if image is not None:
     for name, found in (("worst", worst), ("sensitive", sensitive)):
       drawings += figures.draw_images(name, found, sweep.classes, image)
@@ -69,6 +70,7 @@ def write(
   text = report_page.render(
     sweep,
     curves=curves,
+    together=together,
     views=views,
     worst=worst,
     sensitive=sensitive,

@@ -1,5 +1,6 @@
 """results.json: a sweep as plain values."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -25,6 +26,7 @@ def to_json(sweep: Sweep) -> dict[str, Any]:
     "classes": list(sweep.classes),
     "command": sweep.command,
     "points": [_point(p) for p in sweep.points],
+    "routes": [_plain(dataclasses.asdict(r)) for r in sweep.routes],
     "provenance": _plain(sweep.provenance),
   }
 

@@ -78,6 +78,19 @@ class Reading:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class OneView:
+  """The batches of a loader's only view."""
+
+  loader: Loader
+
+  def __iter__(self) -> Iterator[Batch]:
+    return (batch for _, batch in self.loader)
+
+  def example(self) -> Batch:
+    return self.loader.example(0)
+
+
 def bad_images(readings: Iterable[Reading]) -> dict[int, str]:
   """Index to reason of the images that could not be decoded, each once."""
   return {i: text for each in readings for i, text in each.loader.bad.items()}

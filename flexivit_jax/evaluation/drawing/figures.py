@@ -13,6 +13,7 @@ from flexivit_jax.evaluation.drawing import (
   class_views,
   curve,
   heat_map,
+  routes,
   style,
   thumbnails,
 )
@@ -110,6 +111,23 @@ def draw_views(sweep: Sweep) -> tuple[Drawing, ...]:
     ),
   )
   return tuple(one for one in found if one.figure is not None)
+
+
+def draw_routes(sweep: Sweep) -> tuple[Drawing, ...]:
+  """Cascades and ensembles, where they were measured."""
+  if not sweep.routes:
+    return ()
+  return (
+    Drawing(
+      "routes",
+      "Cascades and ensembles",
+      "A cascade starts with large patches and goes on to smaller ones while "
+      "the answer is not confident enough; its thresholds were chosen on other "
+      "images. An ensemble is the mean of the probabilities of several sizes. "
+      "All times were measured in turn.",
+      routes.draw_routes(sweep.routes),
+    ),
+  )
 
 
 def draw_images(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from flexivit_jax.evaluation import choice, table
+from flexivit_jax.evaluation import choice, routes, table
 from flexivit_jax.evaluation.choice import describe
 from flexivit_jax.evaluation.drawing import thumbnails
 from flexivit_jax.evaluation.drawing.figures import Drawing, ImageOf
@@ -21,6 +21,7 @@ def render(
   sweep: Sweep,
   *,
   curves: Sequence[Drawing],
+  together: Sequence[Drawing],
   views: Sequence[Drawing],
   worst: Sequence[HardImage],
   sensitive: Sequence[HardImage],
@@ -58,6 +59,7 @@ def render(
     _summary(sweep),
     _curves(sweep, columns, curves),
     _section("Every point", _table(columns), _meanings(columns)),
+    *(_routes(sweep, drawing) for drawing in together),
     element("div", *map(_view, views), class_="views"),
     _worst(sweep, worst, image),
     _sensitive(sweep, sensitive, image),
@@ -187,6 +189,28 @@ def _meanings(columns):
     "details",
     element("summary", "What the columns mean"),
     _facts({c.head: c.meaning for c in columns}),
+  )
+
+
+def _routes(sweep, drawing):
+  rows = (
+    element("tr", *(element("td", cell) for cell in row))
+    for row in routes.cells(sweep.routes)
+  )
+  head = (element("th", name, scope="col") for name in routes.HEAD)
+  svg = vector.inline(drawing.svg, drawing.name, drawing.title, {})
+  return _section(
+    drawing.title,
+    element("figure", svg),
+    element("p", drawing.text),
+    _scrolling(
+      element(
+        "table",
+        element("thead", element("tr", *head)),
+        element("tbody", *rows),
+      ),
+      drawing.title,
+    ),
   )
 
 

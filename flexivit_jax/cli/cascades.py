@@ -1,0 +1,115 @@
+"""evaluate.py --cascade: what it is chosen on, and its measurement."""
+
+import dataclasses
+import functools
+import math
+
+from flexivit_jax.cli import views
+from flexivit_jax.core.tokens import Batch
+from flexivit_jax.evaluation import cascade_measurement, routes, sweep
+from flexivit_jax.evaluation.points import Route
+from flexivit_jax.experiment import ConfigError
+from flexivit_jax.nn import cost
+from flexivit_jax.training import sharding
+
+# Of each batch, in turn with the single sizes.
+ROUNDS = 5
+
+
+def check(args, whole: sweep.Reading) -> None:
+  """Refuses what a cascade cannot go through.
+
+  Raises:
+    ConfigError: naming the argument.
+  """
+  settings = list(whole.settings)
+  if args.resize != "pi":
+    raise ConfigError(
+      f"--cascade and --resize {args.resize}: one set of weights serves all "
+      "sizes of a cascade, so leave --resize out"
+    )
+  if len(whole.views) > 1 or settings[0].image_hw is None:
+    raise ConfigError(
+      "--cascade needs images of one size: give one of --resolutions, and no "
+      "--budgets"
+    )
+  if len(settings) < 2:
+    raise ConfigError(
+      "--cascade needs two patch sizes at least: give them with --patch_sizes"
+    )
+  if args.target is not None and not 0 < args.target <= 100:
+    raise ConfigError(
+      f"--target {args.target:g}: give a percentage, above 0 and at most 100"
+    )
+
+
+def validation(args, vit, data, whole, batch_size, policy) -> sweep.Reading:
+  """Other images, shown in the same way.
+
+  Raises:
+    ConfigError: there are none, or they differ in size.
+  """
+  run = vit.spec.experiment
+  if args.cascade_split is not None:
+    if args.data is None:
+      raise ConfigError("--cascade_split needs --data: it is a split of it")
+    source = dataclasses.replace(data.source, split=args.cascade_split)
+    other = dataclasses.replace(data, source=source)
+  elif args.data is None and run.validation is not None:
+    other = run.validation
+  else:
+    raise ConfigError(
+      "--cascade needs other images to choose on: give --cascade_split, a "
+      "split of --data"
+    )
+  if other.source == data.source:
+    raise ConfigError(
+      f"--cascade_split {args.cascade_split}: these are the images that are "
+      "evaluated; give others"
+    )
+  found = views.choose_reading(
+    args, vit, other, other.source.open(), batch_size, policy
+  )
+  if found.views != whole.views:
+    raise ConfigError(
+      f"the images of {other.source} have another size than those that are "
+      "evaluated: give --resolutions"
+    )
+  return found
+
+
+def measure(args, vit, task, at, whole, chosen_on, mesh) -> tuple[Route, ...]:
+  """Chooses, compiles and measures."""
+  say = functools.partial(print, flush=True)
+  ((*settings,),) = whole.views
+  forward, params = at(settings[0])
+  programs = sweep.compile_programs(at, [chosen_on], mesh, lambda line: None)
+  place = functools.partial(sharding.to_devices, mesh=mesh)
+  seen = sweep.sweep(
+    {s: functools.partial(p.call, params) for s, p in programs.items()},
+    [chosen_on],
+    place,
+  )
+  multiply_adds = {
+    s.patch_hw: cost.multiply_adds(vit.model, s.image_hw, s.patch_hw)
+    for s in settings
+  }
+  loader = sweep.OneView(whole.loader)
+  result = cascade_measurement.measure_cascade(
+    forward,
+    params,
+    validation={s.patch_hw: x.answers for s, x in seen.items()},
+    costs=multiply_adds,
+    loader=loader,
+    mesh=mesh,
+    report=say,
+    target=None if args.target is None else args.target / 100,
+    rounds=ROUNDS,
+  )
+  sizes = sorted(multiply_adds, key=math.prod, reverse=True)
+
+  def logits(params, batch: Batch, *, patch_hw):
+    return task.logits(vit.model, params, batch, patch_hw=patch_hw)
+
+  together = routes.measure_ensembles(logits, sizes, params, loader, mesh)
+  return routes.routes(result, together, multiply_adds)
