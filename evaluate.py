@@ -150,10 +150,7 @@ def evaluate(args) -> Sweep:
   chosen_on = None
   if args.cascade:
     cascades.check(args, whole)
-    with blaming("--cascade"):
-      chosen_on = cascades.validation(
-        args, vit, data, whole, batch_size, policy
-      )
+    chosen_on = cascades.validation(args, vit, data, whole, batch_size, policy)
   done = measure(args, vit.model, whole, at, mesh, batch_size, store)
   points, answers = zip(*(done[setting] for setting in whole.settings))
   found = ()

@@ -368,6 +368,75 @@ def test_a_bad_image_can_be_left_out(small_run, command, tmp_path):
   assert "\n9 images of ImageFolder" in done.stdout
 
 
+def test_a_cascade_is_chosen_on_validation_data(small_run, capsys, tmp_path):
+  evaluate.main(
+    [
+      *(f"--checkpoint={small_run[0]}", "--cascade", "--no_timing"),
+      *("--patch_sizes=6,12", f"--output={tmp_path}", "--batch_size=64"),
+    ]
+  )
+  out = capsys.readouterr().out
+  assert "single size" in out
+  assert "12 + 6" in out
+  numbers = json.loads((tmp_path / "results.json").read_text())
+  chosen = [r for r in numbers["routes"] if r["chosen"]]
+  assert len(chosen) == 1
+  points = {p["patch_hw"][0]: p["top1"] for p in numbers["points"]}
+  singles = {
+    int(r["name"]): r["top1"]
+    for r in numbers["routes"]
+    if r["kind"] == "single size"
+  }
+  assert singles == points
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (
+      ["--resize=area"],
+      "--cascade and --resize area: one set of weights serves all sizes of a "
+      "cascade, so leave --resize out",
+    ),
+    (
+      ["--budgets=9"],
+      "--cascade needs images of one size: give one of --resolutions, and no "
+      "--budgets",
+    ),
+    (
+      ["--patch_sizes=6"],
+      "--cascade needs two patch sizes at least: give them with --patch_sizes",
+    ),
+    (
+      ["--target=120"],
+      "--target 120: give a percentage, above 0 and at most 100",
+    ),
+    (
+      ["--cascade_split=train"],
+      "--cascade_split needs --data: it is a split of it",
+    ),
+    (
+      ["--data=digits"],
+      "--cascade needs other images to choose on: give "
+      "--cascade_split, a split of --data",
+    ),
+    (
+      ["--data=digits", "--cascade_split=test"],
+      "--cascade_split test: these are the images that are "
+      "evaluated; give others",
+    ),
+  ],
+)
+def test_what_no_cascade_goes_through(small_run, arguments, message, capsys):
+  argv = [f"--checkpoint={small_run[0]}", "--cascade", *arguments]
+  with pytest.raises(SystemExit) as ended:
+    errors.run(lambda: evaluate.main(argv))
+  out, err = capsys.readouterr()
+  assert ended.value.code == 2
+  assert err == f"error: {message}\n"
+  assert "compiled" not in out
+
+
 @pytest.mark.parametrize("output", ["README.md", "/dev/null"])
 def test_output_into_a_file_is_refused_at_once(small_run, command, output):
   done = command(

@@ -8,7 +8,7 @@ from flexivit_jax.cli import views
 from flexivit_jax.core.tokens import Batch
 from flexivit_jax.evaluation import cascade_measurement, routes, sweep
 from flexivit_jax.evaluation.points import Route
-from flexivit_jax.experiment import ConfigError
+from flexivit_jax.experiment import ConfigError, blaming
 from flexivit_jax.nn import cost
 from flexivit_jax.training import sharding
 
@@ -67,9 +67,9 @@ def validation(args, vit, data, whole, batch_size, policy) -> sweep.Reading:
       f"--cascade_split {args.cascade_split}: these are the images that are "
       "evaluated; give others"
     )
-  found = views.choose_reading(
-    args, vit, other, other.source.open(), batch_size, policy
-  )
+  with blaming("--cascade_split" if args.cascade_split else "config"):
+    source = other.source.open()
+    found = views.choose_reading(args, vit, other, source, batch_size, policy)
   if found.views != whole.views:
     raise ConfigError(
       f"the images of {other.source} have another size than those that are "

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from flexivit_jax.evaluation.answers import Answers
-from flexivit_jax.evaluation.points import Cost, Point, Setting, Sweep
+from flexivit_jax.evaluation.points import Cost, Point, Route, Setting, Sweep
 
 PATCHES = (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)
 
@@ -129,3 +129,11 @@ def grid(**fields):
 def small(**fields):
   """Four patch sizes at one resolution."""
   return sweep(settings((48, 24, 12, 8), sides=(240,)), **fields)
+
+
+ROUTES = (
+  Route("single size", "12", 0.978, (-0.012, 0.007), 0.9e6, 50e-6),
+  Route("single size", "4", 0.99, (0.0, 0.0), 7.9e6, 150e-6),
+  Route("cascade", "12 -(0.93)> 4", 0.986, (-0.004, 0.003), 2e6, 75e-6, True),
+  Route("ensemble", "12 + 4", 0.992, (0.002, 0.006), 8.8e6, 200e-6),
+)

@@ -24,6 +24,7 @@ def render(sweep, image=invented_sweeps.image):
   return report_page.render(
     sweep,
     curves=figures.draw_curves(sweep),
+    together=figures.draw_routes(sweep),
     views=figures.draw_views(sweep),
     worst=hard_images.worst(sweep, best, 4),
     sensitive=hard_images.sensitive(sweep, 4),

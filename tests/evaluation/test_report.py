@@ -1,5 +1,6 @@
 """The files of a report."""
 
+import dataclasses
 import io
 import json
 
@@ -40,7 +41,7 @@ def test_all_files_are_written(written):
   names = (*CURVES, "heat_map", "per_class", "confusion", *IMAGES)
   assert files(directory) == expected(*names)
   assert {str(p.relative_to(directory)) for p in paths} == files(directory)
-  assert set(names) == set(report.FIGURES)
+  assert {*names, "routes"} == set(report.FIGURES)
   assert (paths[0].name, paths[1].name) == ("report.html", "results.json")
 
 
@@ -105,3 +106,29 @@ def test_a_full_disk_names_the_file(small_disk):
   assert error.value.filename.startswith(str(directory / "figures" / "curve_"))
   assert files(directory) < expected(*report.FIGURES)
   assert "report.html" not in files(directory)
+
+
+def test_cascades_have_a_figure_and_a_section(tmp_path):
+  one = invented_sweeps.sweep(invented_sweeps.settings((12, 4), sides=(24,)))
+  report.write(tmp_path, one, None)
+  assert "Cascades" not in (tmp_path / "report.html").read_text()
+  both = dataclasses.replace(one, routes=invented_sweeps.ROUTES)
+  report.write(tmp_path, both, None)
+  page = (tmp_path / "report.html").read_text()
+  assert "12 -(0.93)&gt; 4" in page
+  assert "cascade, chosen" in page
+  assert "-0.4 +- 0.3" in page
+  assert (tmp_path / "figures" / "routes.svg").exists()
+  numbers = json.loads((tmp_path / "results.json").read_text())
+  assert numbers["routes"][2] == {
+    "kind": "cascade",
+    "name": "12 -(0.93)> 4",
+    "top1": 0.986,
+    "difference": [-0.004, 0.003],
+    "multiply_adds": 2e6,
+    "seconds": 75e-6,
+    "chosen": True,
+  }
+  # And leaves with them.
+  report.write(tmp_path, one, None)
+  assert not (tmp_path / "figures" / "routes.svg").exists()

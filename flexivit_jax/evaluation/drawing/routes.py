@@ -31,9 +31,10 @@ def draw_routes(routes: Sequence[Route]) -> Figure:
           plot.annotate(
             f"{route.name} px",
             (here, top1),
-            xytext=(0, -13),
+            xytext=(0, -17),
             textcoords="offset points",
             ha="center",
+            bbox={"facecolor": style.PAPER, "edgecolor": "none", "pad": 1},
           )
         if route.chosen:
           plot.plot(
