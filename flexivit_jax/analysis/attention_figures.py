@@ -92,7 +92,7 @@ def draw_heat(
     ax=grid,
     panchor=False,
     shrink=0.6,
-    label="share of a patch, 1: as much as the mean patch",
+    label="share, as multiple of the mean patch's",
   )
   return figure
 
@@ -201,11 +201,16 @@ def draw_shares(
     axes.plot(
       at[:, 0], 100 * at[:, 1], "ko", markersize=5, label=name, zorder=3
     )
-    for label, (length, share) in marks.items():
+    places = sorted(marks.items(), key=lambda mark: mark[1])
+    before, raised = 0, False
+    for label, (length, share) in places:
+      # Of neighbours that are close, every second label stands higher.
+      raised = length < 1.25 * before and not raised
+      before = length
       axes.annotate(
         label,
         (length, 100 * share),
-        xytext=(0, 6),
+        xytext=(0, 36 if raised else 6),
         textcoords="offset points",
         ha="center",
         va="bottom",

@@ -1,6 +1,6 @@
 """Representations of the same images at several patch sizes, by layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,10 +16,27 @@ from flexivit_jax.nn.vit import ViT
 NAMES = ("front", "patches")
 
 
-def patch_layers(found: Activations, tokens: Tokens) -> list[list[np.ndarray]]:
+def patch_layers(
+  found: Activations, tokens: Tokens, grid_hw: tuple[int, int]
+) -> list[list[np.ndarray]]:
   """For each image `[rows, cols, d]` at every layer: what the first block
-  gets, then after each block."""
-  layers = [layout.to_images(tokens, x) for x in found.patches]
+  gets, then after each block.
+
+  Each is scaled down to one grid, bilinearly with antialias, so that its
+  features can be taken together, location by channel: a location is then
+  compared with the same location, and what positions add, being the same for
+  all images, falls out with the mean.
+
+  Args:
+    grid_hw: (rows, cols) of that grid, as of `common_grid`.
+  """
+  layers = [
+    [
+      resize_grid(image, grid_hw, antialias=True).astype(np.float32)
+      for image in layout.to_images(tokens, np.asarray(x, np.float32))
+    ]
+    for x in found.patches
+  ]
   return [list(image) for image in zip(*layers, strict=True)]
 
 
@@ -46,44 +63,18 @@ def pooled_layers(
   ]
 
 
-def common_grid(
-  sizes: Mapping[tuple[int, int], Sequence[Sequence[np.ndarray]]],
-) -> tuple[int, int]:
-  """(rows, cols) of the coarsest grid, to which all can be scaled down.
+def common_grid(grids: Iterable[tuple[int, int]]) -> tuple[int, int]:
+  """(rows, cols) of the coarsest grid, to which all can be scaled down."""
+  rows, cols = zip(*grids)
+  return min(rows), min(cols)
+
+
+def grams(images: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+  """`cka.gram` of each layer, `[layers, n, n]`.
 
   Args:
-    sizes: for each patch size the `patch_layers` of all images.
+    images: for each image its features at every layer.
   """
-  shapes = [layers[0].shape for images in sizes.values() for layers in images]
-  rows, cols, _ = np.min(shapes, axis=0).tolist()
-  return rows, cols
-
-
-def patch_grams(
-  images: Sequence[Sequence[np.ndarray]], grid_hw: tuple[int, int]
-) -> np.ndarray:
-  """`cka.gram` of each layer, `[layers, n, n]`, of patches.
-
-  Each image's patches are scaled down to one grid, bilinearly with antialias,
-  and are its features together: location by channel. So a location is compared
-  with the same location, and what positions add, being the same for all
-  images, falls out with the mean.
-  """
-  layers = zip(*images, strict=True)
-  return np.stack(
-    [
-      cka.gram(
-        np.stack(
-          [resize_grid(np.float64(x), grid_hw, antialias=True) for x in layer]
-        )
-      )
-      for layer in layers
-    ]
-  )
-
-
-def pooled_grams(images: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-  """`cka.gram` of each layer, `[layers, n, n]`, of pooled vectors."""
   return np.stack([cka.gram(np.stack(x)) for x in zip(*images, strict=True)])
 
 

@@ -70,7 +70,8 @@ def read_by_pool(
 
   Returns:
     `[b, e, l]`, of patches alone; sums to 1 less what class and register
-    tokens have; 0 for an empty image slot.
+    tokens have; 0 for an empty image slot, whose tokens in front attend to each
+    other alone.
   """
   weights = (
     attention_weights(each, found.segments, found.segments)
@@ -92,9 +93,4 @@ def read_by_pool(
         matrix[:, front:],
         precision=jax.lax.Precision.HIGHEST,
       )
-  patches = rows[:, :, front:]
-  if tokens.segments is None:
-    return patches
-  # An empty slot's class token attends to itself, and to no patch.
-  slots = jnp.arange(1, e + 1).reshape(1, e, 1)
-  return jnp.where(tokens.segments[:, None] == slots, patches, 0)
+  return rows[:, :, front:]

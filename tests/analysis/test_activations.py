@@ -67,7 +67,14 @@ def attended(weights, values, out):
   return jnp.einsum("bqhe,hed->bqd", mixed, out["kernel"]) + bias
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+  "case",
+  [
+    # Each is a program of its own.
+    pytest.param(case, marks=[pytest.mark.slow] * case.startswith("average"))
+    for case in CASES
+  ],
+)
 def test_weights_and_layers_are_those_of_the_model_itself(float64, case):
   changes, rows = CASES[case]
   model = tiny.model(**changes, dtype="float64")

@@ -18,7 +18,11 @@ NAMES = ("attentions", "probe", "segments")
 QUERIES = {"tok": "class", "map": "probe", "gap": Patch(0, 1)}
 
 
-@pytest.mark.parametrize("pool", QUERIES)
+@pytest.mark.parametrize(
+  "pool",
+  # Three programs each.
+  ["tok", "map", pytest.param("gap", marks=pytest.mark.slow)],
+)
 def test_packed_images_have_the_maps_that_they_have_alone(pool):
   model = tiny.model("relative", pool, registers=1)
   params, tokens = tiny.params(model), tiny.packed(shuffle=True, rows=2)

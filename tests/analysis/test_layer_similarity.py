@@ -10,21 +10,27 @@ from flexivit_jax.core.resize import resize_grid
 from flexivit_jax.core.tokens import patchify
 
 
-def layers_of(model, tokens):
+def layers_of(model, tokens, grid_hw=(2, 2)):
   params = tiny.params(model)
   found = activations(model, params, tokens, ("front", "patches", "outputs"))
   return (
     found,
     layer_similarity.pooled_layers(model, found, tokens),
-    layer_similarity.patch_layers(found, tokens),
+    layer_similarity.patch_layers(found, tokens, grid_hw),
   )
 
 
-@pytest.mark.parametrize("pool", ["gap", "tok"])
+@pytest.mark.parametrize(
+  "pool",
+  # Three programs each.
+  ["tok", pytest.param("gap", marks=pytest.mark.slow)],
+)
 def test_packed_images_have_the_layers_that_they_have_alone(pool):
   model = tiny.model(pool=pool, registers=1)
   _, pooled, patches = layers_of(model, tiny.packed(shuffle=True))
   for i, image in enumerate(tiny.images()[:2]):
+    # Of 2x3 and 4x2 patches, both scaled down to 2x2.
+    assert [x.shape for x in patches[i]] == [(2, 2, 16)] * 3
     _, (own_pooled,), (own_patches,) = layers_of(model, tiny.alone(image))
     assert len(pooled[i]) == (2 if pool == "tok" else 3)
     assert len(patches[i]) == 3
@@ -45,38 +51,56 @@ def test_the_class_token_is_the_first_of_its_slot():
 
 
 def test_without_one_it_is_the_mean_of_the_patches():
-  model = tiny.model(registers=1)
-  _, pooled, patches = layers_of(model, tiny.packed(shuffle=True))
-  for vectors, maps in zip(pooled, patches, strict=True):
-    for got, own in zip(vectors, maps, strict=True):
-      np.testing.assert_allclose(got, own.mean(axis=(0, 1)), rtol=0, atol=1e-5)
+  model, tokens = tiny.model(registers=1), tiny.packed(shuffle=True)
+  found, pooled, _ = layers_of(model, tokens)
+  for layer, x in enumerate(found.patches):
+    for vectors, own in zip(pooled, layout.to_images(tokens, x), strict=True):
+      # The same sum in another order, of float32.
+      np.testing.assert_allclose(
+        vectors[layer], own.mean(axis=(0, 1)), rtol=0, atol=1e-5
+      )
+
+
+def test_patches_are_scaled_down_from_where_they_lie():
+  model, tokens = tiny.model(), tiny.packed(shuffle=True)
+  found, _, patches = layers_of(model, tokens, (1, 2))
+  for layer, x in enumerate(found.patches):
+    for maps, own in zip(patches, layout.to_images(tokens, x), strict=True):
+      expected = resize_grid(own, (1, 2), antialias=True)
+      np.testing.assert_allclose(maps[layer], expected, rtol=0, atol=1e-6)
+  # The last image has that grid.
+  np.testing.assert_array_equal(
+    patches[-1][0], layout.to_images(tokens, found.patches[0])[-1]
+  )
 
 
 def test_the_common_grid_is_no_larger_than_any():
-  def images(*grids):
-    return [[np.zeros((*grid, 4))] for grid in grids]
-
-  sizes = {(4, 4): images((6, 3), (5, 5)), (8, 8): images((4, 4), (9, 4))}
-  assert layer_similarity.common_grid(sizes) == (4, 3)
+  grids = [(6, 3), (5, 5), (4, 4), (9, 4)]
+  assert layer_similarity.common_grid(iter(grids)) == (4, 3)
 
 
 def test_grams_compare_the_same_places():
   rng = np.random.default_rng(0)
-  maps = rng.normal(size=(200, 4, 4, 5))
-  images = [[x] for x in maps]
-  (own,) = layer_similarity.patch_grams(images, (4, 4))
-  np.testing.assert_allclose(own, cka.gram(maps), rtol=0, atol=1e-12)
-  # Scaled down before, or by the function itself.
-  small = np.stack([resize_grid(x, (2, 2), antialias=True) for x in maps])
-  (down,) = layer_similarity.patch_grams(images, (2, 2))
-  np.testing.assert_allclose(down, cka.gram(small), rtol=0, atol=1e-12)
-  # Turned round, each place meets another one.
-  (turned,) = layer_similarity.patch_grams([[x[::-1]] for x in small], (2, 2))
-  assert np.vdot(down, turned) == pytest.approx(1, abs=1e-12)
-  # Of every second image alone: half of the pairs of images are others.
-  mixed = [[np.roll(x, i % 2, axis=0)] for i, x in enumerate(small)]
-  (mixed,) = layer_similarity.patch_grams(mixed, (2, 2))
-  assert np.vdot(down, mixed) < 0.9
+  maps = rng.normal(size=(200, 2, 2, 5))
+  (own,) = layer_similarity.grams([[x] for x in maps])
+  np.testing.assert_array_equal(own, cka.gram(maps))
+  # Of all images turned round, each place meets another one for all: the same
+  # representation. Of every second image alone, half of the pairs of images
+  # are compared at other places.
+  (turned,) = layer_similarity.grams([[x[::-1]] for x in maps])
+  assert np.vdot(own, turned) == pytest.approx(1, abs=1e-12)
+  mixed = [[np.roll(x, i % 2, axis=0)] for i, x in enumerate(maps)]
+  assert np.vdot(own, layer_similarity.grams(mixed)[0]) < 0.7
+
+
+def test_what_positions_add_falls_out():
+  rng = np.random.default_rng(1)
+  maps = rng.normal(size=(12, 3, 3, 4))
+  places = 10 * rng.normal(size=(1, 3, 3, 4))
+  (a,), (b,) = (
+    layer_similarity.grams([[x] for x in z]) for z in (maps, maps + places)
+  )
+  np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
 
 
 def test_chance_is_the_similarity_of_different_images():
@@ -91,17 +115,6 @@ def test_chance_is_the_similarity_of_different_images():
     assert low <= layer_similarity.by_chance(grams, grams)[0] <= high
 
 
-def test_what_positions_add_falls_out():
-  rng = np.random.default_rng(1)
-  maps = rng.normal(size=(12, 3, 3, 4))
-  places = 10 * rng.normal(size=(1, 3, 3, 4))
-  (a,), (b,) = (
-    layer_similarity.patch_grams([[x] for x in z], (3, 3))
-    for z in (maps, maps + places)
-  )
-  np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
-
-
 def test_a_model_at_one_size_is_like_itself_and_less_at_another():
   model = tiny.model()
   rng = np.random.default_rng(2)
@@ -110,8 +123,8 @@ def test_a_model_at_one_size_is_like_itself_and_less_at_another():
   for size in ((4, 4), (6, 6)):
     _, pooled, patches = layers_of(model, patchify(pixels, size))
     grams[size] = (
-      layer_similarity.pooled_grams(pooled),
-      layer_similarity.patch_grams(patches, (2, 2)),
+      layer_similarity.grams(pooled),
+      layer_similarity.grams(patches),
     )
   for kind in (0, 1):
     a, b = (grams[size][kind] for size in ((4, 4), (6, 6)))

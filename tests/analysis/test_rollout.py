@@ -85,7 +85,15 @@ def test_what_the_head_reads_is_shared_among_an_image_s_own_patches(pool):
   assert (sums < (0.75 if pool == "tok" else 1)).all()
 
 
-@pytest.mark.parametrize("pool", tiny.POOLS)
+@pytest.mark.parametrize(
+  "pool",
+  [
+    # Two programs each.
+    pytest.param("gap", marks=pytest.mark.slow),
+    pytest.param("map", marks=pytest.mark.slow),
+    "tok",
+  ],
+)
 def test_packed_images_are_read_as_alone(pool):
   model = tiny.model("rotary", pool, registers=1)
   params, tokens = tiny.params(model), tiny.packed(shuffle=True)

@@ -40,7 +40,7 @@ def run(args) -> Findings:
   subject = images.choose(args)
   model, (size,) = subject.vit.model, subject.sizes
   pixels = subject.pixels(size)
-  grids = [tuple(n // p for n, p in zip(x.shape, size)) for x in pixels]
+  grids = subject.grids(size)
   if query is None:
     query = usual_query(model, grids)
   with blaming("--query"):

@@ -33,33 +33,25 @@ def run(args) -> Findings:
     raise ConfigError(f"--data: CKA compares at least 2 images, of {subject}")
   model = subject.vit.model
 
-  def by_image(found, tokens):
-    return list(
-      zip(
-        layer_similarity.pooled_layers(model, found, tokens),
-        layer_similarity.patch_layers(found, tokens),
-      )
-    )
-
-  layers = {
-    images.size_name(size): subject.of_images(
-      by_image, size, layer_similarity.NAMES
-    )
-    for size in subject.sizes
-  }
-  pooled = "class token"
-  if not isinstance(model.pool, pooling.ClassToken):
-    pooled = "mean of patches"
   grid = layer_similarity.common_grid(
-    {name: [patches for _, patches in x] for name, x in layers.items()}
+    grid for size in subject.sizes for grid in subject.grids(size)
   )
-  tokens = f"patches, on {grid[0]}x{grid[1]}"
-  grams = {pooled: {}, tokens: {}}
-  for name, found in layers.items():
-    grams[pooled][name] = layer_similarity.pooled_grams([x for x, _ in found])
-    grams[tokens][name] = layer_similarity.patch_grams(
-      [x for _, x in found], grid
-    )
+
+  def by_image(found, tokens):
+    pooled = layer_similarity.pooled_layers(model, found, tokens)
+    patches = layer_similarity.patch_layers(found, tokens, grid)
+    return list(zip(pooled, patches, strict=True))
+
+  titles = ("mean of patches", f"patches, on {grid[0]}x{grid[1]}")
+  if isinstance(model.pool, pooling.ClassToken):
+    titles = ("class token", titles[1])
+  grams = {title: {} for title in titles}
+  for size in subject.sizes:
+    # Features of one size at a time: of large images they fill the memory.
+    found = subject.of_images(by_image, size, layer_similarity.NAMES)
+    for title, images_of_kind in zip(titles, zip(*found, strict=True)):
+      name = images.size_name(size)
+      grams[title][name] = layer_similarity.grams(images_of_kind)
   blocks = [str(i) for i in range(model.size.depth)]
   labels = {
     title: blocks
@@ -67,7 +59,7 @@ def run(args) -> Findings:
     else ["in", *blocks]
     for title, each in grams.items()
   }
-  first, *_, last = layers
+  first, *_, last = grams[titles[0]]
   matrices = {
     title: cka.between(each[first], each[last]) for title, each in grams.items()
   }

@@ -61,6 +61,11 @@ class Subject:
       self.images, patch_hw, self.vit.model, self.resolution
     )
 
+  def grids(self, patch_hw) -> list[tuple[int, int]]:
+    """(rows, cols) of patches of each image."""
+    h, w = patch_hw
+    return [(x.shape[0] // h, x.shape[1] // w) for x in self.pixels(patch_hw)]
+
   def __str__(self):
     return f"{len(self.images)} images of {self.data}"
 
