@@ -3,9 +3,10 @@
 import functools
 from collections.abc import Callable
 
+from flexivit_jax.cli import named_data
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.resolution import NaFlex
-from flexivit_jax.data import augment, packs, sources, tfds
+from flexivit_jax.data import augment, packs
 from flexivit_jax.evaluation import readings
 from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.evaluation.sweep import Reading
@@ -29,17 +30,7 @@ def add_arguments(add: Callable) -> None:
     help="4,6,8x6 or 8:48, the sizes in that range that it was trained at or, "
     "where that is unknown, that tile the image; default: those trained at",
   )
-  add(
-    "--data",
-    help="digits, folder:PATH, or tfds:NAME[:VERSION]; default: a run's test "
-    "data",
-  )
-  add("--split", help="of --data; default: test")
-  add(
-    "--data_dir",
-    help="where tfds:NAME is prepared; default: $TFDS_DATA_DIR, or "
-    "~/tensorflow_datasets",
-  )
+  named_data.add_arguments(add)
   add(
     "--resolutions",
     help="160,240,240x320: image sizes to measure at; default: a run's own",
@@ -78,29 +69,14 @@ def choose_data(args, run) -> Data:
         "--split and --data_dir need --data: a run's test data has its own"
       )
     return run.test
-  split = args.split or "test"
-  kind, _, path = args.data.partition(":")
-  if args.data_dir and kind != "tfds":
-    raise ConfigError("--data_dir is for --data tfds:NAME only")
-  if kind == "digits" and not path:
-    if not args.resolutions:
-      return Data(sources.Digits(split))
-    # Drawn as large as they are wanted, not enlarged twice.
-    wanted = (*choose_resolutions(args), *_first(args))
-    with blaming("--resolutions"):
-      return Data(sources.Digits(split, max(map(max, wanted))))
-  if kind in ("folder", "tfds") and path:
-    if not args.resolutions and not args.budgets:
-      form = {"folder": "PATH", "tfds": "NAME"}[kind]
-      raise ConfigError(
-        f"--data {kind}:{form} needs --resolutions, 240 say, or --budgets"
-      )
-    if kind == "folder":
-      return Data(sources.ImageFolder(path, split), ())
-    return Data(tfds.Tfds(path, split, args.data_dir), ())
-  raise ConfigError(
-    f"--data {args.data!r}: give digits, folder:PATH or tfds:NAME"
-  )
+  side = None
+  if args.resolutions:
+    side = max(map(max, (*choose_resolutions(args), *_first(args))))
+  with blaming("--resolutions"):
+    source = named_data.source(args, side)
+  sized = bool(args.resolutions or args.budgets)
+  named_data.check_sized(args, sized, "--resolutions, 240 say, or --budgets")
+  return Data(source)
 
 
 def choose_resolutions(args) -> list[Size]:

@@ -349,7 +349,7 @@ def no_output(monkeypatch, tmp_path):
     (
       "rollout",
       ("--data=mnist",),
-      "--data 'mnist': give digits or folder:PATH",
+      "--data 'mnist': give digits, folder:PATH or tfds:NAME",
     ),
     (
       "rollout",
@@ -458,7 +458,7 @@ def test_a_checkpoint_that_says_too_little_is_refused(
   own = f"--checkpoint={checkpoints['gap']}"
   path = checkpoints["gap"]
   assert refused("rollout", own) == (
-    f"{path} names no data: give --data digits or folder:PATH"
+    f"{path} names no data: give --data digits, folder:PATH or tfds:NAME"
   )
   assert refused("attention-share", own) == (
     f"--image_size: {path} does not say at which size of images to use it: "
@@ -482,7 +482,8 @@ def test_a_run_s_test_data_has_its_own_size(monkeypatch, small_experiment):
   monkeypatch.setattr(images, "load", lambda args: on_device(make(spec=spec)))
   for option in ("--image_size=24", "--split=train"):
     assert refused("rollout", "--checkpoint=runs/x", option) == (
-      "--image_size and --split need --data: a run's test data has its own"
+      "--image_size, --split and --data_dir need --data: a run's test data "
+      "has its own"
     )
 
 

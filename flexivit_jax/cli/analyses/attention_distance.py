@@ -14,6 +14,7 @@ from flexivit_jax.analysis.attention_distance import (
 from flexivit_jax.cli.analyses import images
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
 from flexivit_jax.core.text import align
+from flexivit_jax.evaluation.points import size_name
 
 
 def add_arguments(parser) -> None:
@@ -26,7 +27,7 @@ def run(args) -> Findings:
   distances, uniform = {}, {}
   for size in subject.sizes:
     found = subject.of_images(_by_image, size, ("attentions", "segments"))
-    name = images.size_name(size)
+    name = size_name(size)
     distances[name] = mean_of_images([x for x, _ in found])
     uniform[name] = float(mean_of_images([x for _, x in found]))
   numbers = {f"distance_{name}": x for name, x in distances.items()}

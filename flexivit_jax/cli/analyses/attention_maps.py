@@ -13,6 +13,7 @@ from flexivit_jax.analysis.attention_maps import (
 )
 from flexivit_jax.cli.analyses import images
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
+from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import ConfigError, blaming
 from flexivit_jax.nn import pooling
 
@@ -58,9 +59,7 @@ def run(args) -> Findings:
   where = f"block {args.block % model.size.depth}"
   if query == "probe":
     of, where = "the probe", "the MAP head"
-  title = (
-    f"Attention of {of} in {where}, patches of {images.size_name(size)} px"
-  )
+  title = f"Attention of {of} in {where}, patches of {size_name(size)} px"
   return Findings(
     figures={
       "attention_maps": attention_figures.draw_maps(pixels, maps, title, patch)

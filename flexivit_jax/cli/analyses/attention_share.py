@@ -11,6 +11,7 @@ from flexivit_jax.cli.analyses import images
 from flexivit_jax.cli.analyses.contract import Analysis, Findings, read
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.text import align
+from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import ConfigError, blaming, check_patch_size
 from flexivit_jax.nn import cost
 from flexivit_jax.nn.vit import MAX_WIDTH, Size
@@ -135,9 +136,7 @@ def _rows(args, checkpoint) -> tuple[dict[str, int], str]:
   for size in sizes:
     with blaming("--patch_sizes"):
       check_patch_size(model, image_hw, size)
-    lengths[f"{images.size_name(size)} px"] = cost.row_length(
-      model, image_hw, size
-    )
+    lengths[f"{size_name(size)} px"] = cost.row_length(model, image_hw, size)
   return lengths, f"images of {image_hw[0]}x{image_hw[1]} px"
 
 

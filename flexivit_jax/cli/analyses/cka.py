@@ -8,6 +8,7 @@ from flexivit_jax.analysis import cka, feature_figures, layer_similarity
 from flexivit_jax.cli.analyses import images
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
 from flexivit_jax.core.text import align
+from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import ConfigError
 from flexivit_jax.nn import pooling
 
@@ -27,7 +28,7 @@ def run(args) -> Findings:
     (only,) = subject.sizes
     raise ConfigError(
       "--patch_sizes: CKA compares at least 2, and there is only "
-      f"{images.size_name(only)}: give 8,16 say"
+      f"{size_name(only)}: give 8,16 say"
     )
   if len(subject.images) < 2:
     raise ConfigError(f"--data: CKA compares at least 2 images, of {subject}")
@@ -50,7 +51,7 @@ def run(args) -> Findings:
     # Features of one size at a time: of large images they fill the memory.
     found = subject.of_images(by_image, size, layer_similarity.NAMES)
     for title, images_of_kind in zip(titles, zip(*found, strict=True)):
-      name = images.size_name(size)
+      name = size_name(size)
       grams[title][name] = layer_similarity.grams(images_of_kind)
   blocks = [str(i) for i in range(model.size.depth)]
   labels = {

@@ -6,12 +6,13 @@ import dataclasses
 import numpy as np
 
 from flexivit_jax.analysis import passes
+from flexivit_jax.cli import named_data
 from flexivit_jax.cli.analyses.contract import add_checkpoint, load
 from flexivit_jax.cli.arguments import Parser
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.resolution import NaFlex, Resolution
-from flexivit_jax.data import augment, sources
+from flexivit_jax.data import augment
 from flexivit_jax.data.batches import Example
 from flexivit_jax.data.images import BadImageError
 from flexivit_jax.experiment import (
@@ -82,11 +83,7 @@ def add_arguments(
     default=images,
     help="how many, spread evenly over the data; default: %(default)s",
   )
-  add(
-    "--data",
-    help="digits or folder:PATH; default: a run's test data",
-  )
-  add("--split", help="of --data; default: test")
+  named_data.add_arguments(add)
   add("--image_size", help="240 or 240x320; with --data only")
   add(
     "--budget",
@@ -155,11 +152,13 @@ def choose_data(args, vit) -> Data:
     run = vit.spec.experiment
     if run is None or run.test is None:
       raise ConfigError(
-        f"{args.checkpoint} names no data: give --data digits or folder:PATH"
+        f"{args.checkpoint} names no data: give --data digits, folder:PATH "
+        "or tfds:NAME"
       )
-    if args.image_size or args.split:
+    if args.image_size or args.split or args.data_dir:
       raise ConfigError(
-        "--image_size and --split need --data: a run's test data has its own"
+        "--image_size, --split and --data_dir need --data: a run's test data "
+        "has its own"
       )
     return run.test if args.budget is None else without_sizing(run.test)
   transforms, size = (), None
@@ -167,21 +166,11 @@ def choose_data(args, vit) -> Data:
     with blaming("--image_size"):
       size = parse_hw(args.image_size)
       transforms = (augment.Resize(size),)
-  split = args.split or "test"
-  kind, _, path = args.data.partition(":")
-  if kind == "digits" and not path:
-    if size is None:
-      return Data(sources.Digits(split))
-    with blaming("--image_size"):
-      # Drawn as large as they are wanted, not enlarged twice.
-      return Data(sources.Digits(split, max(size)), transforms)
-  if kind == "folder" and path:
-    if size is None and args.budget is None:
-      raise ConfigError(
-        "--data folder:PATH needs --image_size, 240 say, or --budget"
-      )
-    return Data(sources.ImageFolder(path, split), transforms)
-  raise ConfigError(f"--data {args.data!r}: give digits or folder:PATH")
+  with blaming("--image_size"):
+    source = named_data.source(args, max(size) if size else None)
+  sized = size is not None or args.budget is not None
+  named_data.check_sized(args, sized, "--image_size, 240 say, or --budget")
+  return Data(source, transforms)
 
 
 def without_sizing(data: Data) -> Data:
@@ -226,9 +215,3 @@ def read(source, transforms, count, *, one_size):
     if one_size:
       example = dataclasses.replace(example, shape=images[0].shape)
   return images, numbers
-
-
-def size_name(size: tuple[int, int]) -> str:
-  """ "8", or "8x6"."""
-  h, w = size
-  return f"{h}" if h == w else f"{h}x{w}"

@@ -13,6 +13,7 @@ from flexivit_jax.analysis.principal_components import (
 )
 from flexivit_jax.cli.analyses import images
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
+from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import ConfigError, blaming
 
 
@@ -39,7 +40,7 @@ def run(args) -> Findings:
   by_image = functools.partial(_features, args.block)
   names = ("outputs",) if args.block is None else ("patches",)
   features = {
-    images.size_name(size): subject.of_images(by_image, size, names)
+    size_name(size): subject.of_images(by_image, size, names)
     for size in subject.sizes
   }
   every = [x for of_size in features.values() for x in of_size]

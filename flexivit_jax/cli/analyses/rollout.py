@@ -6,6 +6,7 @@ from flexivit_jax.analysis import attention_figures, layout
 from flexivit_jax.analysis.rollout import read_by_pool
 from flexivit_jax.cli.analyses import images
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
+from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import ConfigError
 from flexivit_jax.nn import pooling
 
@@ -42,7 +43,7 @@ def run(args) -> Findings:
     return layout.to_images(tokens, own)
 
   heat = subject.of_images(by_image, size, ("attentions", "probe", "segments"))
-  reader, name = READERS[type(model.pool)], images.size_name(size)
+  reader, name = READERS[type(model.pool)], size_name(size)
   title = (
     f"Rollout to {reader}, patches of {name} px, residual {args.residual:g}"
   )
