@@ -263,6 +263,35 @@ def test_what_cannot_work_is_refused(small_run, arguments, message, capsys):
   assert "compiled" not in out
 
 
+@pytest.mark.parametrize(
+  ("folders", "message"),
+  [
+    ((), "no image in {root}/test/CLASS/: looked for .jpg"),
+    (("0", "1"), "classes ['0', '1']..., but "),
+    (tuple(map(str, range(11))), "classes ['0', '1', '10']..., but "),
+  ],
+)
+def test_data_of_other_classes_is_refused(
+  small_run, folders, message, tmp_path, capsys
+):
+  (tmp_path / "test").mkdir()
+  for name in folders:
+    path = tmp_path / "test" / name / "a.png"
+    path.parent.mkdir()
+    Image.fromarray(np.zeros((24, 24, 3), np.uint8)).save(path)
+  argv = [
+    *(f"--checkpoint={small_run[0]}", f"--data=folder:{tmp_path}"),
+    "--resolutions=24",
+  ]
+  with pytest.raises(SystemExit) as ended:
+    errors.run(lambda: evaluate.main(argv))
+  out, err = capsys.readouterr()
+  assert ended.value.code == 2
+  assert err.startswith("error: --data: ")
+  assert message.format(root=tmp_path) in err
+  assert "compiled" not in out
+
+
 def test_a_file_that_names_no_data_or_sizes_asks_for_them(npz, command):
   done = command("evaluate.py", f"--checkpoint={npz}")
   assert done.returncode == 2

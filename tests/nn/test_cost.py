@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from flexivit_jax.attention import kernels
 from flexivit_jax.core.tokens import patchify
 from flexivit_jax.nn import cost, pooling, positions, relations, vit
 
@@ -145,6 +146,24 @@ def test_xla_counts_the_same_and_what_is_left_out_is_small(
     assert abs(per_image / mutant - 1) > XLA, name
   # Resizing the kernel and the positions, in a batch of 64: 0.4 % at most.
   assert once < 0.005 * 64 * expected
+
+
+@pytest.mark.parametrize("grid", [5, 15, 30])
+def test_within_two_percent_of_the_compiled_count(grid, monkeypatch):
+  """Of a dense ViT of width 192 at 240 px, embedding and resizing included."""
+  # All heads at once, or XLA would count one of them.
+  monkeypatch.setattr(kernels, "CPU_CACHE_BYTES", 1 << 60)
+  size, patch_hw = vit.Size(192, 2, 768, 3), (240 // grid, 240 // grid)
+  model = _model(size, pool=pooling.Gap())
+
+  def count(rows):
+    forward, args = _forward(model, (240, 240), patch_hw, rows)
+    compiled = jax.jit(forward).lower(*args).compile()
+    return compiled.cost_analysis()["flops"] / 2
+
+  per_image, _ = _per_image_and_once(count)
+  expected = cost.multiply_adds(model, (240, 240), patch_hw)
+  assert abs(per_image / expected - 1) < 0.02
 
 
 def _mutants(model, image_hw, patch_hw):
