@@ -133,7 +133,6 @@ STUDIES = {
     },
     ("--budgets=36,64,100,144",),
   ),
-  "navit": Study("navit_digits", {"": ()}, ("--budgets=9,16,36,64",)),
   "mixed": Study(
     "flexi_navit_digits", {"": ()}, ("--budgets=36", "--patch_sizes=3,4,6,8")
   ),
