@@ -133,9 +133,6 @@ STUDIES = {
     },
     ("--budgets=36,64,100,144",),
   ),
-  "mixed": Study(
-    "flexi_navit_digits", {"": ()}, ("--budgets=36", "--patch_sizes=3,4,6,8")
-  ),
 }
 
 
