@@ -92,7 +92,6 @@ def main(argv=None):
   )
   add(
     "--target",
-    type=float,
     metavar="PERCENT",
     help="top-1 that the cascade is to have on the validation data; default: "
     "that of the smallest patches",
@@ -112,6 +111,7 @@ def main(argv=None):
 def evaluate(args) -> Sweep:
   with blaming("--under"):
     args.limits = [choice.parse_limit(text) for text in args.under]
+  args.target = cascades.parse_target(args)
   if args.output:
     output = pathlib.Path(args.output)
     if output.exists() and not output.is_dir():

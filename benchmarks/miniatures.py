@@ -202,13 +202,17 @@ def command(script, *arguments):
 
 
 def table(runs) -> str:
-  """Means over seeds and, in brackets, their range, in percent."""
+  """Means over seeds and, in brackets, their range, in percent.
+
+  Arms have as many points, which may be called otherwise: squares of 16 patches
+  have no budget.
+  """
   points = list(next(iter(runs.values()))[0]["top1"])
   rows = []
   for arm, seeds in runs.items():
     row = [arm]
-    for point in points:
-      values = [100 * r["top1"][point] for r in seeds]
+    for own in zip(*(r["top1"].values() for r in seeds), strict=True):
+      values = [100 * x for x in own]
       spread = f"{min(values):.1f} to {max(values):.1f}"
       row.append(f"{statistics.mean(values):.1f} ({spread})")
     rows.append(row)

@@ -221,6 +221,8 @@ def test_evaluates_a_big_vision_file_on_a_folder(npz, command, tmp_path):
       ["--data=digits", "--resize_first=40", "--resolutions=24,36"],
       "--resize_first 40: give one of --resolutions with it, not 2",
     ),
+    (["--target=97"], "--target needs --cascade: it is of a cascade"),
+    (["--cascade_split=train"], "--cascade_split needs --cascade"),
     (["--resize=bicubic"], "argument --resize: invalid choice: 'bicubic'"),
     (["--data=folder:/nowhere"], "--data folder:PATH needs --resolutions"),
     (["--data=tfds:zoo"], "--data tfds:NAME needs --resolutions"),
@@ -438,7 +440,11 @@ def test_a_cascade_is_chosen_on_validation_data(small_run, capsys, tmp_path):
     ),
     (
       ["--target=120"],
-      "--target 120: give a percentage, above 0 and at most 100",
+      "--target 120: give a percentage above 1 and at most 100, 97 say",
+    ),
+    (
+      ["--target=0.97"],
+      "--target 0.97: give a percentage above 1 and at most 100, 97 say",
     ),
     (
       ["--cascade_split=train"],

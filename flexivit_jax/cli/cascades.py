@@ -37,10 +37,30 @@ def check(args, whole: sweep.Reading) -> None:
     raise ConfigError(
       "--cascade needs two patch sizes at least: give them with --patch_sizes"
     )
-  if args.target is not None and not 0 < args.target <= 100:
+
+
+def parse_target(args) -> float | None:
+  """--target as a share of images.
+
+  Raises:
+    ConfigError: it is no percentage, or there is no cascade to want it of.
+  """
+  for name in ("target", "cascade_split"):
+    if getattr(args, name) is not None and not args.cascade:
+      raise ConfigError(f"--{name} needs --cascade: it is of a cascade")
+  if args.target is None:
+    return None
+  try:
+    percent = float(args.target.removesuffix("%"))
+  except ValueError:
+    percent = 0.0
+  # A share of images would be taken for less than one percent.
+  if not 1 < percent <= 100:
     raise ConfigError(
-      f"--target {args.target:g}: give a percentage, above 0 and at most 100"
+      f"--target {args.target}: give a percentage above 1 and at most 100, 97 "
+      "say"
     )
+  return percent / 100
 
 
 def validation(args, vit, data, whole, batch_size, policy) -> sweep.Reading:
@@ -103,7 +123,7 @@ def measure(args, vit, task, at, whole, chosen_on, mesh) -> tuple[Route, ...]:
     loader=loader,
     mesh=mesh,
     report=say,
-    target=None if args.target is None else args.target / 100,
+    target=args.target,
     rounds=ROUNDS,
   )
   sizes = sorted(multiply_adds, key=math.prod, reverse=True)

@@ -1,6 +1,7 @@
 """Points that an evaluation has finished, kept in a directory."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -68,7 +69,10 @@ class Store:
     os.replace(half, path)
 
   def _path(self, setting):
-    return self.directory / f"{setting.name}.npz"
+    # Points of another key stay where they are.
+    text = json.dumps(self.key(setting), sort_keys=True)
+    short = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return self.directory / f"{setting.name}-{short}.npz"
 
 
 def _point(said: dict[str, Any]) -> Point:
