@@ -74,7 +74,7 @@ def main(argv=None):
   add(
     "--no_timing",
     action="store_true",
-    help="measure accuracy alone, no latency and no throughput",
+    help="no latency and no throughput of patch sizes; a cascade is timed",
   )
   add(
     "--under",
@@ -109,13 +109,15 @@ def main(argv=None):
 
 
 def evaluate(args) -> Sweep:
-  with blaming("--under"):
-    args.limits = [choice.parse_limit(text) for text in args.under]
+  args.limits = limits(args)
   args.target = cascades.parse_target(args)
   if args.output:
     output = pathlib.Path(args.output)
-    if output.exists() and not output.is_dir():
-      raise ConfigError(f"--output {output} is a file: give a directory")
+    existing = next(p for p in (output, *output.parents) if p.exists())
+    if not existing.is_dir():
+      raise ConfigError(
+        f"--output {output}: {existing} is a file: give a directory"
+      )
     output.mkdir(parents=True, exist_ok=True)
   given = reading.facts(args)
   with blaming("--checkpoint"):
@@ -153,10 +155,12 @@ def evaluate(args) -> Sweep:
     chosen_on = cascades.validation(args, vit, data, whole, batch_size, policy)
   done = measure(args, vit.model, whole, at, mesh, batch_size, store)
   points, answers = zip(*(done[setting] for setting in whole.settings))
-  found = ()
+  found, failure = (), None
   if chosen_on is not None:
-    with blaming("--target"):
+    try:
       found = cascades.measure(args, vit, task, at, whole, chosen_on, mesh)
+    except ValueError as e:  # after the report, which has all but the cascade
+      failure = ConfigError(f"--target: {e}")
   result = Sweep(
     checkpoint=vit.spec.path,
     step=vit.spec.step,
@@ -179,7 +183,22 @@ def evaluate(args) -> Sweep:
   if args.output:
     written = report.write(pathlib.Path(args.output), result, source.image)
     print(f"wrote {written[0]}")
+  if failure is not None:
+    raise failure
   return result
+
+
+def limits(args) -> list[choice.Limit]:
+  """What --under asks for."""
+  with blaming("--under"):
+    found = [choice.parse_limit(text) for text in args.under]
+  for limit in found:
+    if limit.unit.cost is choice.latency and args.no_timing:
+      raise ConfigError(
+        f"--under {limit} and --no_timing: the latency is not measured, so "
+        "leave --no_timing out, or limit GFLOP, tokens or GiB"
+      )
+  return found
 
 
 def model_line(vit, how) -> str:
@@ -247,7 +266,8 @@ def measure(args, model, whole, at, mesh, batch_size, store):
         del done[setting]
   missing = whole.only(lambda view, setting: setting not in done)
   if done:
-    print(f"{len(done)} points were measured before: {store.directory}")
+    count = f"{len(done)} point{'s were' if len(done) > 1 else ' was'}"
+    print(f"{count} measured before: {store.directory}")
   if not any(missing.views):
     return done
 
@@ -341,14 +361,20 @@ def check_classes(vit, source) -> None:
   """Refuses data whose labels the head cannot mean."""
   if vit.spec.classes and tuple(source.classes) != vit.spec.classes:
     raise ValueError(
-      f"classes {list(source.classes)[:3]}..., but {vit.spec.path} was trained "
-      f"on {list(vit.spec.classes)[:3]}..."
+      f"{len(source.classes)} classes, {_first(source.classes)}, but "
+      f"{vit.spec.path} was trained on {len(vit.spec.classes)}, "
+      f"{_first(vit.spec.classes)}: give data with the same class folders, or "
+      "save the model in another format, which knows no names"
     )
   if len(source.classes) > (vit.model.num_classes or 0):
     raise ValueError(
       f"{len(source.classes)} classes, but the head of {vit.spec.path} has "
       f"{vit.model.num_classes or 'none'}"
     )
+
+
+def _first(names) -> str:
+  return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 if __name__ == "__main__":

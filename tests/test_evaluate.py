@@ -222,6 +222,15 @@ def test_evaluates_a_big_vision_file_on_a_folder(npz, command, tmp_path):
       "--resize_first 40: give one of --resolutions with it, not 2",
     ),
     (["--target=97"], "--target needs --cascade: it is of a cascade"),
+    (
+      ["--under=5 ms", "--no_timing"],
+      "--under 5 ms and --no_timing: the latency is not measured, so leave "
+      "--no_timing out, or limit GFLOP, tokens or GiB",
+    ),
+    (
+      ["--output=README.md/x"],
+      "--output README.md/x: README.md is a file: give a directory",
+    ),
     (["--cascade_split=train"], "--cascade_split needs --cascade"),
     (["--resize=bicubic"], "argument --resize: invalid choice: 'bicubic'"),
     (["--data=folder:/nowhere"], "--data folder:PATH needs --resolutions"),
@@ -269,8 +278,9 @@ def test_what_cannot_work_is_refused(small_run, arguments, message, capsys):
   ("folders", "message"),
   [
     ((), "no image in {root}/test/CLASS/: looked for .jpg"),
-    (("0", "1"), "classes ['0', '1']..., but "),
-    (tuple(map(str, range(11))), "classes ['0', '1', '10']..., but "),
+    (("0", "1"), "--data: 2 classes, 0, 1, but "),
+    (("0", "1"), " was trained on 10, 0, 1, 2, ...: give data with the same "),
+    (tuple(map(str, range(11))), "--data: 11 classes, 0, 1, 10, ..., but "),
   ],
 )
 def test_data_of_other_classes_is_refused(
@@ -421,6 +431,23 @@ def test_a_cascade_is_chosen_on_validation_data(small_run, capsys, tmp_path):
   assert singles == points
 
 
+def test_a_target_out_of_reach_comes_after_the_report(
+  small_run, capsys, tmp_path
+):
+  argv = [
+    *(f"--checkpoint={small_run[0]}", "--cascade", "--no_timing"),
+    *("--patch_sizes=6,12", "--batch_size=64", "--target=100"),
+    f"--output={tmp_path}",
+  ]
+  with pytest.raises(SystemExit) as ended:
+    errors.run(lambda: evaluate.main(argv))
+  out, err = capsys.readouterr()
+  assert ended.value.code == 2
+  assert err.startswith("error: --target: no cascade reaches 100 % on its ")
+  assert "500 images of" in out
+  assert (tmp_path / "report.html").exists()
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
@@ -479,6 +506,7 @@ def test_output_into_a_file_is_refused_at_once(small_run, command, output):
   )
   assert done.returncode == 2
   assert (
-    done.stderr == f"error: --output {output} is a file: give a directory\n"
+    done.stderr
+    == f"error: --output {output}: {output} is a file: give a directory\n"
   )
   assert done.stdout == ""

@@ -127,6 +127,12 @@ def measure(args, vit, task, at, whole, chosen_on, mesh) -> tuple[Route, ...]:
     rounds=ROUNDS,
   )
   sizes = sorted(multiply_adds, key=math.prod, reverse=True)
+  there = {s.patch_hw: x.answers for s, x in seen.items()}[sizes[-1]]
+  say(
+    f"chosen on {len(there)} other images: {result.chosen.cascade} is right on "
+    f"{100 * result.chosen.top1:.1f} % of them, the smallest patches on "
+    f"{100 * there.top(1):.1f} %"
+  )
 
   def logits(params, batch: Batch, *, patch_hw):
     return task.logits(vit.model, params, batch, patch_hw=patch_hw)
