@@ -85,7 +85,8 @@ def test_every_route_is_drawn_and_the_chosen_one_ringed():
     assert len(lines[kind]) == count
   np.testing.assert_allclose(lines["cascade"], [[75, 98.6]])
   np.testing.assert_allclose(lines["chosen on other images"], [[75, 98.6]])
-  assert {x.get_text() for x in axes.texts} == {"12 px", "4 px"}
+  texts = {x.get_text() for x in axes.texts}
+  assert texts == {"12 px", "4 px", "12 > 4", "12 + 4"}
 
 
 def test_ensembles_are_means_of_probabilities():

@@ -1,5 +1,6 @@
 """Cascades and ensembles beside single sizes."""
 
+import re
 from collections.abc import Sequence
 
 from matplotlib import ticker
@@ -9,6 +10,12 @@ from flexivit_jax.evaluation.drawing import style
 from flexivit_jax.evaluation.points import Route
 
 KINDS = ("single size", "cascade", "ensemble")
+
+
+def label(route: Route) -> str:
+  """Its patch sizes, without thresholds: "12 > 8", "12 + 8", "8 px"."""
+  sizes = re.sub(r" -\(.*?\)> ", " > ", route.name)
+  return f"{sizes} px" if route.kind == "single size" else sizes
 
 
 def draw_routes(routes: Sequence[Route]) -> Figure:
@@ -27,15 +34,15 @@ def draw_routes(routes: Sequence[Route]) -> Figure:
       y = [100 * r.top1 for r in own]
       plot.plot(x, y, color=colour, marker=marker, linewidth=1, label=kind)
       for route, here, top1 in zip(own, x, y, strict=True):
-        if kind == "single size":
-          plot.annotate(
-            f"{route.name} px",
-            (here, top1),
-            xytext=(0, -17),
-            textcoords="offset points",
-            ha="center",
-            bbox={"facecolor": style.PAPER, "edgecolor": "none", "pad": 1},
-          )
+        below = kind == "single size"
+        plot.annotate(
+          label(route),
+          (here, top1),
+          xytext=(0, -17 if below else 8),
+          textcoords="offset points",
+          ha="center",
+          bbox={"facecolor": style.PAPER, "edgecolor": "none", "pad": 1},
+        )
         if route.chosen:
           plot.plot(
             [here],
