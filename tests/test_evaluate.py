@@ -105,6 +105,7 @@ def test_a_finished_point_is_not_measured_again(evaluated, small_run, command):
   assert "50 images of" in done.stdout
 
 
+@pytest.mark.slow
 def test_points_survive_a_kill_while_they_are_timed(
   small_run, command, tmp_path
 ):
@@ -169,6 +170,7 @@ def npz(tmp_path_factory):
   return path
 
 
+@pytest.mark.slow
 def test_evaluates_a_big_vision_file_on_a_folder(npz, command, tmp_path):
   # Ten classes of one image, as the head has; the sizes of the files differ.
   rng = np.random.default_rng(0)
@@ -347,6 +349,7 @@ def test_budgets_pack_images_of_any_aspect_ratio(npz, command, tmp_path):
     assert point["images"] == 10
 
 
+@pytest.mark.slow
 def test_budgets_of_a_run_undo_the_transforms_that_fix_a_size(
   small_run, command, tmp_path
 ):
@@ -370,6 +373,7 @@ def test_budgets_of_a_run_undo_the_transforms_that_fix_a_size(
   assert rows == [("6", "1", "1"), ("6", "20", "16")]
 
 
+@pytest.mark.slow
 def test_a_range_of_sizes_needs_known_ones_where_images_differ(
   npz, command, tmp_path
 ):
@@ -387,6 +391,7 @@ def test_a_range_of_sizes_needs_known_ones_where_images_differ(
   ) in done.stderr
 
 
+@pytest.mark.slow
 def test_a_bad_image_can_be_left_out(small_run, command, tmp_path):
   for digit in range(10):
     path = tmp_path / "test" / str(digit) / "a.png"

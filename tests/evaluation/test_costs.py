@@ -120,7 +120,9 @@ def test_the_image_whose_latency_is_measured(setting, image_hw):
     assert cost.tokens(image_hw, setting.patch_hw) <= setting.budget
 
 
-@pytest.mark.parametrize("make", [grid, packed])
+@pytest.mark.parametrize(
+  "make", [grid, pytest.param(packed, marks=pytest.mark.slow)]
+)
 def test_all_is_compiled_before_anything_is_timed(make, monkeypatch):
   monkeypatch.setattr(speed, "LONG_ENOUGH", 0.0)
   reading, task, mesh = make(), Supervised(), sharding.make_mesh()
