@@ -42,6 +42,7 @@ def main():
   parser.add_argument("--rounds", type=int, default=5)
   args = parser.parse_args()
   photographs = list(on_photographs(args.photographs, args.rounds))
+  print(photographs, flush=True)
   results = {
     "machine": machine.describe(),
     "rounds": args.rounds,
@@ -120,7 +121,7 @@ def sweep_of_digits() -> float:
     run = functools.partial(
       subprocess.run, cwd=ROOT, env=environment, check=True
     )
-    train = ("--config=configs/flexivit_digits.py", "--config.total_steps=100")
+    train = ("--config=configs/flexivit_digits.py", "--config.total_steps=200")
     run([sys.executable, "train.py", *train, f"--workdir={directory}/run"])
     start = time.perf_counter()
     run(
