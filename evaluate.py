@@ -112,13 +112,7 @@ def evaluate(args) -> Sweep:
   args.limits = limits(args)
   args.target = cascades.parse_target(args)
   if args.output:
-    output = pathlib.Path(args.output)
-    existing = next(p for p in (output, *output.parents) if p.exists())
-    if not existing.is_dir():
-      raise ConfigError(
-        f"--output {output}: {existing} is a file: give a directory"
-      )
-    output.mkdir(parents=True, exist_ok=True)
+    arguments.output_directory(args).mkdir(parents=True, exist_ok=True)
   given = reading.facts(args)
   with blaming("--checkpoint"):
     vit = pretrained.load(args.checkpoint, step=args.step, **given)
@@ -280,7 +274,7 @@ def measure(args, model, whole, at, mesh, batch_size, store):
     singles = {}
     if not args.no_timing:
       singles = costs.compile_for_one(at, missing.settings, say)
-    calls = {s: bound(program, at(s)) for s, program in programs.items()}
+    calls = {s: p.of(at(s)[1]) for s, p in programs.items()}
     total = len(missing.loader) * sum(map(len, missing.views))
     with tqdm(
       total=total, desc="evaluating", unit=" images", disable=None
@@ -313,11 +307,6 @@ def measure(args, model, whole, at, mesh, batch_size, store):
     print(f"skipped: {reason}")
   report_scaled_down(missing)
   return done
-
-
-def bound(program, model):
-  _, params = model
-  return functools.partial(program.call, params)
 
 
 def describe(setting, found, cost) -> Point:

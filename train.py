@@ -11,7 +11,6 @@ with status 143, 130 or 129; a second one ends it at once.
 
 import collections
 import contextlib
-import functools
 import json
 import os
 import pathlib
@@ -293,7 +292,7 @@ class Watch:
     try:
       with run.explaining_evaluation():
         found = sweep.sweep(
-          {s: functools.partial(p.call, params) for s, p in programs.items()},
+          {s: p.of(params) for s, p in programs.items()},
           [run.validation],
           on_devices,
         )

@@ -511,7 +511,6 @@ def test_output_into_a_file_is_refused_at_once(small_run, command, output):
   )
   assert done.returncode == 2
   assert (
-    done.stderr
-    == f"error: --output {output}: {output} is a file: give a directory\n"
+    done.stderr == f"error: --output {output} is a file: give a directory\n"
   )
   assert done.stdout == ""

@@ -72,12 +72,7 @@ def main(argv=None):
     everything.parse_args(["--help"])
   # By the parser of one analysis alone, which knows what may be misspelt.
   args, _ = arguments.parse(parsers[name], argv[1:])
-  output = pathlib.Path(args.output)
-  existing = next(p for p in (output, *output.parents) if p.exists())
-  if not existing.is_dir():
-    raise ConfigError(
-      f"--output {output}: {existing} is a file: give a directory"
-    )
+  output = arguments.output_directory(args)
   (analysis,) = (x for x in ANALYSES if x.name == name)
   findings = analysis.run(args)
   for line in findings.lines:

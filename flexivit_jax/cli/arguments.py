@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import pathlib
 import re
 import sys
 from collections.abc import Sequence
@@ -75,6 +76,21 @@ def parse(
       key = f"{key}={rest.pop(0)}"
     overrides.append(key)
   return args, overrides
+
+
+def output_directory(args: argparse.Namespace) -> pathlib.Path:
+  """What --output names, which need not be there yet.
+
+  Raises:
+    ConfigError: it cannot become a directory, a file being in its place or
+      above it.
+  """
+  output = pathlib.Path(args.output)
+  existing = next(p for p in (output, *output.parents) if p.exists())
+  if not existing.is_dir():
+    above = "" if existing == output else f": {existing}"
+    raise ConfigError(f"--output {output}{above} is a file: give a directory")
+  return output
 
 
 def _meant(word, parser):

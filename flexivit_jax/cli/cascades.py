@@ -106,7 +106,7 @@ def measure(args, vit, task, at, whole, chosen_on, mesh) -> tuple[Route, ...]:
   programs = sweep.compile_programs(at, [chosen_on], mesh, lambda line: None)
   place = functools.partial(sharding.to_devices, mesh=mesh)
   seen = sweep.sweep(
-    {s: functools.partial(p.call, params) for s, p in programs.items()},
+    {s: p.of(params) for s, p in programs.items()},
     [chosen_on],
     place,
   )

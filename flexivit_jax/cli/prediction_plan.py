@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from flexivit_jax import prediction, preprocessing, pretrained
-from flexivit_jax.cli import prediction_files, reading
+from flexivit_jax.cli import arguments, prediction_files, reading
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.resolution import NaFlex
 from flexivit_jax.core.text import listed
@@ -100,10 +100,7 @@ def choose_output(args) -> pathlib.Path | None:
     return None
   if args.tokens and not args.features:
     raise ConfigError("--tokens adds to features.npz: give --features as well")
-  output = pathlib.Path(args.output)
-  if output.exists() and not output.is_dir():
-    raise ConfigError(f"--output {output} is a file: give a directory")
-  return output
+  return arguments.output_directory(args)
 
 
 def make_plan(args) -> Plan:

@@ -190,19 +190,15 @@ def _tiling_sizes(text, vit, image_hw, *, several: bool) -> list[Size]:
   sizes = choose_sizes(text, vit, image_hw)
   if not several:
     return sizes
-  tiling = common_divisors(image_hw)
   h, w = image_hw
-
-  def tiles(size):
-    return h % size[0] == 0 and w % size[1] == 0
-
-  kept = [size for size in sizes if tiles(size)]
+  kept = [size for size in sizes if not (h % size[0] or w % size[1])]
   if not kept:
+    tiling = ", ".join(map(str, common_divisors(image_hw)))
     raise ValueError(
       f"none of {', '.join(map(size_name, sizes))} tiles images of {h}x{w} "
-      f"pixels; {', '.join(map(str, tiling))} do"
+      f"pixels; {tiling} do"
     )
-  if left := [size for size in sizes if not tiles(size)]:
+  if left := [size for size in sizes if size not in kept]:
     names = ", ".join(map(size_name, left))
     print(f"without {names} px at {size_name(image_hw)}: they do not tile it")
   return kept

@@ -152,12 +152,9 @@ def resize_kernel(
     return kernel
   if how == "pi":
     return pi_resize(kernel, new_hw, antialias=antialias)
-  rows, cols = (
-    bilinear_matrix(old, new, antialias)
-    for old, new in zip(old_hw, new_hw, strict=True)
-  )
   exact = kernel.astype(np.float64)
-  resized = np.einsum("ir,js,rscd->ijcd", rows, cols, exact, optimize=True)
+  flat = resize_grid(exact.reshape(*old_hw, -1), new_hw, antialias=antialias)
+  resized = flat.reshape(*new_hw, *kernel.shape[2:])
   if how == "area":
     resized *= np.prod(old_hw) / np.prod(new_hw)
   elif how == "norm":

@@ -362,7 +362,6 @@ class PackEvalLoader:
       batch = next(left[view], None)
       if batch is None:
         del left[view]
-        read[view] = sys.maxsize
       else:
         yield view, batch
 

@@ -124,9 +124,9 @@ def time(
       images = batch.index.shape[0] * found[setting].images_per_row
       run = functools.partial(programs[setting].call, params, batch)
       one = for_one.get(setting)
-      cost = dataclasses.replace(
+      complete = dataclasses.replace(
         costs[setting],
         latency_s=None if one is None else speed.latency(one),
         images_per_s=speed.per_second(run, images),
       )
-      done(setting, cost)
+      done(setting, complete)

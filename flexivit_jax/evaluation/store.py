@@ -2,9 +2,7 @@
 
 import dataclasses
 import hashlib
-import io
 import json
-import os
 import pathlib
 import zipfile
 import zlib
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from flexivit_jax.checkpoints import files
 from flexivit_jax.evaluation.answers import Answers
 from flexivit_jax.evaluation.points import Cost, Point, Setting
 
@@ -56,17 +55,16 @@ class Store:
     """Keeps a point; all of it or, if it is interrupted, nothing."""
     key = self.key(point.setting)
     said = {"key": key, "point": dataclasses.asdict(point)}
-    buffer = io.BytesIO()
     arrays = {
       f.name: np.asarray(getattr(answers, f.name))
       for f in dataclasses.fields(answers)
     }
-    np.savez_compressed(buffer, point=np.array(json.dumps(said)), **arrays)
     self.directory.mkdir(parents=True, exist_ok=True)
-    path = self._path(point.setting)
-    half = path.with_suffix(".unfinished")
-    half.write_bytes(buffer.getvalue())
-    os.replace(half, path)
+    with (
+      files.replacing(self._path(point.setting)) as unfinished,
+      unfinished.open("wb") as file,
+    ):
+      np.savez_compressed(file, point=np.array(json.dumps(said)), **arrays)
 
   def _path(self, setting):
     # Points of another key stay where they are.

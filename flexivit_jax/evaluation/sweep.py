@@ -130,6 +130,10 @@ class Program:
   compile_s: float
   peak_bytes: int
 
+  def of(self, params) -> Callable[[Batch], Answers]:
+    """With these parameters, as `sweep` wants it."""
+    return functools.partial(self.call, params)
+
 
 def compile_programs(
   at: Callable[[Setting], tuple[Forward, Any]],
