@@ -273,7 +273,8 @@ def measure(args, model, whole, at, mesh, batch_size, store):
     programs = sweep.compile_programs(at, [missing], mesh, say)
     singles = {}
     if not args.no_timing:
-      singles = costs.compile_for_one(at, missing.settings, say)
+      largest = model.position.largest_grid
+      singles = costs.compile_for_one(at, missing.settings, largest, say)
     calls = {s: p.of(at(s)[1]) for s, p in programs.items()}
     total = len(missing.loader) * sum(map(len, missing.views))
     with tqdm(

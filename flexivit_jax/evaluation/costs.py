@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flexivit_jax.core.resolution import within_grid
 from flexivit_jax.core.tokens import Batch, Tokens
 from flexivit_jax.evaluation import speed
 from flexivit_jax.evaluation.points import Cost, Setting
@@ -52,38 +53,46 @@ def plan(
   }
 
 
-def one_image_hw(setting: Setting) -> tuple[int, int] | None:
+def one_image_hw(
+  setting: Setting, largest_grid: tuple[int, int] | None
+) -> tuple[int, int] | None:
   """The image whose latency is measured, in pixels: of the setting's size, or
-  of nearly as many patches as its budget and nearly square; None where images
-  are of any size."""
+  nearly square, of nearly as many patches as its budget or as the model has
+  positions for; None where images are of any size."""
   if setting.image_hw is not None:
     return setting.image_hw
   if setting.budget is None:
     return None
   rows = int(setting.budget**0.5)
   h, w = setting.patch_hw
-  return rows * h, setting.budget // rows * w
+  image_hw = rows * h, setting.budget // rows * w
+  if largest_grid is None:
+    return image_hw
+  return within_grid(image_hw, setting.patch_hw, largest_grid)
 
 
 def compile_for_one(
   at: At,
   settings: Iterable[Setting],
+  largest_grid: tuple[int, int] | None,
   report: Callable[[str], None],
 ) -> dict[Setting, Callable[[], Any]]:
   """Programs that answer one image on one device; call them to start it.
 
   Args:
     at: of a setting, its forward pass and parameters on their devices.
+    largest_grid: of the model's positions.
     report: called with one line after each.
   """
+  sizes = {s: one_image_hw(s, largest_grid) for s in settings}
+  sizes = {s: image_hw for s, image_hw in sizes.items() if image_hw is not None}
   runs = {}
-  settings = [s for s in settings if one_image_hw(s) is not None]
-  for i, setting in enumerate(settings, start=1):
+  for i, (setting, image_hw) in enumerate(sizes.items(), start=1):
     function, params = at(setting)
     params = jax.tree.map(lambda x: x.addressable_data(0), params)
     zero = np.zeros((1, 1), np.int32)
     batch = Batch(
-      inputs=np.zeros((1, *one_image_hw(setting), 3), np.uint8),
+      inputs=np.zeros((1, *image_hw, 3), np.uint8),
       labels=zero,
       weights=np.ones((1, 1), np.float32),
       index=zero,
@@ -93,7 +102,7 @@ def compile_for_one(
     call, seconds = compilation.timed(function, (params, batch), {})
     runs[setting] = functools.partial(call, params, batch)
     report(
-      f"compiled for one image {i}/{len(settings)}: {setting}, {seconds:.1f} s"
+      f"compiled for one image {i}/{len(sizes)}: {setting}, {seconds:.1f} s"
     )
   return runs
 
@@ -116,10 +125,8 @@ def time(
     done: called with each setting's complete cost.
   """
   for view, settings in enumerate(reading.views):
-    batch = None
+    batch = sharding.to_devices(reading.loader.example(view), mesh)
     for setting in settings:
-      if batch is None:
-        batch = sharding.to_devices(reading.loader.example(view), mesh)
       _, params = at(setting)
       images = batch.index.shape[0] * found[setting].images_per_row
       run = functools.partial(programs[setting].call, params, batch)

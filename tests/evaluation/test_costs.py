@@ -115,9 +115,15 @@ def test_multiply_adds_of_an_image():
   ],
 )
 def test_the_image_whose_latency_is_measured(setting, image_hw):
-  assert costs.one_image_hw(setting) == image_hw
+  assert costs.one_image_hw(setting, None) == image_hw
   if setting.budget:
     assert cost.tokens(image_hw, setting.patch_hw) <= setting.budget
+
+
+def test_that_image_has_no_more_patches_than_there_are_positions():
+  setting = Setting((4, 8), budget=1024)
+  assert costs.one_image_hw(setting, (40, 40)) == (32 * 4, 32 * 8)
+  assert costs.one_image_hw(setting, (24, 40)) == (24 * 4, 24 * 8)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +145,7 @@ def test_all_is_compiled_before_anything_is_timed(make, monkeypatch):
     return forward, params
 
   programs = sweep.compile_programs(at, [reading], mesh, order.append)
-  singles = costs.compile_for_one(at, reading.settings, order.append)
+  singles = costs.compile_for_one(at, reading.settings, None, order.append)
   settings = list(reading.settings)
   assert list(singles) == settings
   assert len(traced) == 2 * len(settings)

@@ -123,8 +123,9 @@ def draw_routes(sweep: Sweep) -> tuple[Drawing, ...]:
       "Cascades and ensembles",
       "A cascade starts with large patches and goes on to smaller ones while "
       "the answer is not confident enough; its thresholds were chosen on other "
-      "images. An ensemble is the mean of the probabilities of several sizes. "
-      "All times were measured in turn.",
+      "images. An ensemble is the mean of the probabilities of several sizes, "
+      "and takes the time of these sizes together. The other times were "
+      "measured in turn.",
       routes.draw_routes(sweep.routes),
     ),
   )

@@ -56,7 +56,8 @@ button:focus-visible, .scroll:focus-visible {
 }
 figure { margin: 0; }
 figure > svg { display: block; width: 100%; height: auto; }
-.curve { position: relative; max-width: 44rem; }
+.curve, .routes { max-width: 44rem; }
+.curve { position: relative; }
 .curve[hidden] { display: none; }
 .point { outline: none; pointer-events: none; }
 .point.shown use, .point:focus use {

@@ -201,7 +201,7 @@ def _routes(sweep, drawing):
   svg = vector.inline(drawing.svg, drawing.name, drawing.title, {})
   return _section(
     drawing.title,
-    element("figure", svg),
+    element("figure", svg, class_="routes"),
     element("p", drawing.text),
     _scrolling(
       element(
