@@ -29,11 +29,13 @@ from tqdm import tqdm
 from flexivit_jax import config, pretrained
 from flexivit_jax.cli import arguments, cascades, errors, reading, views
 from flexivit_jax.core import resize
+from flexivit_jax.core.text import cut
 from flexivit_jax.data import bad_images
 from flexivit_jax.evaluation import (
   choice,
   costs,
   report,
+  results,
   routes,
   sweep,
   table,
@@ -167,6 +169,7 @@ def evaluate(args) -> Sweep:
     points=points,
     answers=answers,
     routes=found,
+    resize=args.resize,
   )
   print(f"\n{points[0].images} images of {data.source}")
   print(table.table(result))
@@ -175,7 +178,14 @@ def evaluate(args) -> Sweep:
   for limit in args.limits:
     print(choice.recommendation(points, limit))
   if args.output:
-    written = report.write(pathlib.Path(args.output), result, source.image)
+    directory = pathlib.Path(args.output)
+    if left := results.others(directory, result):
+      print(
+        f"replaced the report in {directory}, which had other points: "
+        f"{cut(', '.join(left), 200)}; they are kept, and the command that "
+        "asks for all of them will show them together"
+      )
+    written = report.write(directory, result, source.image)
     print(f"wrote {written[0]}")
   if failure is not None:
     raise failure

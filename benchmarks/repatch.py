@@ -107,7 +107,7 @@ def evaluate(checkpoint, image, sizes) -> dict[int, float]:
       "evaluate.py",
       f"--checkpoint={checkpoint}",
       "--data=digits",
-      f"--image_size={image}",
+      f"--resolution={image}",
       f"--patch_sizes={','.join(map(str, sizes))}",
       f"--output={output}",
     )

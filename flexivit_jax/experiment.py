@@ -255,17 +255,21 @@ def check_patch_size(
   positions.check_grid(model.position, grid_shape(image_hw, patch_hw))
 
 
+class TilingError(ValueError):
+  """A patch size that does not tile the images."""
+
+
 def check_tiling(image_hw: tuple[int, int], patch_hw: tuple[int, int]) -> None:
   """Refuses a patch size that does not tile an image.
 
   Raises:
-    ValueError: naming the square sizes that do.
+    TilingError: naming the square sizes that do.
   """
   try:
     grid_shape(image_hw, patch_hw)
   except ValueError as e:
     sides = ", ".join(map(str, common_divisors(image_hw)))
-    raise ValueError(f"{e}; sides that divide both: {sides}") from e
+    raise TilingError(f"{e}; sides that divide both: {sides}") from e
 
 
 def common_divisors(image_hw: tuple[int, int]) -> list[int]:

@@ -87,6 +87,8 @@ def test_a_finished_point_is_not_measured_again(evaluated, small_run, command):
   after = json.loads((output / "results.json").read_text())["points"]
   assert after[:2] == [before[3], before[0]]
   assert after[2]["patch_hw"] == [24, 24]
+  said = f"replaced the report in {output}, which had other points: "
+  assert f"{said}{before[1]['name']}, {before[2]['name']}; " in done.stdout
   for path in (output / "points").iterdir():
     assert path.stat().st_mtime_ns == kept.get(
       path.name, path.stat().st_mtime_ns
@@ -196,6 +198,12 @@ def test_evaluates_a_big_vision_file_on_a_folder(npz, command, tmp_path):
   ("arguments", "message"),
   [
     (["--patch_sizes=5"], "--patch_sizes: an image of 24x24"),
+    (["--patch_sizes=48"], "; --resolutions makes images of another size"),
+    (["--patch_sizes=12:6"], "--patch_sizes: '12:6' is no range: give 6:12"),
+    (
+      ["--data=configs"],
+      "--data 'configs' (did you mean folder:configs?): give digits, ",
+    ),
     (["--patch_sizes=20:30"], "none of 6, 12 lies in 20:30"),
     (["--patch_sizes=a"], "size 'a': give pixels"),
     (["--patch_sizes=a:b"], "'a:b' is no range"),

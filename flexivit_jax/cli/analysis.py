@@ -86,7 +86,7 @@ def _unknown(name):
     return f"give the name of an analysis: {', '.join(names)} (try --help)"
   meant = nearest(name, names)
   hint = f" (did you mean {meant}?)" if meant else ""
-  return f"no analysis {name!r}{hint}: give one of {', '.join(names)}, first"
+  return f"no analysis {name!r}{hint}: give one of {', '.join(names)}"
 
 
 def write(output: pathlib.Path, name: str, findings: Findings) -> list[str]:

@@ -1,9 +1,9 @@
 """Exports a model for serving, where jax alone runs it, and checks the result.
 
   python -m flexivit_jax.cli.export runs/flexivit OUT --patch_sizes 4,6 \\
-      --image_size 24
+      --resolution 24
   python -m flexivit_jax.cli.export flexivit_b_i1k OUT --patch_sizes 16,30x24 \\
-      --image_size 240 --platforms cpu,cuda,tpu
+      --resolution 240 --platforms cpu,cuda,tpu
 
 IN is all that `load` takes: a run, a big_vision npz, a timm or Hugging Face
 ViT, a published name. OUT is a directory to be made; flexivit_jax/serving.py
@@ -30,7 +30,7 @@ def main(argv=None):
   reading.add_source(parser)
   add("out", metavar="OUT", help="directory to be made")
   add("--patch_sizes", required=True, help="8,16x12: a program for each")
-  add("--image_size", required=True, help="240 or 240x320: of all images")
+  add("--resolution", required=True, help="240 or 240x320: of all images")
   add(
     "--platforms",
     default="cpu",
@@ -43,8 +43,8 @@ def main(argv=None):
 def export(args) -> None:
   with blaming("--patch_sizes"):
     patch_sizes = [parse_hw(text) for text in args.patch_sizes.split(",")]
-  with blaming("--image_size"):
-    image_hw = parse_hw(args.image_size)
+  with blaming("--resolution"):
+    image_hw = parse_hw(args.resolution)
   vit = on_device(reading.read(args))
   print(vit, flush=True)
   platforms = args.platforms.split(",")

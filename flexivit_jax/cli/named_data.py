@@ -1,7 +1,10 @@
 """Data that --data names."""
 
+import contextlib
+import pathlib
+
 from flexivit_jax.data import sources, tfds
-from flexivit_jax.experiment import ConfigError
+from flexivit_jax.experiment import ConfigError, TilingError
 
 
 def add_arguments(add) -> None:
@@ -16,6 +19,15 @@ def add_arguments(add) -> None:
     help="where tfds:NAME is prepared; default: $TFDS_DATA_DIR, or "
     "~/tensorflow_datasets",
   )
+
+
+@contextlib.contextmanager
+def offering(way: str):
+  """Says, of images that a patch size does not tile, how to resize them."""
+  try:
+    yield
+  except TilingError as e:
+    raise TilingError(f"{e}; {way} makes images of another size") from e
 
 
 def source(args, side: int | None):
@@ -38,8 +50,11 @@ def source(args, side: int | None):
     return sources.ImageFolder(path, split)
   if kind == "tfds" and path:
     return tfds.Tfds(path, split, args.data_dir)
+  meant = ""
+  if pathlib.Path(args.data).is_dir():
+    meant = f" (did you mean folder:{args.data}?)"
   raise ConfigError(
-    f"--data {args.data!r}: give digits, folder:PATH or tfds:NAME"
+    f"--data {args.data!r}{meant}: give digits, folder:PATH or tfds:NAME"
   )
 
 

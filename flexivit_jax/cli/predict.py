@@ -49,7 +49,7 @@ def main(argv=None):
     help="16 or 16x12; default: the checkpoint's, where it has one only",
   )
   add(
-    "--image_size",
+    "--resolution",
     help="240 or 240x320: images are squashed to it; default: as the "
     "checkpoint was evaluated, where it says so",
   )
@@ -57,7 +57,7 @@ def main(argv=None):
     "--budget",
     type=int,
     help="256: most patches of an image, which is scaled to come near them "
-    "and keeps its aspect ratio; instead of --image_size",
+    "and keeps its aspect ratio; instead of --resolution",
   )
   add("--top_k", type=int, default=5, help="classes of each image; default: 5")
   add(

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from flexivit_jax import prediction, preprocessing, pretrained
-from flexivit_jax.cli import arguments, prediction_files, reading
+from flexivit_jax.cli import arguments, named_data, prediction_files, reading
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.resolution import NaFlex
 from flexivit_jax.core.text import listed
@@ -143,7 +143,7 @@ def make_plan(args) -> Plan:
     )
   (setting,) = shown_once.settings
   if setting.image_hw is not None:
-    with blaming("--patch_size"):
+    with blaming("--patch_size"), named_data.offering("--resolution"):
       check_patch_size(vit.model, setting.image_hw, patch_hw)
   return Plan(
     vit=vit,
@@ -204,22 +204,22 @@ def choose_patch_size(args, vit) -> tuple[int, int]:
 
 def choose_preprocessing(args, vit) -> preprocessing.Preprocessing:
   if args.budget is not None:
-    if args.image_size:
+    if args.resolution:
       raise ConfigError(
-        "--budget and --image_size: give one of them, the size of an image "
+        "--budget and --resolution: give one of them, the size of an image "
         "follows from its budget"
       )
     with blaming("--budget"):
       resolution = NaFlex(args.budget)
     return preprocessing.Preprocessing((), resolution, "--budget")
-  if args.image_size:
-    with blaming("--image_size"):
-      resize = augment.Resize(parse_hw(args.image_size))
-    return preprocessing.Preprocessing((resize,), None, "--image_size")
+  if args.resolution:
+    with blaming("--resolution"):
+      resize = augment.Resize(parse_hw(args.resolution))
+    return preprocessing.Preprocessing((resize,), None, "--resolution")
   usual = preprocessing.usual(vit, args.checkpoint)
   if usual is None:
     raise ConfigError(
-      f"--image_size: {vit.spec.path} does not say at which size of images to "
+      f"--resolution: {vit.spec.path} does not say at which size of images to "
       "use it: give one, 240 say, or --budget"
     )
   return usual

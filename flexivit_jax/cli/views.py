@@ -13,6 +13,7 @@ from flexivit_jax.evaluation.sweep import Reading
 from flexivit_jax.experiment import (
   ConfigError,
   Data,
+  TilingError,
   blaming,
   check_patch_size,
   common_divisors,
@@ -147,7 +148,7 @@ def choose_reading(args, vit, data, source, batch_size, policy) -> Reading:
   sizes = functools.partial(
     _tiling_sizes, args.patch_sizes, vit, several=len(views) > 1
   )
-  with blaming("--patch_sizes"):
+  with blaming("--patch_sizes"), named_data.offering("--resolutions"):
     reading = readings.of_one_size(
       source, views, sizes, shard=shard(), **options
     )
@@ -194,7 +195,7 @@ def _tiling_sizes(text, vit, image_hw, *, several: bool) -> list[Size]:
   kept = [size for size in sizes if not (h % size[0] or w % size[1])]
   if not kept:
     tiling = ", ".join(map(str, common_divisors(image_hw)))
-    raise ValueError(
+    raise TilingError(
       f"none of {', '.join(map(size_name, sizes))} tiles images of {h}x{w} "
       f"pixels; {tiling} do"
     )
@@ -228,6 +229,8 @@ def choose_sizes(text, vit: LoadedViT, image_hw: Size | None) -> list[Size]:
       low, high = map(int, text.split(":"))
     except ValueError:
       raise ValueError(f"{text!r} is no range: give 8:48, say") from None
+    if low > high:
+      raise ValueError(f"{text!r} is no range: give {high}:{low}")
     candidates = trained
     if not trained:
       if image_hw is None:

@@ -138,6 +138,7 @@ class Sweep:
     points: in the order asked for.
     answers: of each point.
     routes: cascades and ensembles beside single sizes; of one resolution.
+    resize: how the patch embedding was resized, of `core.resize.RESIZES`.
   """
 
   checkpoint: str
@@ -151,6 +152,7 @@ class Sweep:
   points: tuple[Point, ...]
   answers: tuple[Answers, ...]
   routes: tuple[Route, ...] = ()
+  resize: str = "pi"
 
 
 def size_name(hw: tuple[int, int]) -> str:

@@ -40,7 +40,7 @@ def write(
   """
   drawn = directory / "figures"
   drawn.mkdir(parents=True, exist_ok=True)
-  numbers = directory / "results.json"
+  numbers = directory / results.NAME
   text = json.dumps(results.to_json(sweep), indent=2, allow_nan=False)
   _write(numbers, f"{text}\n".encode())
 

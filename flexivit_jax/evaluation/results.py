@@ -1,13 +1,16 @@
 """results.json: a sweep as plain values."""
 
 import dataclasses
+import json
 import math
+import pathlib
 from typing import Any
 
 from flexivit_jax.evaluation.points import Point, Sweep
 
 # Grows when a field changes its meaning or goes away.
 SCHEMA = 1
+NAME = "results.json"
 
 
 def to_json(sweep: Sweep) -> dict[str, Any]:
@@ -21,6 +24,7 @@ def to_json(sweep: Sweep) -> dict[str, Any]:
     "checkpoint": sweep.checkpoint,
     "step": sweep.step,
     "model": sweep.model,
+    "resize": sweep.resize,
     "parameters": sweep.parameters,
     "data": sweep.data,
     "classes": list(sweep.classes),
@@ -29,6 +33,24 @@ def to_json(sweep: Sweep) -> dict[str, Any]:
     "routes": [_plain(dataclasses.asdict(r)) for r in sweep.routes],
     "provenance": _plain(sweep.provenance),
   }
+
+
+def others(directory: pathlib.Path, sweep: Sweep) -> list[str]:
+  """Names of the points in a directory's results.json that a sweep is without:
+  of other settings, or all, where they are of another model or other data.
+
+  A report of the sweep will replace it.
+  """
+  new = to_json(sweep)
+  same = ("checkpoint", "step", "resize", "data")
+  try:
+    old = json.loads((directory / NAME).read_text())
+    names = [str(point["name"]) for point in old["points"]]
+    alike = all(old[key] == new[key] for key in same)
+  except (OSError, ValueError, KeyError, TypeError):
+    return []  # no report, or none of ours
+  now = {point["name"] for point in new["points"]} if alike else ()
+  return [name for name in names if name not in now]
 
 
 def _point(point: Point) -> dict[str, Any]:

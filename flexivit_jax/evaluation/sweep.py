@@ -170,9 +170,10 @@ def compile_programs(
       first = seconds + saved()
     programs[setting] = Program(call, first, compilation.peak_bytes(call))
     count = f" {i}/{len(wanted)}" if len(wanted) > 1 else ""
+    kept = f" ({first:.1f} s the first time)" if saved() >= 0.1 else ""
     report(
       f"compiled evaluation{count}: {setting}{', packed' if packed else ''}, "
-      f"{seconds:.1f} s"
+      f"{seconds:.1f} s{kept}"
     )
   return programs
 

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 PACKAGES = (
-  "flexivit_jax jax jaxlib flax optax numpy grain orbax-checkpoint pillow"
+  "flexivit_jax jax jaxlib flax optax numpy grain orbax-checkpoint pillow "
+  "matplotlib"
 )
 
 

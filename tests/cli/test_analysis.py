@@ -308,10 +308,9 @@ NAMES = ", ".join(x.name for x in analysis.ANALYSES)
     ((), f"give the name of an analysis: {NAMES} (try --help)"),
     (
       ("filter",),
-      f"no analysis 'filter' (did you mean filters?): give one of {NAMES}, "
-      "first",
+      f"no analysis 'filter' (did you mean filters?): give one of {NAMES}",
     ),
-    (("--output", "x"), f"no analysis '--output': give one of {NAMES}, first"),
+    (("--output", "x"), f"no analysis '--output': give one of {NAMES}"),
     (
       ("filters",),
       "the following arguments are required: --checkpoint (try --help)",

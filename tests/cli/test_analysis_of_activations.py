@@ -263,7 +263,7 @@ def test_attention_share_marks_a_checkpoint(run, checkpoints):
   lines, _, numbers = run(
     "attention-share",
     f"--checkpoint={checkpoints['tok']}",
-    *("--widths=8,64", "--image_size=24x48"),
+    *("--widths=8,64", "--resolution=24x48"),
   )
   # MLPs of 12, not of 32: it has a line of its own. A class token in front.
   assert "width 8 with MLP 12" in lines[0]
@@ -323,7 +323,7 @@ def test_fewer_images_than_asked_for_are_all_of_them(
     "attention-distance",
     f"--checkpoint={checkpoints['gap']}",
     f"--data=folder:{photographs[0]}",
-    *("--image_size=24", "--patch_sizes=12"),
+    *("--resolution=24", "--patch_sizes=12"),
   )
   assert lines[0].startswith("4 images of ")
 
@@ -345,6 +345,11 @@ def no_output(monkeypatch, tmp_path):
   ("name", "arguments", "text"),
   [
     ("rollout", ("--images=0",), "--images 0: give at least 1"),
+    (
+      "pca",
+      ("--images=65",),
+      "--images 65: each is drawn, so give at most 64",
+    ),
     ("rollout", ("--residual=2",), "--residual 2: give 0 to 1"),
     (
       "rollout",
@@ -354,12 +359,12 @@ def no_output(monkeypatch, tmp_path):
     (
       "rollout",
       ("--data=folder:x",),
-      "--data folder:PATH needs --image_size, 240 say, or --budget",
+      "--data folder:PATH needs --resolution, 240 say, or --budget",
     ),
     (
       "rollout",
-      ("--budget=4", "--image_size=24"),
-      "--budget and --image_size: give one of them, the size of an image "
+      ("--budget=4", "--resolution=24"),
+      "--budget and --resolution: give one of them, the size of an image "
       "follows from its budget",
     ),
     (
@@ -372,7 +377,8 @@ def no_output(monkeypatch, tmp_path):
       ("--patch_size=7",),
       "--patch_size: an image of 24x24 pixels is not a whole number of 7x7 "
       "patches: resize it to 21x21, or take a patch size whose sides divide "
-      "24 and 24; sides that divide both: 1, 2, 3, 4, 6, 8, 12, 24",
+      "24 and 24; sides that divide both: 1, 2, 3, 4, 6, 8, 12, 24; "
+      "--resolution, with --data, makes images of another size",
     ),
     (
       "pca",
@@ -443,7 +449,7 @@ def test_what_cannot_work_is_refused(
       "--widths 'a': give widths of models, 192,384 say",
     ),
     (("--widths=0",), "--widths 0: give 1 to 250000"),
-    (("--image_size=24",), "--image_size needs --checkpoint"),
+    (("--resolution=24",), "--resolution needs --checkpoint"),
     (("--patch_sizes=8",), "--patch_sizes needs --checkpoint"),
     (("--step=8",), "--step needs --checkpoint"),
   ],
@@ -461,7 +467,7 @@ def test_a_checkpoint_that_says_too_little_is_refused(
     f"{path} names no data: give --data digits, folder:PATH or tfds:NAME"
   )
   assert refused("attention-share", own) == (
-    f"--image_size: {path} does not say at which size of images to use it: "
+    f"--resolution: {path} does not say at which size of images to use it: "
     "give one, 240 say"
   )
   bare = dataclasses.replace(make(), spec=Spec("test", "made up"))
@@ -480,9 +486,9 @@ def test_a_checkpoint_that_says_too_little_is_refused(
 def test_a_run_s_test_data_has_its_own_size(monkeypatch, small_experiment):
   spec = Spec("flexivit_jax run", "runs/x", experiment=small_experiment())
   monkeypatch.setattr(images, "load", lambda args: on_device(make(spec=spec)))
-  for option in ("--image_size=24", "--split=train"):
+  for option in ("--resolution=24", "--split=train"):
     assert refused("rollout", "--checkpoint=runs/x", option) == (
-      "--image_size, --split and --data_dir need --data: a run's test data "
+      "--resolution, --split and --data_dir need --data: a run's test data "
       "has its own"
     )
 
@@ -513,7 +519,7 @@ def test_a_bad_image_is_named(checkpoints, photographs, tmp_path):
     "rollout",
     f"--checkpoint={checkpoints['gap']}",
     f"--data=folder:{tmp_path / 'data'}",
-    "--image_size=24",
+    "--resolution=24",
   )
   assert text.startswith(f"{folder / '0.png'}: ")
   assert text.endswith("; mend it, or move it out of the data")

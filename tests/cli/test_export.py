@@ -23,7 +23,7 @@ def checkpoint(tmp_path_factory):
 
 
 def _arguments(checkpoint, out, *more):
-  sizes = ("--patch_sizes=8,24x16", "--image_size=96x144")
+  sizes = ("--patch_sizes=8,24x16", "--resolution=96x144")
   return [str(checkpoint), str(out), "--num_heads=3", *sizes, *more]
 
 
@@ -125,8 +125,8 @@ def test_what_does_not_run_here_is_not_checked(checkpoint, tmp_path, capsys):
       "--patch_sizes: size '': give pixels, 8 or 8x6",
     ),
     (
-      ["--image_size=96x"],
-      "--image_size: size '96x': give pixels, 8 or 8x6",
+      ["--resolution=96x"],
+      "--resolution: size '96x': give pixels, 8 or 8x6",
     ),
     (
       ["--patch_sizes=7"],

@@ -87,7 +87,7 @@ def run(capsys, checkpoint):
   return call
 
 
-SIZES = ("--patch_size=8x6", "--image_size=24")
+SIZES = ("--patch_size=8x6", "--resolution=24")
 
 
 def test_a_run_is_used_as_it_was_evaluated(small_run, command, tmp_path):
@@ -284,7 +284,7 @@ def test_a_bad_image_is_named_and_may_be_left_out(run, photos, tmp_path):
   assert [f"skipped: {text}" for text in result["skipped"]] == lines[-4:-2]
 
 
-@pytest.mark.parametrize("size", ["--image_size=24", "--budget=9"])
+@pytest.mark.parametrize("size", ["--resolution=24", "--budget=9"])
 def test_none_is_good(run, photos, size, tmp_path):
   for path in photos.iterdir():
     path.write_bytes(b"not an image")
@@ -415,36 +415,37 @@ def refused(run, photos, monkeypatch):
     ),
     ([*SIZES], "the following arguments are required: IMAGE (try --help)"),
     (
-      ["photos", "--image_size=24"],
+      ["photos", "--resolution=24"],
       "--patch_size: CHECKPOINT does not say at which one to use it: give one "
       "(16, say)",
     ),
     (
-      ["photos", "--image_size=24", "--patch_size=x"],
+      ["photos", "--resolution=24", "--patch_size=x"],
       "--patch_size: size 'x': give pixels, 8 or 8x6",
     ),
     (
-      ["photos", "--image_size=24", "--patch_size=1025"],
+      ["photos", "--resolution=24", "--patch_size=1025"],
       "--patch_size: 1025: give patches of at most 1024 pixels",
     ),
     (
-      ["photos", "--image_size=24", "--patch_size=32"],
+      ["photos", "--resolution=24", "--patch_size=32"],
       "--patch_size: an image of 24x24 pixels is not a whole number of 32x32 "
       "patches: resize it to 32x32, or take a patch size whose sides divide 24 "
-      "and 24; sides that divide both: 1, 2, 3, 4, 6, 8, 12, 24",
+      "and 24; sides that divide both: 1, 2, 3, 4, 6, 8, 12, 24; --resolution "
+      "makes images of another size",
     ),
     (
       ["photos", "--patch_size=8"],
-      "--image_size: CHECKPOINT does not say at which size of images to use "
+      "--resolution: CHECKPOINT does not say at which size of images to use "
       "it: give one, 240 say, or --budget",
     ),
     (
-      ["photos", "--patch_size=8", "--image_size=0"],
-      "--image_size: size '0': give pixels, 8 or 8x6",
+      ["photos", "--patch_size=8", "--resolution=0"],
+      "--resolution: size '0': give pixels, 8 or 8x6",
     ),
     (
-      ["photos", "--patch_size=8", "--image_size=99999"],
-      "--image_size: size (99999, 99999): give (height, width), each of 1 to "
+      ["photos", "--patch_size=8", "--resolution=99999"],
+      "--resolution: size (99999, 99999): give (height, width), each of 1 to "
       "16384 pixels",
     ),
     (
@@ -453,7 +454,7 @@ def refused(run, photos, monkeypatch):
     ),
     (
       ["photos", *SIZES, "--budget=9"],
-      "--budget and --image_size: give one of them, the size of an image "
+      "--budget and --resolution: give one of them, the size of an image "
       "follows from its budget",
     ),
     (["photos", *SIZES, "--top_k=0"], "--top_k 0: give at least 1"),

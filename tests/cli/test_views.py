@@ -155,5 +155,5 @@ def test_sizes_that_tile_no_view():
     read(args, views.choose_data(args, None))
   assert str(caught.value) == (
     "--patch_sizes: none of 6, 12 tiles images of 32x32 pixels; 1, 2, 4, 8, "
-    "16, 32 do"
+    "16, 32 do; --resolutions makes images of another size"
   )

@@ -18,7 +18,7 @@ def test_every_number_of_a_sweep():
   sweep = invented_sweeps.grid()
   found = results.to_json(sweep)
   assert found["schema"] == 1
-  for name in "checkpoint step model parameters data command".split():
+  for name in "checkpoint step model resize parameters data command".split():
     assert found[name] == getattr(sweep, name)
   assert found["classes"] == list(sweep.classes)
   assert found["provenance"] == sweep.provenance
@@ -70,6 +70,27 @@ def test_json_can_hold_it():
   assert found["points"][0]["loss"] is None
   assert found["provenance"]["bits"] == [1.0, None]
   assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_the_points_that_a_report_would_replace(tmp_path):
+  def others(sweep):
+    return results.others(tmp_path, sweep)
+
+  whole = invented_sweeps.small()
+  part = dataclasses.replace(whole, points=whole.points[1:3])
+  first, _, _, last = (p.setting.name for p in whole.points)
+  path = tmp_path / "results.json"
+  assert others(part) == []  # nothing there
+  path.write_text(json.dumps(results.to_json(whole)))
+  assert others(whole) == []
+  assert others(part) == [first, last]
+  # Of another way, other data or another step it has none of them.
+  for change in ({"resize": "area"}, {"data": "others"}, {"step": 7}):
+    other = dataclasses.replace(whole, **change)
+    assert others(other) == [p.setting.name for p in whole.points]
+  for text in ("", "{", "[]", '{"points": [1]}', '{"points": {"name": 1}}'):
+    path.write_text(text)
+    assert others(part) == []
 
 
 def test_every_field_is_documented():

@@ -234,7 +234,7 @@ def test_a_compiled_program_answers_as_the_model(task):
   programs = sweep.compile_programs(
     lambda setting: (forward, params), [reading], mesh, lines.append
   )
-  assert [line.rpartition(",")[0] for line in lines] == [
+  assert [line.partition(", ")[0] for line in lines] == [
     "compiled evaluation 1/2: 4x4 patches of 8x16 pixels",
     "compiled evaluation 2/2: 8x8 patches of 8x16 pixels",
   ]

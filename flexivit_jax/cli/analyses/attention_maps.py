@@ -21,7 +21,9 @@ NAMES = ("attentions", "probe", "segments")
 
 
 def add_arguments(parser) -> None:
-  images.add_arguments(parser, images=8, several_sizes=False)
+  images.add_arguments(
+    parser, images=8, most=images.MOST_DRAWN, several_sizes=False
+  )
   add = parser.add_argument
   add(
     "--query",

@@ -6,7 +6,7 @@ import numpy as np
 
 from flexivit_jax.analysis import attention_figures
 from flexivit_jax.analysis.attention_share import attention_share
-from flexivit_jax.cli import reading
+from flexivit_jax.cli import named_data, reading
 from flexivit_jax.cli.analyses import images
 from flexivit_jax.cli.analyses.contract import Analysis, Findings, read
 from flexivit_jax.core.patch_size import parse_hw
@@ -34,7 +34,7 @@ def add_arguments(parser) -> None:
   )
   add("--step", type=int, help="of a run: which checkpoint; default: the best")
   add(
-    "--image_size",
+    "--resolution",
     help="240 or 240x320: of the images of --checkpoint; default: those of a "
     "run's test data",
   )
@@ -49,7 +49,7 @@ def run(args) -> Findings:
   curves = [_Curve.of_width(w) for w in _widths(args.widths)]
   marks, where = {}, ""
   if args.checkpoint is None:
-    for name in ("step", "image_size", "patch_sizes"):
+    for name in ("step", "resolution", "patch_sizes"):
       if getattr(args, name) is not None:
         raise ConfigError(f"--{name} needs --checkpoint")
   else:
@@ -114,12 +114,12 @@ def _widths(text) -> list[int]:
 def _rows(args, checkpoint) -> tuple[dict[str, int], str]:
   """Row lengths that a checkpoint meets, by name, and where."""
   model, run = checkpoint.model, checkpoint.spec.experiment
-  if args.image_size is not None:
-    with blaming("--image_size"):
-      image_hw = parse_hw(args.image_size)
+  if args.resolution is not None:
+    with blaming("--resolution"):
+      image_hw = parse_hw(args.resolution)
   elif run is None or run.test is None:
     raise ConfigError(
-      f"--image_size: {checkpoint.spec.path} does not say at which size of "
+      f"--resolution: {checkpoint.spec.path} does not say at which size of "
       "images to use it: give one, 240 say"
     )
   elif run.test.resolution is not None:
@@ -134,7 +134,7 @@ def _rows(args, checkpoint) -> tuple[dict[str, int], str]:
   sizes = images.choose_sizes(args, checkpoint)
   lengths = {}
   for size in sizes:
-    with blaming("--patch_sizes"):
+    with blaming("--patch_sizes"), named_data.offering("--resolution"):
       check_patch_size(model, image_hw, size)
     lengths[f"{size_name(size)} px"] = cost.row_length(model, image_hw, size)
   return lengths, f"images of {image_hw[0]}x{image_hw[1]} px"

@@ -24,6 +24,9 @@ from flexivit_jax.experiment import (
 from flexivit_jax.loaded import LoadedViT
 from flexivit_jax.nn.vit import MAX_SIDE
 
+# Images in a figure that shows each.
+MOST_DRAWN = 64
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
@@ -72,9 +75,18 @@ class Subject:
 
 
 def add_arguments(
-  parser: Parser, *, images: int, several_sizes: bool = True
+  parser: Parser,
+  *,
+  images: int,
+  most: int | None = None,
+  several_sizes: bool = True,
 ) -> None:
-  """--checkpoint and its own, --images of --data, --patch_size(s)."""
+  """--checkpoint and its own, --images of --data, --patch_size(s).
+
+  Args:
+    images: how many, unless asked.
+    most: images that a figure can show; None: it does not show them.
+  """
   add_checkpoint(parser)
   add = parser.add_argument
   add(
@@ -83,13 +95,14 @@ def add_arguments(
     default=images,
     help="how many, spread evenly over the data; default: %(default)s",
   )
+  parser.set_defaults(most_images=most)
   named_data.add_arguments(add)
-  add("--image_size", help="240 or 240x320; with --data only")
+  add("--resolution", help="240 or 240x320; with --data only")
   add(
     "--budget",
     type=int,
     help="256: most patches of an image, which is scaled to come near them "
-    "and keeps its aspect ratio; instead of --image_size",
+    "and keeps its aspect ratio; instead of --resolution",
   )
   if several_sizes:
     add(
@@ -113,6 +126,11 @@ def choose(args: argparse.Namespace) -> Subject:
   """
   if args.images < 1:
     raise ConfigError(f"--images {args.images}: give at least 1")
+  most = args.most_images
+  if most is not None and args.images > most:
+    raise ConfigError(
+      f"--images {args.images}: each is drawn, so give at most {most}"
+    )
   resolution = None
   if args.budget is not None:
     with blaming("--budget"):
@@ -135,7 +153,7 @@ def choose(args: argparse.Namespace) -> Subject:
   )
   if resolution is None:
     name = "--patch_sizes" if hasattr(args, "patch_sizes") else "--patch_size"
-    with blaming(name):
+    with blaming(name), named_data.offering("--resolution, with --data,"):
       for size in sizes:
         check_patch_size(vit.model, images[0].shape[:2], size)
   return Subject(vit, images, numbers, resolution, sizes, repr(data.source))
@@ -143,9 +161,9 @@ def choose(args: argparse.Namespace) -> Subject:
 
 def choose_data(args, vit) -> Data:
   """What --data asks for, or a run's own test data."""
-  if args.image_size and args.budget is not None:
+  if args.resolution and args.budget is not None:
     raise ConfigError(
-      "--budget and --image_size: give one of them, the size of an image "
+      "--budget and --resolution: give one of them, the size of an image "
       "follows from its budget"
     )
   if args.data is None:
@@ -155,21 +173,21 @@ def choose_data(args, vit) -> Data:
         f"{args.checkpoint} names no data: give --data digits, folder:PATH "
         "or tfds:NAME"
       )
-    if args.image_size or args.split or args.data_dir:
+    if args.resolution or args.split or args.data_dir:
       raise ConfigError(
-        "--image_size, --split and --data_dir need --data: a run's test data "
+        "--resolution, --split and --data_dir need --data: a run's test data "
         "has its own"
       )
     return run.test if args.budget is None else without_sizing(run.test)
   transforms, size = (), None
-  if args.image_size:
-    with blaming("--image_size"):
-      size = parse_hw(args.image_size)
+  if args.resolution:
+    with blaming("--resolution"):
+      size = parse_hw(args.resolution)
       transforms = (augment.Resize(size),)
-  with blaming("--image_size"):
+  with blaming("--resolution"):
     source = named_data.source(args, max(size) if size else None)
   sized = size is not None or args.budget is not None
-  named_data.check_sized(args, sized, "--image_size, 240 say, or --budget")
+  named_data.check_sized(args, sized, "--resolution, 240 say, or --budget")
   return Data(source, transforms)
 
 

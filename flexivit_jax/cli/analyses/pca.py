@@ -18,7 +18,7 @@ from flexivit_jax.experiment import ConfigError, blaming
 
 
 def add_arguments(parser) -> None:
-  images.add_arguments(parser, images=8)
+  images.add_arguments(parser, images=8, most=images.MOST_DRAWN)
   parser.add_argument(
     "--block",
     type=int,

@@ -18,7 +18,9 @@ READERS = {
 
 
 def add_arguments(parser) -> None:
-  images.add_arguments(parser, images=8, several_sizes=False)
+  images.add_arguments(
+    parser, images=8, most=images.MOST_DRAWN, several_sizes=False
+  )
   parser.add_argument(
     "--residual",
     type=float,
