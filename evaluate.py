@@ -16,12 +16,10 @@ aspect ratio, have so many patches at most, and are packed.
 """
 
 import functools
-import hashlib
 import pathlib
 import shlex
 import sys
 
-import flax.traverse_util
 import jax
 import numpy as np
 from tqdm import tqdm
@@ -43,7 +41,7 @@ from flexivit_jax.evaluation import (
 from flexivit_jax.evaluation.points import Point, Setting, Sweep, size_name
 from flexivit_jax.evaluation.store import Store
 from flexivit_jax.experiment import ConfigError, blaming
-from flexivit_jax.loaded import parameter_count
+from flexivit_jax.loaded import digest, parameter_count
 from flexivit_jax.tasks.supervised import Supervised
 from flexivit_jax.training import compilation, memory, provenance, sharding
 
@@ -344,17 +342,6 @@ def report_scaled_down(missing) -> None:
           f"{count} images have more patches than the model has positions for: "
           "scaled down"
         )
-
-
-def digest(params) -> str:
-  """SHA-256 of all parameters with their names."""
-  found = hashlib.sha256()
-  flat = flax.traverse_util.flatten_dict(params, sep="/")
-  for name, x in sorted(flat.items()):
-    x = np.asarray(x)
-    found.update(f"{name} {x.dtype} {x.shape}".encode())
-    found.update(np.ascontiguousarray(x).view(np.uint8))
-  return found.hexdigest()
 
 
 def check_classes(vit, source) -> None:

@@ -49,6 +49,7 @@ from flexivit_jax.evaluation.cascade import Cascade
 from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.evaluation.sweep import OneView
 from flexivit_jax.nn import cost
+from flexivit_jax.tasks import losses
 from flexivit_jax.training import compilation, sharding
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -123,7 +124,9 @@ def measure(workdir, batch_size, rounds) -> dict:
 
   def forward(params, batch, *, patch_hw):
     out = logits(params, batch, patch_hw=patch_hw)
-    loss = experiment.task.loss(out, batch.labels)
+    loss = experiment.task.loss(
+      out, losses.of_labels(batch.labels, out.shape[-1])
+    )
     probabilities = jax.nn.softmax(out)
     return answers.answer(out, probabilities, loss, batch.labels, batch.index)
 

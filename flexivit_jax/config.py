@@ -31,8 +31,8 @@ from flexivit_jax.data import (
 )
 from flexivit_jax.experiment import ConfigError, Experiment, blaming
 from flexivit_jax.nn import pooling, positions, relations, tables, vit
-from flexivit_jax.tasks import supervised
-from flexivit_jax.training import optimizer
+from flexivit_jax.tasks import distill, losses, supervised, task
+from flexivit_jax.training import mixing, optimizer
 
 # What each choice may be: a type hint to {name: class, or ready-made object}.
 CHOICES: dict[Any, dict[str, Any]] = {
@@ -52,11 +52,20 @@ CHOICES: dict[Any, dict[str, Any]] = {
     "tok": pooling.ClassToken,
     "map": pooling.Map,
   },
-  supervised.Supervised: {"supervised": supervised.Supervised},
-  supervised.Loss: {
-    "softmax": supervised.SoftmaxLoss,
-    "sigmoid": supervised.SigmoidLoss,
+  task.Task: {
+    "supervised": supervised.Supervised,
+    "distill": distill.Distill,
   },
+  losses.Loss: {
+    "softmax": losses.SoftmaxLoss,
+    "sigmoid": losses.SigmoidLoss,
+  },
+  distill.Distance: {
+    "kl": distill.KL,
+    "hard": distill.Hard,
+    "l2": distill.L2,
+  },
+  mixing.Mix: {"mixup": mixing.Mixup, "cutmix": mixing.CutMix},
   patch_size.PatchSizePolicy: {
     "fixed": patch_size.FixedPatchSize,
     "sampled": patch_size.SampledPatchSize,

@@ -11,8 +11,9 @@ from flexivit_jax.core.resolution import Resolution
 from flexivit_jax.core.tokens import grid_shape
 from flexivit_jax.data import augment, bad_images, packs, sources
 from flexivit_jax.nn import positions, vit
-from flexivit_jax.tasks import supervised
-from flexivit_jax.training import optimizer
+from flexivit_jax.tasks import distill, supervised
+from flexivit_jax.tasks.task import Task
+from flexivit_jax.training import mixing, optimizer
 
 
 class ConfigError(ValueError):
@@ -103,6 +104,7 @@ class Experiment:
     batch_size: images per step, or rows where they are packed, over all
       devices.
     packing: how images share rows, for data that has a resolution.
+    mix: ways to mix the images of a batch; of several, each step draws one.
     init_from: a checkpoint to start from; None: random parameters.
     total_steps, total_epochs: length of training; give one of them.
     seed: of parameters, data order, augmentation, patch sizes and dropout.
@@ -123,7 +125,8 @@ class Experiment:
   packing: packs.Packing | None = None
   validation: Data | None = None
   test: Data | None = None
-  task: supervised.Supervised = supervised.Supervised()
+  task: Task = supervised.Supervised()
+  mix: tuple[mixing.Mix, ...] = ()
   init_from: InitFrom | None = None
   total_steps: int | None = None
   total_epochs: float | None = None
@@ -164,6 +167,16 @@ class Experiment:
           )
       if isinstance(self.patch_size, patch_size.BudgetPatchSize):
         self.patch_size(0, 0)  # says why not
+    elif self.mix:
+      raise ValueError(
+        "mix and packing: images are mixed before they are cut into patches, "
+        "so give mix=()"
+      )
+    elif isinstance(self.task, distill.Distill):
+      raise ValueError(
+        "task distill and packing: a teacher sees images of one size, so give "
+        "images a size in train.transforms and leave packing out"
+      )
     elif self.train.resolution is None:
       raise ValueError(
         "packing needs train.resolution, the size of each image: "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -262,6 +263,17 @@ class LoadedViT:
 def parameter_count(params) -> int:
   """Numbers in all arrays, or shapes of arrays, of a tree."""
   return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+
+
+def digest(params) -> str:
+  """SHA-256 of all parameters with their names."""
+  found = hashlib.sha256()
+  flat = flax.traverse_util.flatten_dict(params, sep="/")
+  for name, x in sorted(flat.items()):
+    x = np.asarray(x)
+    found.update(f"{name} {x.dtype} {x.shape}".encode())
+    found.update(np.ascontiguousarray(x).view(np.uint8))
+  return found.hexdigest()
 
 
 def on_device(checkpoint: Checkpoint) -> LoadedViT:

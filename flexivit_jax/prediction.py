@@ -15,13 +15,13 @@ from flexivit_jax.data.loader import EvalLoader
 from flexivit_jax.data.pack_loader import PackEvalLoader
 from flexivit_jax.loaded import LoadedViT
 from flexivit_jax.nn.vit import ViT
-from flexivit_jax.tasks import supervised
+from flexivit_jax.tasks import losses
 from flexivit_jax.training import compilation, sharding
 
 # Losses, by what they make of logits.
-PROBABILITIES: dict[str, supervised.Loss] = {
-  "softmax": supervised.SoftmaxLoss(),
-  "sigmoid": supervised.SigmoidLoss(),
+PROBABILITIES: dict[str, losses.Loss] = {
+  "softmax": losses.SoftmaxLoss(),
+  "sigmoid": losses.SigmoidLoss(),
 }
 
 

@@ -10,8 +10,9 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from flexivit_jax import config, pretrained
+from flexivit_jax import config, pretrained, teaching
 from flexivit_jax.checkpoints import native
+from flexivit_jax.core.patch_size import as_hw
 from flexivit_jax.core.text import format_bytes
 from flexivit_jax.data import bad_images, pack_loader, packs, scan
 from flexivit_jax.data import loader as loader_lib
@@ -26,10 +27,11 @@ from flexivit_jax.experiment import (
 )
 from flexivit_jax.formats import fitting
 from flexivit_jax.nn import cost, vit
-from flexivit_jax.tasks import pack_report
+from flexivit_jax.tasks import distill, losses, pack_report
 from flexivit_jax.training import (
   compilation,
   memory,
+  mixing,
   provenance,
   sharding,
   step,
@@ -46,6 +48,7 @@ class Run:
     images_per_step: mean, of packed rows.
     record: of config, data and machine, as JSON.
     initial: parameters to start with, by name; `init_state` takes them.
+    teacher: that the task learns from, on the devices; None: it has none.
   """
 
   experiment: Experiment
@@ -57,14 +60,22 @@ class Run:
   tx: Any
   record: dict[str, Any]
   initial: dict[str, np.ndarray]
+  teacher: distill.Teacher | None = None
 
   def is_due(self, every: int, done: int) -> bool:
     return done % every == 0 or done == self.total_steps
 
   def measure(self, params, batch, **kwargs):
+    """The task's metrics; a teacher must be given as `teacher`."""
     return self.experiment.task.measure(
       self.experiment.model, params, batch, **kwargs
     )
+
+  def augment(self, key, batch):
+    """What each step draws on the devices."""
+    wanted = losses.targets(batch, self.experiment.model.num_classes)
+    batch = dataclasses.replace(batch, targets=wanted)
+    return mixing.mix(self.experiment.mix, key, batch)
 
   @property
   def metrics(self) -> tuple[str, ...]:
@@ -103,15 +114,25 @@ class Run:
     constant = packing is not None and packing.loss == "sum"
     images = self.images_per_step if constant else None
 
-    def train_step(state, metrics, batch, *, patch_hw):
+    # What a step reads and does not change: arguments, so that no program
+    # holds a copy.
+    read = {} if self.teacher is None else {"teacher": self.teacher}
+
+    def train_step(state, metrics, batch, read, *, patch_hw):
       def measure(*args, **kwargs):
-        measured = self.measure(*args, patch_hw=patch_hw, **kwargs)
+        measured = self.measure(*args, patch_hw=patch_hw, **kwargs, **read)
         if packing is None:
           return measured
         return measured | pack_report.pack_report(batch)
 
       return step.train_step(
-        state, metrics, batch, measure=measure, tx=self.tx, images=images
+        state,
+        metrics,
+        batch,
+        measure=measure,
+        tx=self.tx,
+        images=images,
+        augment=self.augment if self.experiment.mix else None,
       )
 
     everywhere = sharding.replicated(self.mesh)
@@ -119,18 +140,22 @@ class Run:
     sizes = sizes or self.experiment.programs
     batch = sharding.shapes(self.loader.example(), self.mesh)
     with self.explaining_memory(sizes):
-      return compilation.compile_sizes(
+      compiled = compilation.compile_sizes(
         train_step,
         sizes,
-        arguments=(state, metrics, batch),
+        arguments=(state, metrics, batch, read),
         jit_options={
-          "in_shardings": (everywhere, everywhere, rows),
+          "in_shardings": (everywhere, everywhere, rows, everywhere),
           "out_shardings": (everywhere, everywhere),
           "donate_argnums": 0,
         },
         report=report,
         what="train step",
       )
+    return {
+      size: lambda *args, call=call: call(*args, read)
+      for size, call in compiled.items()
+    }
 
   def compile_evaluation(self, params, report, sizes=None):
     """Programs of the evaluation by setting; none without validation data.
@@ -156,13 +181,15 @@ class Run:
   def memory(self, patch_hw: tuple[int, int] | None) -> memory.Memory:
     """Estimate for a training step."""
     state = self.state_shapes
+    read = {} if self.teacher is None else {"teacher": self.teacher}
     return memory.estimate(
-      self.measure,
+      functools.partial(self.measure, **read),
       state.params,
       state.opt_state,
       sharding.shapes(self.loader.example(), self.mesh),
       patch_hw=patch_hw,
       num_devices=self.mesh.size,
+      held=read,
     )
 
   def explaining_memory(self, sizes: Collection[tuple[int, int] | None]):
@@ -292,6 +319,18 @@ def prepare(
         loader_lib.refuse_random(
           (*experiment.test.transforms, experiment.test.resolution)
         )
+  teacher, taught_by = None, {}
+  if isinstance(experiment.task, distill.Distill):
+    with blaming("config.task.teacher"):
+      opened_teacher = teaching.load(
+        experiment.task.teacher,
+        source.classes,
+        experiment.model.num_classes,
+        teacher_hw(experiment) or loader.image_hw,
+      )
+    report("\n".join(("taught by", *opened_teacher.description)))
+    teacher = jax.device_put(opened_teacher.teacher, sharding.replicated(mesh))
+    taught_by = {"teacher": {"fingerprint": opened_teacher.digest}}
   initial, origin = {}, {}
   if experiment.init_from is not None and not resuming:
     with blaming("config.init_from"):
@@ -314,13 +353,15 @@ def prepare(
       "data": {
         name: {"fingerprint": source.fingerprint, "images": len(source)}
         for name, source in opened.items()
-      },
+      }
+      | taught_by,
       "classes": list(source.classes),
       "provenance": provenance.describe(),
       **origin,
       **looked_at,
     },
     initial=initial,
+    teacher=teacher,
   )
   with blaming("config.model"):
     run.state_shapes  # noqa: B018 (initialises the model without computing)
@@ -360,6 +401,15 @@ def read_initial(experiment: Experiment) -> tuple[dict, list[str]]:
   return arrays, "\n".join(lines).splitlines()
 
 
+def teacher_hw(experiment: Experiment) -> tuple[int, int] | None:
+  """(height, width) of the images that a teacher is shown; None: there is
+  none, or it sees the student's."""
+  if not isinstance(experiment.task, distill.Distill):
+    return None
+  size = experiment.task.teacher.image_size
+  return None if size is None else as_hw(size)
+
+
 def train_loader(experiment: Experiment, source):
   """This process's training batches: of images, or of packed rows."""
   data, packing = experiment.train, experiment.packing
@@ -372,7 +422,11 @@ def train_loader(experiment: Experiment, source):
     "on_bad_image": experiment.on_bad_image,
   }
   if packing is None:
-    return loader_lib.TrainLoader(source, data.transforms, **options)
+    with blaming("config.task.teacher.image_size"):
+      shown = teacher_hw(experiment)
+    return loader_lib.TrainLoader(
+      source, data.transforms, teacher_hw=shown, **options
+    )
   cutter = Cutter(
     data.resolution,
     experiment.patch_size,

@@ -12,7 +12,7 @@ from flexivit_jax import config
 from flexivit_jax.data import augment, sources
 from flexivit_jax.experiment import ConfigError, Data, Experiment
 from flexivit_jax.nn import pooling, positions, vit
-from flexivit_jax.tasks import supervised
+from flexivit_jax.tasks import losses, supervised
 from flexivit_jax.training import optimizer
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -632,4 +632,4 @@ def test_a_default_that_the_file_leaves_out_can_be_changed():
   experiment = config.load(
     "configs/flexivit_digits.py", ["task.loss.name=sigmoid"]
   )
-  assert experiment.task.loss == supervised.SigmoidLoss()
+  assert experiment.task.loss == losses.SigmoidLoss()

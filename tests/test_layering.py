@@ -14,6 +14,7 @@ PACKAGE = ROOT / "flexivit_jax"
 LAYERS = (
   "cli",
   "run",
+  "teaching",
   "exporting",
   "saving",
   "pretrained",

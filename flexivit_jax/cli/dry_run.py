@@ -38,7 +38,8 @@ def describe(run: Run):
   for key, value in config.flatten(run.record["config"]).items():
     yield f"config.{key} = {value!r}"
   for name, data in run.record["data"].items():
-    yield f"{name}: {data['images']} images, fingerprint {data['fingerprint']}"
+    images = f"{data['images']} images, " if "images" in data else ""
+    yield f"{name}: {images}fingerprint {data['fingerprint']}"
   experiment, packing = run.experiment, run.experiment.packing
   count = parameter_count(run.state_shapes.params)
   devices = run.mesh.size

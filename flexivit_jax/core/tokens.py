@@ -57,15 +57,22 @@ class Batch:
   Attributes:
     inputs: u8 images `[b, h, w, c]` (a grid batch, cut inside the step) or
       `Tokens` (a packed batch, cut on the host).
-    labels: i32 `[b, e]`, class of each image slot.
+    labels: i32 `[b, e]`, class of each image slot; `[b, e, k]` where an image
+      may have several: -1 for none.
     weights: f32 `[b, e]`, 1 for a real image, 0 for padding.
     index: i32 `[b, e]`, which example of the source; -1 for padding.
+    targets: f32 `[b, e, c]`, what is asked of each class, of mixed images;
+      None: what the labels say.
+    teacher_inputs: u8 images of another size, `[b, h, w, c]`, the same crop as
+      in `inputs`; None: a teacher sees `inputs`.
   """
 
   inputs: jax.Array | Tokens
   labels: jax.Array
   weights: jax.Array
   index: jax.Array
+  targets: jax.Array | None = None
+  teacher_inputs: jax.Array | None = None
 
 
 def grid_shape(

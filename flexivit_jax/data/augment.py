@@ -199,6 +199,46 @@ class Affine:
     return np.asarray(turned)
 
 
+def for_another_size(
+  transforms: tuple[Transform, ...],
+  old_hw: tuple[int, int],
+  new_hw: tuple[int, int],
+) -> tuple[Transform, ...]:
+  """Transforms that show the same of an image at another size.
+
+  They draw the same from a generator of the same state: what they draw does not
+  depend on the sizes that they make.
+
+  Args:
+    transforms: that make images of `old_hw`.
+
+  Raises:
+    ValueError: the aspect ratio differs, which would show something else.
+  """
+  if old_hw[0] * new_hw[1] != old_hw[1] * new_hw[0]:
+    raise ValueError(
+      f"{new_hw[0]}x{new_hw[1]} pixels have another aspect ratio than "
+      f"{old_hw[0]}x{old_hw[1]}"
+    )
+
+  def scaled(side):
+    return max(1, round(side * new_hw[0] / old_hw[0]))
+
+  found = []
+  for transform in transforms:
+    changes = {
+      f.name: tuple(map(scaled, value))
+      if isinstance(value := getattr(transform, f.name), tuple)
+      else scaled(value)
+      for f in dataclasses.fields(transform)
+      if f.name in ("size", "short")
+    }
+    found.append(dataclasses.replace(transform, **changes))
+  if not any(hasattr(x, "size") for x in transforms):
+    found.append(Resize(new_hw))
+  return tuple(found)
+
+
 def _check_size(size):
   if not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
     raise ValueError(

@@ -99,11 +99,14 @@ class Shuffled:
   Attributes:
     seed: of the order and of the transforms.
     skip: whether a bad image is replaced by the next good one.
+    teacher: shows a teacher the same images, with the same draws; None: there
+      is none, or it sees what `example` shows.
   """
 
   example: Example
   seed: int
   skip: bool
+  teacher: Example | None = None
 
   def index(self, place: int) -> tuple[int, int]:
     """(epoch, index) of the example at a place of the endless order."""
@@ -113,8 +116,10 @@ class Shuffled:
 
   def load(
     self, places: Iterable[int], bad: dict[int, str]
-  ) -> Iterator[tuple[np.ndarray, int, int, np.random.Generator]]:
-    """Image, label, index and generator of each example.
+  ) -> Iterator[tuple[tuple[np.ndarray, ...], int, int, np.random.Generator]]:
+    """Views, label, index and generator of each example.
+
+    The views are the image and, where there is a teacher, what it sees.
 
     What the transforms left of the generator's stream is there for more draws
     until the next example is asked for.
@@ -133,7 +138,13 @@ class Shuffled:
     total = len(self.example.source)
     for _ in range(total):
       try:
-        return self.example(index, draw(index))
+        image = self.example.source.image(index)
+        views = ()
+        if self.teacher is not None:
+          views = (self.teacher.transform(image, index, draw(index)),)
+        # As the last one: the generator goes on from here.
+        own = self.example.transform(image, index, draw(index))
+        return (own, *views), self.example.label(index)
       except BadImageError as e:
         if not self.skip:
           raise
@@ -166,8 +177,9 @@ class TrainBatches:
   def __getitem__(self, step: int) -> dict[str, np.ndarray]:
     bad: dict[int, str] = {}
     loaded = self.order.load(self.places(step), bad)
-    images, labels, indices, _ = zip(*loaded)
-    return {"image": np.stack(images), **_others(labels, indices, bad)}
+    views, labels, indices, _ = zip(*loaded)
+    images = dict(zip(("image", "teacher_image"), map(np.stack, zip(*views))))
+    return images | _others(labels, indices, bad)
 
 
 @dataclasses.dataclass(frozen=True)

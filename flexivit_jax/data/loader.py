@@ -41,6 +41,8 @@ class TrainLoader(Iterator[Batch]):
     threads: that load in each process; 0 loads when asked.
     shard: (index, count) of this process.
     on_bad_image: what to do about images that cannot be decoded.
+    teacher_hw: (height, width) at which a teacher sees the same images; None:
+      there is none, or it sees them as they are.
 
   Attributes:
     bad: index to reason of the bad images met so far.
@@ -57,6 +59,7 @@ class TrainLoader(Iterator[Batch]):
     threads: int = 0,
     shard: tuple[int, int] = (0, 1),
     on_bad_image: bad_images.OnBadImage = bad_images.ERROR,
+    teacher_hw: tuple[int, int] | None = None,
   ):
     order = Shuffled(Example(source, transforms), seed, on_bad_image.skip)
     # One image tells the shape of all, and whether the transforms fit.
@@ -65,6 +68,12 @@ class TrainLoader(Iterator[Batch]):
     order = dataclasses.replace(
       order, example=Example(source, transforms, shape)
     )
+    if teacher_hw is not None and teacher_hw != shape[:2]:
+      scaled = augment.for_another_size(transforms, shape[:2], teacher_hw)
+      order = dataclasses.replace(
+        order, teacher=Example(source, scaled, (*teacher_hw, shape[2]))
+      )
+      self._first = TrainBatches(order, batch_size, range(1))[0]
     rows = shard_rows(batch_size, shard)
     self._batches = TrainBatches(order, batch_size, rows)
     self._stream = Stream(self._batches, workers=workers, threads=threads)
@@ -89,15 +98,14 @@ class TrainLoader(Iterator[Batch]):
   def example(self) -> Batch:
     """A batch of this loader's shapes, without starting its workers."""
     count = len(self._batches.rows)
+    shapes = {"image": self._example.shape, "label": (), "index": ()}
+    if self._batches.order.teacher is not None:
+      shapes["teacher_image"] = self._batches.order.teacher.shape
     # One row shown as many: a batch may be large, and its shape is asked often.
     return _grid_batch(
       {
         name: np.broadcast_to(self._first[name], (count, *shape))
-        for name, shape in (
-          ("image", self._example.shape),
-          ("label", ()),
-          ("index", ()),
-        )
+        for name, shape in shapes.items()
       }
     )
 
@@ -130,12 +138,16 @@ class TrainLoader(Iterator[Batch]):
     # All that a batch depends on beside its number. Workers, threads and
     # processes are not among it; skipping bad images matters from the first
     # bad one on, where a run that did not skip them ended.
-    return {
+    found = {
       "seed": self._batches.order.seed,
       "batch_size": self._batches.batch_size,
       "data": self._example.source.fingerprint,
       "transforms": repr(self._example.transforms),
     }
+    if self._batches.order.teacher is not None:
+      shown = self._batches.order.teacher.transforms
+      found["teacher_transforms"] = repr(shown)
+    return found
 
   def close(self) -> None:
     """Ends the workers; the next batch would start them again."""
@@ -277,4 +289,5 @@ def _grid_batch(batch, image: str = "image") -> Batch:
     labels=batch["label"][:, None],
     weights=(index >= 0).astype(np.float32),
     index=index,
+    teacher_inputs=batch.get("teacher_image"),
   )

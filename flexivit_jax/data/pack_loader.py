@@ -68,7 +68,8 @@ class CutImages:
     source = self.order.example.source
     cut, images = [], []
     loaded = self.order.load(places, bad)
-    for place, (image, label, index, rng) in zip(places, loaded, strict=True):
+    for place, (views, label, index, rng) in zip(places, loaded, strict=True):
+      (image,) = views
       plan = self.cutter.plan(image.shape[:2], rng, place, source.name(index))
       cut.append(self.cutter.cut(image, plan, rng))
       images.append((label, index))

@@ -20,11 +20,12 @@ class Answers:
 
   Attributes:
     index: i32, of the image in its source; -1 where there is none.
-    label: i32, the right class.
+    label: i32, the right class; of several the one that comes first.
     predicted: i32, the class of the highest logit.
     confidence: f32, its probability.
     loss: f32.
     rank: i32, classes that come before the label; 0 where it comes first.
+      An image without a label has -1 and the number of classes.
   """
 
   index: jax.Array | np.ndarray
@@ -69,21 +70,39 @@ def answer(
 
   Args:
     logits, probabilities: `[b, e, c]`; of equal logits the first comes first.
-    loss, labels, index: `[b, e]`.
+    loss, index: `[b, e]`.
+    labels: `[b, e]`, or `[b, e, k]` where an image may have several: -1 for
+      none.
   """
+  if labels.ndim == 2:
+    label, first = labels, rank(logits, labels)
+  else:
+    n = logits.shape[-1]
+    ranks = [
+      jnp.where(x < 0, n, rank(logits, x)) for x in jnp.moveaxis(labels, -1, 0)
+    ]
+    ranks = jnp.stack(ranks, axis=-1)
+    best = ranks.argmin(axis=-1, keepdims=True)
+    label = jnp.take_along_axis(labels, best, axis=-1)[..., 0]
+    first = ranks.min(axis=-1)
+  return Answers(
+    index=index,
+    label=label,
+    predicted=logits.argmax(axis=-1).astype(jnp.int32),
+    confidence=probabilities.max(axis=-1).astype(jnp.float32),
+    loss=loss.astype(jnp.float32),
+    rank=first.astype(jnp.int32),
+  )
+
+
+def rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """How many classes come before each label, `[b, e]`."""
   own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
   # Written so that NaN, which compares with nothing, comes last.
   before = (~(logits < own)).sum(axis=-1)
   classes = jnp.arange(logits.shape[-1]).reshape(1, 1, -1)
   after = ((logits == own) & (classes >= labels[..., None])).sum(axis=-1)
-  return Answers(
-    index=index,
-    label=labels,
-    predicted=logits.argmax(axis=-1).astype(jnp.int32),
-    confidence=probabilities.max(axis=-1).astype(jnp.float32),
-    loss=loss.astype(jnp.float32),
-    rank=(before - after).astype(jnp.int32),
-  )
+  return before - after
 
 
 def gather(parts: list[Answers]) -> Answers:

@@ -13,7 +13,8 @@ from flexivit_jax.evaluation.answers import Answers, answer, gather
 from flexivit_jax.evaluation.points import Setting
 from flexivit_jax.nn import cost
 from flexivit_jax.nn.vit import ViT
-from flexivit_jax.tasks.supervised import Supervised
+from flexivit_jax.tasks import losses
+from flexivit_jax.tasks.task import Task
 from flexivit_jax.training import compilation, sharding
 
 
@@ -101,14 +102,14 @@ Forward = Callable[..., Answers]
 
 
 def forward(
-  task: Supervised, model: ViT, params, batch: Batch, *, patch_hw
+  task: Task, model: ViT, params, batch: Batch, *, patch_hw
 ) -> Answers:
   """The model's answers to a batch, on its devices."""
   logits = task.logits(model, params, batch, patch_hw=patch_hw)
   return answer(
     logits,
     task.loss.probabilities(logits),
-    task.loss(logits, batch.labels),
+    task.loss(logits, losses.targets(batch, logits.shape[-1])),
     batch.labels,
     batch.index,
   )

@@ -65,6 +65,7 @@ def estimate(
   patch_hw: tuple[int, int] | None,
   num_devices: int,
   platform: str | None = None,
+  held=(),
 ) -> Memory:
   """Memory of a training step at one patch size, without compiling it.
 
@@ -91,6 +92,8 @@ def estimate(
     num_devices: that share the rows.
     platform: "cpu", "gpu" or "tpu"; None: JAX's default. A CPU computes
       bfloat16 in float32, and attends with one head at a time.
+    held: arrays that `measure` holds, such as a teacher's; they count as
+      activations.
   """
   platform = platform or jax.default_backend()
 
@@ -114,6 +117,7 @@ def estimate(
     optimizer=_tree_bytes(opt_state),
     gradients=parameters,
     activations=_tree_bytes(batch)
+    + _tree_bytes(held)
     + _peak(gradient.jaxpr, platform, results=False),
   )
 

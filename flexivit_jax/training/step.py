@@ -3,6 +3,7 @@
 import dataclasses
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,8 @@ def stream(key: jax.Array, name: str, step) -> jax.Array:
 
 # (params, batch, dropout_key) -> metrics, among them "loss".
 Measure = Callable[..., dict[str, Mean]]
+# (key, batch) -> batch, what is drawn on the devices for each step.
+Augment = Callable[..., Any]
 
 
 def zero_metrics(names) -> dict[str, Mean]:
@@ -94,10 +97,12 @@ def train_step(
   measure: Measure,
   tx: optax.GradientTransformation,
   images: float | None = None,
+  augment: Augment | None = None,
 ) -> tuple[TrainState, dict[str, Mean]]:
   """One step down the gradient of the batch's loss.
 
   Args:
+    augment: changes the batch before it is measured; None: as it is.
     images: what the summed loss is divided by; None: the batch's own number of
       images, the mean. Where that varies, a constant makes every image weigh
       the same instead of every step.
@@ -105,7 +110,10 @@ def train_step(
   Returns:
     The new state, and `metrics` with this step's sums and counts added.
   """
-  key = stream(jax.random.wrap_key_data(state.key), "dropout", state.step)
+  run_key = jax.random.wrap_key_data(state.key)
+  key = stream(run_key, "dropout", state.step)
+  if augment is not None:
+    batch = augment(stream(run_key, "augment", state.step), batch)
 
   def loss(params):
     measured = measure(params, batch, dropout_key=key)

@@ -12,7 +12,8 @@ from flexivit_jax.evaluation import sweep
 from flexivit_jax.evaluation.answers import Answers
 from flexivit_jax.evaluation.points import Setting
 from flexivit_jax.nn import pooling, positions, vit
-from flexivit_jax.tasks.supervised import SigmoidLoss, Supervised
+from flexivit_jax.tasks.losses import SigmoidLoss
+from flexivit_jax.tasks.supervised import Supervised
 from flexivit_jax.training import sharding
 
 

@@ -1,0 +1,76 @@
+"""The model that a run's student learns from, opened and checked."""
+
+import dataclasses
+
+from flexivit_jax import pretrained
+from flexivit_jax.core.patch_size import as_hw
+from flexivit_jax.core.text import cut
+from flexivit_jax.evaluation.points import size_name
+from flexivit_jax.experiment import check_patch_size
+from flexivit_jax.loaded import digest
+from flexivit_jax.tasks.distill import Teacher, TeacherSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+  """A teacher, and what tells it from another.
+
+  Attributes:
+    description: lines that say what it is.
+    digest: SHA-256 of its parameters.
+  """
+
+  teacher: Teacher
+  description: tuple[str, ...]
+  digest: str
+
+
+def load(
+  spec: TeacherSpec,
+  classes: tuple[str, ...],
+  num_classes: int,
+  image_hw: tuple[int, int],
+) -> Opened:
+  """A teacher for a student.
+
+  Args:
+    classes: of the data.
+    num_classes: of the student's head.
+    image_hw: of the images that the teacher is shown.
+
+  Raises:
+    ValueError: it cannot be loaded, its classes are not the student's, or it
+      cannot be used on such images.
+  """
+  vit = pretrained.load(spec.checkpoint, step=spec.step)
+  path, model = vit.spec.path, vit.model
+  if model.num_classes != num_classes:
+    raise ValueError(
+      f"{path} has {model.num_classes or 'no'} classes, and the student "
+      f"{num_classes}: a teacher needs the student's classes"
+    )
+  if vit.spec.classes and tuple(vit.spec.classes) != tuple(classes):
+    have, want = (cut(", ".join(x), 60) for x in (vit.spec.classes, classes))
+    raise ValueError(
+      f"the classes of {path} are not those of the data, or in another order: "
+      f"{have}, not {want}"
+    )
+  patch_size = spec.patch_size
+  if patch_size is None:
+    patch_size = vit.spec.patch_size
+  if patch_size is None:
+    raise ValueError(
+      f"{path} does not name one patch size: give patch_size, 16 say"
+    )
+  patch_hw = as_hw(patch_size)
+  check_patch_size(model, image_hw, patch_hw)
+  if spec.dtype is not None:
+    model = model.clone(dtype=spec.dtype)
+  description = str(vit).splitlines()
+  description.append(
+    f"  teaches with patches of {size_name(patch_hw)} px on images of "
+    f"{size_name(image_hw)} px"
+  )
+  return Opened(
+    Teacher(vit.params, model, patch_hw), tuple(description), digest(vit.params)
+  )
