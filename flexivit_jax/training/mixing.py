@@ -89,7 +89,7 @@ class CutMix:
         at = (jnp.arange(side) + 0.5) / side
         inside.append((at >= start) & (at < end) & mixes)
       rows, cols = inside
-      return (rows[:, None] & cols)[None, :, :, None]
+      return (rows[:, None] & cols[None, :])[None, :, :, None]
 
     def paste(x):
       return jnp.where(box(x), jnp.roll(x, 1, axis=0), x)

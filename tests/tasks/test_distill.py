@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flexivit_jax.core.tokens import Batch, to_tokens
-from flexivit_jax.nn import positions, vit
+from flexivit_jax.nn import pooling, positions, vit
 from flexivit_jax.tasks import distill
 from flexivit_jax.tasks.distill import KL, L2, Distill, Hard, TeacherSpec
 
@@ -63,6 +63,7 @@ def model(**changes):
     size=vit.Size(8, 1, 16, 2),
     position=positions.LearnedGrid((2, 2)),
     kernel_hw=(4, 4),
+    pool=pooling.Gap(),
     num_classes=3,
     **changes,
   )

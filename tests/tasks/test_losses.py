@@ -8,7 +8,7 @@ from flexivit_jax.core.tokens import Batch
 from flexivit_jax.tasks import losses
 from flexivit_jax.tasks.losses import SigmoidLoss, SoftmaxLoss
 
-LOGITS = np.random.default_rng(0).normal(size=(3, 2, 4)) * 3
+LOGITS = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32) * 3
 LABELS = np.array([[0, 3], [2, 2], [1, 0]], np.int32)
 
 

@@ -108,17 +108,16 @@ def test_one_of_several_ways_is_drawn_for_each_step():
   for seed in range(12):
     found = mixing.mix(ways, jax.random.key(seed), given)
     assert found.inputs.dtype == jnp.float32
-    assert np.abs(found.inputs).max() <= 1
-    pure = np.isclose(
-      np.asarray(found.inputs)[..., None, :, :, :, :],
-      np.stack([unit(given.inputs), unit(np.roll(given.inputs, 1, 0))]),
-      atol=1e-6,
-    )
-    kinds.append(bool(pure.any(0).all()))
+    inputs = np.asarray(found.inputs)
+    assert np.abs(inputs).max() <= 1 + 1e-6  # of float32
+    sources = unit(given.inputs), unit(np.roll(given.inputs, 1, axis=0))
+    whole = [np.isclose(inputs, x, atol=1e-6).all(-1) for x in sources]
+    pasted = (whole[0] | whole[1]).all()  # each pixel is of one image
+    kinds.append(bool(pasted))
   assert {True, False} == set(kinds)
 
 
-def test_several_devices_mix_as_one(monkeypatch):
+def test_several_devices_mix_as_one():
   given = batch(rows=16)
   mix = jax.jit(lambda key, x: mixing.mix((Mixup(), CutMix()), key, x))
   mesh = sharding.make_mesh()
