@@ -25,10 +25,17 @@ import numpy as np
 from tqdm import tqdm
 
 from flexivit_jax import config, pretrained
-from flexivit_jax.cli import arguments, cascades, errors, reading, views
+from flexivit_jax.cli import (
+  arguments,
+  cascades,
+  errors,
+  named_data,
+  reading,
+  views,
+)
 from flexivit_jax.core import resize
 from flexivit_jax.core.text import cut
-from flexivit_jax.data import bad_images
+from flexivit_jax.data import bad_images, modes
 from flexivit_jax.evaluation import (
   choice,
   costs,
@@ -119,6 +126,7 @@ def evaluate(args) -> Sweep:
   print(vit, flush=True)
   run = vit.spec.experiment
   data = views.choose_data(args, run)
+  mode = named_data.choose_mode(args, run, packed=args.budgets is not None)
   batch_size = args.batch_size
   if batch_size is None:
     batch_size = run.eval_batch_size if run else 128
@@ -127,7 +135,7 @@ def evaluate(args) -> Sweep:
   mesh = sharding.make_mesh()
   batch_size = sharding.round_up(batch_size, mesh)
   with blaming("--data" if args.data else "config.test"):
-    source = data.source.open()
+    source = modes.open_source(data.source, mode)
     check_classes(vit, source)
     policy = run.on_bad_image if run else bad_images.ERROR
     if args.on_bad_image:
@@ -160,7 +168,7 @@ def evaluate(args) -> Sweep:
     step=vit.spec.step,
     model=model_line(vit, args.resize),
     parameters=parameter_count(vit.params),
-    data=repr(data.source),
+    data=named_data.describe(data.source, mode),
     classes=tuple(source.classes),
     command=args.command,
     provenance=provenance.describe(),
@@ -169,7 +177,7 @@ def evaluate(args) -> Sweep:
     routes=found,
     resize=args.resize,
   )
-  print(f"\n{points[0].images} images of {data.source}")
+  print(f"\n{points[0].images} images of {result.data}")
   print(table.table(result))
   if found:
     print(f"\n{routes.table(found)}")

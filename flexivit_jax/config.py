@@ -25,7 +25,11 @@ from flexivit_jax.core.text import cut, listed, nearest, quoted, show
 from flexivit_jax.data import (
   augment,
   bad_images,
+  colour,
   digits_canvas,
+  listed_images,
+  modes,
+  rand_augment,
   sources,
   tfds,
 )
@@ -89,7 +93,12 @@ CHOICES: dict[Any, dict[str, Any]] = {
     "digits": sources.Digits,
     "digits_canvas": digits_canvas.DigitsCanvas,
     "image_folder": sources.ImageFolder,
+    "listed_images": listed_images.ListedImages,
     "tfds": tfds.Tfds,
+  },
+  modes.Mode: {
+    "antialias": modes.Antialias,
+    "bv_compat": modes.BvCompat,
   },
   augment.Transform: {
     "resize": augment.Resize,
@@ -99,6 +108,9 @@ CHOICES: dict[Any, dict[str, Any]] = {
     "inception_crop": augment.InceptionCrop,
     "flip": augment.Flip,
     "affine": augment.Affine,
+    "color_jitter": colour.ColorJitter,
+    "grayscale": colour.Grayscale,
+    "rand_augment": rand_augment.RandAugment,
   },
   bad_images.OnBadImage: {
     "error": bad_images.Error,
@@ -385,11 +397,12 @@ def to_json(value):
   fields = {
     f.name: to_json(getattr(value, f.name)) for f in _fields(type(value))
   }
-  name = _name_of(value)
+  name = name_of(value)
   return fields if name is None else {"name": name, **fields}
 
 
-def _name_of(value):
+def name_of(value) -> str | None:
+  """What a config calls an object of one of the choices; None: it is none."""
   for table in CHOICES.values():
     for name, chosen in table.items():
       if chosen is type(value) or chosen == value:

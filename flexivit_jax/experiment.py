@@ -9,7 +9,8 @@ from flexivit_jax.core import patch_size
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.resolution import Resolution
 from flexivit_jax.core.tokens import grid_shape
-from flexivit_jax.data import augment, bad_images, packs, sources
+from flexivit_jax.data import augment, bad_images, modes, packs, sources
+from flexivit_jax.data.parts import MAX_PARTS
 from flexivit_jax.nn import positions, vit
 from flexivit_jax.tasks import distill, supervised
 from flexivit_jax.tasks.task import Task
@@ -89,6 +90,7 @@ BOUNDS = {
   "seed": (0, 2**32 - 1),
   "workers": (0, 1024),
   "threads": (0, 1024),
+  "read_parts": (1, MAX_PARTS),
 }
 
 
@@ -115,6 +117,10 @@ class Experiment:
     workers: processes that load data; 0 loads in the main process.
     threads: that load data in each process; 0 loads when asked.
     on_bad_image: what to do about images that cannot be decoded.
+    preprocessing: how the images of all three data are decoded and resized.
+    read_parts: parts of the training data, each of neighbouring files, that are
+      shuffled apart. With the number of processes, or a multiple of it, each
+      process reads its own files alone; 1: from all of them.
   """
 
   model: vit.ViT
@@ -139,6 +145,8 @@ class Experiment:
   workers: int = 0
   threads: int = 0
   on_bad_image: bad_images.OnBadImage = bad_images.ERROR
+  preprocessing: modes.Mode = modes.ANTIALIAS
+  read_parts: int = 1
 
   def __post_init__(self):
     if (self.total_steps is None) == (self.total_epochs is None):
@@ -177,6 +185,11 @@ class Experiment:
         "task distill and packing: a teacher sees images of one size, so give "
         "images a size in train.transforms and leave packing out"
       )
+    elif self.preprocessing != modes.ANTIALIAS:
+      raise ValueError(
+        'preprocessing is "bv_compat", which is for images of one size: leave '
+        'packing and the resolutions out, or take "antialias"'
+      )
     elif self.train.resolution is None:
       raise ValueError(
         "packing needs train.resolution, the size of each image: "
@@ -194,6 +207,13 @@ class Experiment:
   def programs(self) -> tuple[tuple[int, int] | None, ...]:
     """All that `program` can return."""
     return (None,) if self.packing else self.patch_size.sizes
+
+  def open(self, data: Data) -> sources.Source:
+    """A source of this experiment, in its mode.
+
+    Raises: as `source.open`.
+    """
+    return modes.open_source(data.source, self.preprocessing)
 
   def num_steps(
     self, num_examples: int, images_per_step: float | None = None

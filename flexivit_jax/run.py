@@ -281,7 +281,7 @@ def prepare(
   with blaming("config.batch_size"):
     sharding.check_batch_size(experiment.batch_size, mesh)
   with blaming("config.train"):
-    source = experiment.train.source.open()
+    source = experiment.open(experiment.train)
     experiment = experiment.for_classes(source.classes)
     loader = train_loader(experiment, source)
   looked_at, images_per_step = {}, experiment.batch_size
@@ -298,7 +298,7 @@ def prepare(
   opened, validation = {"train": source}, None
   if experiment.validation is not None:
     with blaming("config.validation"):
-      opened["validation"] = experiment.validation.source.open()
+      opened["validation"] = experiment.open(experiment.validation)
       check_same_classes(source, opened["validation"])
       validation = eval_reading(
         experiment.validation,
@@ -314,7 +314,7 @@ def prepare(
         _check_tiling(experiment, setting.image_hw)
   if experiment.test is not None:
     with blaming("config.test"):
-      check_same_classes(source, experiment.test.source.open())
+      check_same_classes(source, experiment.open(experiment.test))
       if experiment.test.resolution is not None:
         loader_lib.refuse_random(
           (*experiment.test.transforms, experiment.test.resolution)
@@ -420,6 +420,7 @@ def train_loader(experiment: Experiment, source):
     "threads": experiment.threads,
     "shard": shard(),
     "on_bad_image": experiment.on_bad_image,
+    "read_parts": experiment.read_parts,
   }
   if packing is None:
     with blaming("config.task.teacher.image_size"):

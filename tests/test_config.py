@@ -69,6 +69,7 @@ REQUIRED = {
   "by_resolution": {"rates": (0.1, 0.6), "tokens": (16, 256)},
   "scheduled": {"start": 0.8, "end": 0.2, "middle": 1e6, "width": 1e5},
   "image_folder": {"path": "images"},
+  "listed_images": {"path": "images"},
   "tfds": {"dataset": "cifar10"},
   "resize": {"size": (24, 20)},
   "resize_crop": {"short": 24, "size": (24, 20)},
@@ -425,7 +426,7 @@ def test_a_whole_group_can_be_taken_away():
       "train.transforms=(5,)",
       "config.train.transforms[0] is 5: give a name, one of 'resize', "
       "'resize_crop', 'central_crop', 'pad_square', 'inception_crop', 'flip', "
-      "'affine'",
+      "'affine', 'color_jitter', 'grayscale', 'rand_augment'",
     ),
     (
       "train.transforms=({'name': 'affine', 'shfit': 0.1},)",

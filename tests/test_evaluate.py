@@ -194,6 +194,38 @@ def test_evaluates_a_big_vision_file_on_a_folder(npz, command, tmp_path):
   assert [row["patch"] for row in _rows(done)] == ["16", "24"]
 
 
+@pytest.mark.slow
+def test_a_published_file_is_evaluated_as_it_was_published(
+  npz, capsys, tmp_path
+):
+  rng = np.random.default_rng(0)
+  for i in range(10):
+    folder = tmp_path / "data" / "test" / f"class{i}"
+    folder.mkdir(parents=True)
+    pixels = rng.integers(0, 256, (90 + i, 120, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "a.jpg")
+
+  def losses(*options):
+    evaluate.main(
+      [
+        f"--checkpoint={npz}",
+        f"--data=folder:{tmp_path / 'data'}",
+        *("--resolutions=48", "--patch_sizes=16,24", "--no_timing"),
+        *(f"--output={tmp_path / 'out'}", *options),
+      ]
+    )
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    return results["data"], [point["loss"] for point in results["points"]]
+
+  usual = losses()
+  # Not taken from the points that are stored.
+  data, compat = losses("--preprocessing=bv_compat")
+  assert data == f"{usual[0]} by BvCompat()"
+  assert f"10 images of {data}" in capsys.readouterr().out
+  assert np.abs(np.subtract(usual[1], compat)).min() > 1e-3
+  assert losses("--preprocessing=antialias") == usual
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from flexivit_jax.core import patch_size
-from flexivit_jax.data import sources
+from flexivit_jax.core import patch_size, resolution
+from flexivit_jax.data import modes, packs, sources
 from flexivit_jax.experiment import (
   ConfigError,
   Data,
@@ -241,4 +241,27 @@ def test_one_class_is_nothing_to_learn():
     experiment().for_classes(("cat",))
   assert str(caught.value) == (
     "config.train: the data has one class, 'cat': give at least two"
+  )
+
+
+# Preprocessing.
+
+
+def test_all_data_is_opened_in_one_mode():
+  for mode in (modes.ANTIALIAS, modes.BvCompat()):
+    run = experiment(preprocessing=mode)
+    assert run.open(run.train).mode == run.open(run.test).mode == mode
+
+
+def test_packed_images_are_prepared_in_one_way():
+  packed = dict(
+    train=Data(sources.Digits(), resolution=resolution.Native()),
+    packing=packs.Packing(row_length=64, max_images=8),
+  )
+  experiment(**packed)
+  with pytest.raises(ValueError) as caught:
+    experiment(**packed, preprocessing=modes.BvCompat())
+  assert str(caught.value) == (
+    'preprocessing is "bv_compat", which is for images of one size: leave '
+    'packing and the resolutions out, or take "antialias"'
   )

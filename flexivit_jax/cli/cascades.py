@@ -4,8 +4,9 @@ import dataclasses
 import functools
 import math
 
-from flexivit_jax.cli import views
+from flexivit_jax.cli import named_data, views
 from flexivit_jax.core.tokens import Batch
+from flexivit_jax.data import modes
 from flexivit_jax.evaluation import cascade_measurement, routes, sweep
 from flexivit_jax.evaluation.points import Route
 from flexivit_jax.experiment import ConfigError, blaming
@@ -88,7 +89,8 @@ def validation(args, vit, data, whole, batch_size, policy) -> sweep.Reading:
       "evaluated; give others"
     )
   with blaming("--cascade_split" if args.cascade_split else "config"):
-    source = other.source.open()
+    mode = named_data.choose_mode(args, run)
+    source = modes.open_source(other.source, mode)
     found = views.choose_reading(args, vit, other, source, batch_size, policy)
   if found.views != whole.views:
     raise ConfigError(

@@ -3,8 +3,9 @@
 import contextlib
 import pathlib
 
-from flexivit_jax.data import sources, tfds
-from flexivit_jax.experiment import ConfigError, TilingError
+from flexivit_jax import config
+from flexivit_jax.data import modes, sources, tfds
+from flexivit_jax.experiment import ConfigError, Experiment, TilingError
 
 
 def add_arguments(add) -> None:
@@ -19,6 +20,45 @@ def add_arguments(add) -> None:
     help="where tfds:NAME is prepared; default: $TFDS_DATA_DIR, or "
     "~/tensorflow_datasets",
   )
+  add_mode_argument(add)
+
+
+def add_mode_argument(add) -> None:
+  add(
+    "--preprocessing",
+    choices=tuple(config.CHOICES[modes.Mode]),
+    help="how images are decoded and resized: antialias, or bv_compat, as for "
+    "the published FlexiViT models; default: the run's, or antialias",
+  )
+
+
+def choose_mode(
+  args, run: Experiment | None, *, packed: bool = False
+) -> modes.Mode:
+  """How images are decoded and resized: as asked for, or as the run's were.
+
+  Args:
+    packed: whether --budget or --budgets asks for images of any size, which
+      antialias alone makes.
+
+  Raises:
+    ConfigError: packed images cannot be had in the mode that is asked for.
+  """
+  name = args.preprocessing
+  if packed and name not in (None, "antialias"):
+    raise ConfigError(
+      f"--preprocessing {name} is for images of one size: give an image size "
+      "instead of a budget, or --preprocessing antialias"
+    )
+  if name is not None:
+    return config.CHOICES[modes.Mode][name]()
+  return modes.ANTIALIAS if run is None or packed else run.preprocessing
+
+
+def describe(source: sources.SourceSpec, mode: modes.Mode) -> str:
+  """A source, and the mode if it is not the usual one."""
+  how = "" if mode == modes.ANTIALIAS else f" by {mode!r}"
+  return f"{source!r}{how}"
 
 
 @contextlib.contextmanager

@@ -19,7 +19,13 @@ from collections.abc import Sequence
 import jax
 
 from flexivit_jax import prediction
-from flexivit_jax.cli import arguments, errors, prediction_files, reading
+from flexivit_jax.cli import (
+  arguments,
+  errors,
+  named_data,
+  prediction_files,
+  reading,
+)
 from flexivit_jax.cli.prediction_plan import (
   Plan,
   choose_output,
@@ -73,6 +79,7 @@ def main(argv=None):
     help="turn images as their EXIF orientation says; default: as the run's "
     "data, else not",
   )
+  named_data.add_mode_argument(add)
   add("--batch_size", type=int, default=32, help="most images at once")
   add(
     "--on_bad_image",

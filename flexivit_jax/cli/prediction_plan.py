@@ -4,12 +4,23 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from flexivit_jax import prediction, preprocessing, pretrained
-from flexivit_jax.cli import arguments, named_data, prediction_files, reading
+from flexivit_jax import config, prediction, preprocessing, pretrained
+from flexivit_jax.cli import (
+  arguments,
+  named_data,
+  prediction_files,
+  reading,
+)
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.resolution import NaFlex
 from flexivit_jax.core.text import listed
-from flexivit_jax.data import augment, bad_images, named_images, packs
+from flexivit_jax.data import (
+  augment,
+  bad_images,
+  modes,
+  named_images,
+  packs,
+)
 from flexivit_jax.data.loader import EvalLoader
 from flexivit_jax.data.pack_loader import PackEvalLoader
 from flexivit_jax.data.sources import Source
@@ -64,6 +75,8 @@ class Plan:
   def __str__(self):
     (h, w), total = self.patch_hw, len(self.source)
     how = ", ".join(map(repr, self.steps))
+    if self.source.mode != modes.ANTIALIAS:
+      how += f" by {self.source.mode!r}"
     lines = [
       f"{counted(total)}: {how} ({self.images.origin}), patches of {h}x{w}"
     ]
@@ -86,6 +99,7 @@ class Plan:
       "step": self.vit.spec.step,
       "patch_size": list(self.patch_hw),
       "images": [repr(x) for x in self.steps],
+      "preprocessing": config.name_of(self.source.mode),
       "exif_transpose": self.turned,
       "probabilities": self.wanted.probabilities,
     }
@@ -128,7 +142,11 @@ def make_plan(args) -> Plan:
   names = choose_names(args, vit)
   spec = named_images.NamedImages(found.paths, turned)
   rows, packing = choose_rows(args, vit, images, len(found.paths))
-  source = spec.open()
+  mode = named_data.choose_mode(
+    args, vit.spec.experiment, packed=images.resolution is not None
+  )
+  with blaming("--preprocessing"):
+    source = modes.open_source(spec, mode)
   with blaming("IMAGE"):
     shown_once = eval_reading(
       Data(spec, images.transforms, images.resolution),

@@ -57,8 +57,8 @@ class Batch:
   Attributes:
     inputs: u8 images `[b, h, w, c]` (a grid batch, cut inside the step) or
       `Tokens` (a packed batch, cut on the host).
-    labels: i32 `[b, e]`, class of each image slot; `[b, e, k]` where an image
-      may have several: -1 for none.
+    labels: i32 `[b, e]`, class of each image slot; or `[b, e, k]`, its classes
+      filled up with -1, where images may have several.
     weights: f32 `[b, e]`, 1 for a real image, 0 for padding.
     index: i32 `[b, e]`, which example of the source; -1 for padding.
     targets: f32 `[b, e, c]`, what is asked of each class, of mixed images;

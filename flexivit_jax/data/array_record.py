@@ -16,6 +16,8 @@ from array_record.python import array_record_module
 
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.data import images
+from flexivit_jax.data.modes import ANTIALIAS, Mode
+from flexivit_jax.data.sources import padded_labels
 
 _ENDS = "the file ends before it"
 
@@ -47,6 +49,7 @@ class ArrayRecords:
     starts: i64 `[shards + 1]`, the number of each one's first record.
     indices: i64 `[n]`, record numbers in the split.
     keys: of the image's and the label's feature.
+    max_labels: most labels of an image; None: each has one.
   """
 
   title: str
@@ -57,19 +60,24 @@ class ArrayRecords:
   fingerprint: str
   keys: tuple[str, str]
   exif_transpose: bool
+  max_labels: int | None = None
+  mode: Mode = ANTIALIAS
 
   def __len__(self):
     return len(self.indices)
 
   def image(self, index):
-    return images.decode_rgb(
+    return self.mode.decode(
       self._read(index)[0],
       self.name(index),
       exif_transpose=self.exif_transpose,
     )
 
   def label(self, index):
-    return self._read(index)[1]
+    labels = self._read(index)[1]
+    if self.max_labels is None:
+      return labels[0]
+    return padded_labels(labels, self.max_labels, self.name(index))
 
   def size(self, index):
     return images.read_hw(
@@ -82,20 +90,30 @@ class ArrayRecords:
     number = self.indices[index]
     return f"{self.title} record {number} ({self._place(index)[0].path})"
 
+  def stored_order(self):
+    return self._stored_order
+
+  @functools.cached_property
+  def _stored_order(self):
+    # Of a slice too, whose records are in no order.
+    return np.argsort(self.indices).astype(np.int32)
+
   def _place(self, index) -> tuple[Shard, int]:
     number = self.indices[index]
     shard = int(np.searchsorted(self.starts, number, side="right")) - 1
     return self.shards[shard], int(number - self.starts[shard])
 
-  def _read(self, index) -> tuple[bytes, int]:
-    """Encoded image and label."""
+  def _read(self, index) -> tuple[bytes, tuple[int, ...]]:
+    """Encoded image and labels."""
     shard, position = self._place(index)
     key = (shard, position, self.keys)
     # Both are asked for one after the other: the record is read once.
     latest = getattr(_latest, "record", (None, None))
     if latest[0] != key:
       try:
-        value = _image_and_label(_record(shard, position), self.keys)
+        value = _image_and_labels(_record(shard, position), self.keys)
+        if self.max_labels is None and len(value[1]) != 1:
+          raise ValueError(f"it has {len(value[1])} labels instead of one")
       except (RuntimeError, ValueError, IndexError) as e:
         raise DamagedRecordError(
           f"{shard.path}: cannot read record {position} of this shard, "
@@ -106,7 +124,7 @@ class ArrayRecords:
     return latest[1]
 
 
-_latest = threading.local()  # (place and keys, image and label)
+_latest = threading.local()  # (place and keys, image and labels)
 
 
 def _record(shard, position) -> bytes:
@@ -139,7 +157,7 @@ def _reader(shard):
   return reader
 
 
-def _image_and_label(record, keys):
+def _image_and_labels(record, keys):
   """Two features of a serialised tf.train.Example.
 
   https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/example/feature.proto
@@ -151,15 +169,23 @@ def _image_and_label(record, keys):
     image, label = (dict(_fields(features[key])) for key in keys)
     # A bytes list has number 1, a list of integers 3; their values have 1.
     encoded = dict(_fields(image[1]))[1]
-    number = dict(_fields(label[3]))[1]
-    if not isinstance(number, int):
-      number = _varint(number, 0)[0]  # packed
-    return bytes(encoded), number - (number >> 63 << 64)
+    return bytes(encoded), tuple(_integers(label[3]))
   except (KeyError, TypeError, ValueError, IndexError) as e:
     image, label = keys
     raise ValueError(
       f"it is no tf.train.Example with {image!r} and {label!r}"
     ) from e
+
+
+def _integers(values: memoryview) -> Iterator[int]:
+  """Those of a list, packed or one by one."""
+  for _, value in _fields(values):
+    at, numbers = 0, [value] if isinstance(value, int) else []
+    while not isinstance(value, int) and at < len(value):
+      number, at = _varint(value, at)
+      numbers.append(number)
+    # 64 bits, a negative one as its two's complement.
+    yield from (number - (number >> 63 << 64) for number in numbers)
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

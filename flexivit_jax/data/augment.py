@@ -11,7 +11,9 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from flexivit_jax.data import images
+from flexivit_jax.data.colour import ColorJitter, Grayscale
+from flexivit_jax.data.modes import ANTIALIAS, Mode
+from flexivit_jax.data.rand_augment import RandAugment
 
 # Of an image that a transform may make: 800 MB of pixels in a square.
 LARGEST_SIDE = 16_384
@@ -35,9 +37,9 @@ class Resize:
   def __post_init__(self):
     _check_size(self.size)
 
-  def __call__(self, image, rng):
+  def __call__(self, image, rng, mode: Mode = ANTIALIAS):
     del rng
-    return images.resize(image, self.size)
+    return mode.resize(image, self.size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +66,9 @@ class ResizeCrop:
         f"whose shorter side is {self.short}: raise `short`"
       )
 
-  def __call__(self, image, rng):
+  def __call__(self, image, rng, mode: Mode = ANTIALIAS):
     del rng
-    h, w = image.shape[:2]
-    scale = self.short / min(h, w)
-    # Rounding may make a crop of the whole side a little larger than it.
-    crop_h, crop_w = min(h, self.size[0] / scale), min(w, self.size[1] / scale)
-    top, left = (h - crop_h) / 2, (w - crop_w) / 2
-    box = (top, left, top + crop_h, left + crop_w)
-    return images.resize(image, self.size, box)
+    return mode.resize_crop(image, self.short, self.size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +116,10 @@ class PadSquare:
 class InceptionCrop:
   """A random part of the image, resized (Inception, arXiv:1409.4842).
 
+  big_vision's inception_crop has these areas and ratios too. It draws them by
+  another law, TensorFlow's: the ratio uniformly, and then the height uniformly
+  between those that give the smallest and the largest area.
+
   Attributes:
     size: (height, width) of the result.
     area: smallest and largest share of the image's area.
@@ -137,7 +137,7 @@ class InceptionCrop:
       raise ValueError(f"area {self.area}: give 0 < smallest <= largest <= 1")
     _check_range("ratio", self.ratio)
 
-  def __call__(self, image, rng):
+  def __call__(self, image, rng, mode: Mode = ANTIALIAS):
     h, w = image.shape[:2]
     for _ in range(10):
       area = rng.uniform(*self.area) * h * w
@@ -148,9 +148,9 @@ class InceptionCrop:
         top = int(rng.integers(h - crop_h + 1))
         left = int(rng.integers(w - crop_w + 1))
         box = (top, left, top + crop_h, left + crop_w)
-        return images.resize(image, self.size, box)
+        return mode.resize(image, self.size, box)
     # No draw fits a very long image: take all of it, as TensorFlow's does.
-    return images.resize(image, self.size)
+    return mode.resize(image, self.size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +255,10 @@ def _check_range(name, pair):
     )
 
 
-RANDOM = (InceptionCrop, Flip, Affine)
+RANDOM = (InceptionCrop, Flip, Affine, ColorJitter, Grayscale, RandAugment)
+
+# What resizes, so that it takes a mode as well.
+RESIZING = (Resize, ResizeCrop, InceptionCrop)
 
 # What gives an image another size, or another aspect ratio.
 SIZING = (Resize, ResizeCrop, CentralCrop, PadSquare, InceptionCrop)

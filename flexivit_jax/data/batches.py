@@ -17,11 +17,9 @@ import numpy as np
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.data import augment
 from flexivit_jax.data.images import BadImageError
-from flexivit_jax.data.sources import Source
-
-
-class LabelError(Fault):
-  """A label that names no class of the source."""
+from flexivit_jax.data.modes import ANTIALIAS
+from flexivit_jax.data.parts import ALL, Parts, permutations
+from flexivit_jax.data.sources import LabelError, Source
 
 
 class ImageShapeError(ValueError, Fault):
@@ -43,8 +41,8 @@ class Example:
 
   def __call__(
     self, index: int, rng: np.random.Generator | None
-  ) -> tuple[np.ndarray, int]:
-    """Image, u8 `[h, w, 3]`, and label.
+  ) -> tuple[np.ndarray, int | np.ndarray]:
+    """Image, u8 `[h, w, 3]`, and label, or labels `[k]`.
 
     Raises:
       BadImageError: the image cannot be decoded.
@@ -59,7 +57,10 @@ class Example:
   ) -> np.ndarray:
     """The image as decoded, to what is trained or evaluated on."""
     for transform in self.transforms:
-      image = transform(image, rng)
+      if isinstance(transform, augment.RESIZING):
+        image = transform(image, rng, self.source.mode)
+      else:
+        image = transform(image, rng)
     if self.shape is not None and image.shape != self.shape:
       (h, w), (first_h, first_w) = image.shape[:2], self.shape[:2]
       raise ImageShapeError(
@@ -69,15 +70,30 @@ class Example:
       )
     return image
 
-  def label(self, index: int) -> int:
+  def __str__(self):
+    """What is done to an image, in order."""
+    how = repr(self.transforms)
+    mode = self.source.mode
+    return how if mode == ANTIALIAS else f"{how} by {mode!r}"
+
+  def label(self, index: int) -> int | np.ndarray:
     source = self.source
     label, classes = source.label(index), len(source.classes)
-    if not 0 <= label < classes:
-      raise LabelError(
-        f"{source.name(index)} has label {label}: with {classes} classes, "
-        f"labels are 0 to {classes - 1}"
-      )
+    # -1 fills up several labels, and is none by itself.
+    lowest = -1 if np.ndim(label) else 0
+    for one in np.atleast_1d(label):
+      if not lowest <= one < classes:
+        raise LabelError(
+          f"{source.name(index)} has label {one}: with {classes} classes, "
+          f"labels are 0 to {classes - 1}"
+        )
     return label
+
+  @functools.cached_property
+  def no_label(self) -> int | np.ndarray:
+    """What stands where there is no image: class 0, of no weight, or -1s."""
+    label = self.label(0)
+    return np.full_like(label, -1) if np.ndim(label) else 0
 
 
 def first_image(example: Example, skip: bool) -> np.ndarray:
@@ -99,6 +115,7 @@ class Shuffled:
   Attributes:
     seed: of the order and of the transforms.
     skip: whether a bad image is replaced by the next good one.
+    parts: each of which has epochs of its own.
     teacher: shows a teacher the same images, with the same draws; None: there
       is none, or it sees what `example` shows.
   """
@@ -106,13 +123,16 @@ class Shuffled:
   example: Example
   seed: int
   skip: bool
+  parts: Parts = ALL
   teacher: Example | None = None
 
   def index(self, place: int) -> tuple[int, int]:
     """(epoch, index) of the example at a place of the endless order."""
-    total = len(self.example.source)
-    epoch, at = divmod(place, total)
-    return epoch, int(_permutation(self.seed, epoch, total)[at])
+    part, place = self.parts.of_place(place)
+    indices = self.parts.indices(self.example.source, part)
+    epoch, at = divmod(place, len(indices))
+    order = permutations(self.seed, len(indices), part)(epoch)
+    return epoch, int(indices[order[at]])
 
   def load(
     self, places: Iterable[int], bad: dict[int, str]
@@ -208,7 +228,8 @@ class EvalBatches:
   def __getitem__(self, step: int) -> dict[str, np.ndarray]:
     """As `TrainBatches`, with "image0", "image1", ... for the views."""
     first = step * self.batch_size
-    empty = tuple(np.zeros(view.shape, np.uint8) for view in self.views), 0
+    nothing = tuple(np.zeros(view.shape, np.uint8) for view in self.views)
+    empty = nothing, self.views[0].no_label
     loaded, indices, bad = [], [], {}
     for index in range(first + self.rows.start, first + self.rows.stop):
       pair = None
@@ -228,7 +249,7 @@ class EvalBatches:
 
 def show(
   views: Sequence[Example], index: int
-) -> tuple[tuple[np.ndarray, ...], int]:
+) -> tuple[tuple[np.ndarray, ...], int | np.ndarray]:
   """One image, decoded once, in each view without random transforms; label.
 
   Raises: as `Example`.
@@ -278,13 +299,6 @@ class Draws:
     self._state["state"]["counter"][:] = 0, 0, index, epoch
     self._philox.state = self._state
     return self.generator
-
-
-@functools.lru_cache(maxsize=2)  # a batch may end one epoch and begin the next
-def _permutation(seed: int, epoch: int, total: int) -> np.ndarray:
-  # PCG64, so no stream of the transforms' generator.
-  order = np.random.default_rng((seed, epoch)).permutation(total)
-  return order.astype(np.int32)
 
 
 @functools.cache

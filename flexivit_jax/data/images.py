@@ -5,6 +5,7 @@ import io
 import re
 import struct
 import zlib
+from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
@@ -80,7 +81,11 @@ class BadImageError(ValueError, Fault):
 
 
 def decode_rgb(
-  encoded: bytes, name: str, *, exif_transpose: bool = False
+  encoded: bytes,
+  name: str,
+  *,
+  exif_transpose: bool = False,
+  decode_jpeg: Callable[[bytes], np.ndarray] | None = None,
 ) -> np.ndarray:
   """Decodes an image file to u8 `[h, w, 3]` RGB.
 
@@ -110,12 +115,15 @@ def decode_rgb(
     encoded: the file's bytes.
     name: path or record key, for the error.
     exif_transpose: turn and mirror the image as its EXIF orientation says.
+    decode_jpeg: what decodes JPEGs in grey or RGB, u8 `[h, w, 3]`, once their
+      headers are checked; None: Pillow.
 
   Raises:
     BadImageError: the bytes are not a whole image that the table accepts.
   """
   with _naming(name):
-    return _decode(encoded, _kind(encoded, len(encoded)), exif_transpose)
+    kind = _kind(encoded, len(encoded))
+    return _decode(encoded, kind, exif_transpose, decode_jpeg)
 
 
 def read_hw(
@@ -191,12 +199,15 @@ def _open(file, kind):
   return image
 
 
-def _decode(encoded, kind, exif_transpose):
+def _decode(encoded, kind, exif_transpose, decode_jpeg):
   if kind in _CHECKS:
     _CHECKS[kind](encoded)
   with _open(io.BytesIO(encoded), kind) as image:
     if kind != "TIFF":
-      pixels = _to_rgb(image, kind)
+      if kind == "JPEG" and decode_jpeg and image.mode in ("L", "RGB"):
+        pixels = decode_jpeg(encoded)
+      else:
+        pixels = _to_rgb(image, kind)
       return _turn(pixels, _orientation(image)) if exif_transpose else pixels
     # Pillow turns TIFFs by itself, and forgets how in loading. To undo it, a
     # quarter turn needs the opposite one, the others themselves.

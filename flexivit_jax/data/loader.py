@@ -21,6 +21,7 @@ from flexivit_jax.data.batches import (
   first_image,
   unpack_bad,
 )
+from flexivit_jax.data.parts import Parts
 from flexivit_jax.data.sources import Source
 from flexivit_jax.data.stream import Stream, read_options
 
@@ -43,6 +44,8 @@ class TrainLoader(Iterator[Batch]):
     on_bad_image: what to do about images that cannot be decoded.
     teacher_hw: (height, width) at which a teacher sees the same images; None:
       there is none, or it sees them as they are.
+    read_parts: of the source, shuffled apart, so that each process reads from
+      its own; 1: none, all is shuffled as one.
 
   Attributes:
     bad: index to reason of the bad images met so far.
@@ -60,8 +63,17 @@ class TrainLoader(Iterator[Batch]):
     shard: tuple[int, int] = (0, 1),
     on_bad_image: bad_images.OnBadImage = bad_images.ERROR,
     teacher_hw: tuple[int, int] | None = None,
+    read_parts: int = 1,
   ):
-    order = Shuffled(Example(source, transforms), seed, on_bad_image.skip)
+    rows = shard_rows(batch_size, shard)
+    if batch_size % read_parts:
+      raise ValueError(
+        f"batch_size {batch_size} does not divide over read_parts "
+        f"{read_parts}: take {-(-batch_size // read_parts) * read_parts}"
+      )
+    parts = Parts.of(read_parts, batch_size // read_parts, len(source), shard)
+    example, skip = Example(source, transforms), on_bad_image.skip
+    order = Shuffled(example, seed, skip, parts)
     # One image tells the shape of all, and whether the transforms fit.
     self._first = TrainBatches(order, batch_size, range(1))[0]
     shape = self._first["image"].shape[1:]
@@ -74,7 +86,6 @@ class TrainLoader(Iterator[Batch]):
         order, teacher=Example(source, scaled, (*teacher_hw, shape[2]))
       )
       self._first = TrainBatches(order, batch_size, range(1))[0]
-    rows = shard_rows(batch_size, shard)
     self._batches = TrainBatches(order, batch_size, rows)
     self._stream = Stream(self._batches, workers=workers, threads=threads)
     self._on_bad_image = on_bad_image
@@ -98,7 +109,8 @@ class TrainLoader(Iterator[Batch]):
   def example(self) -> Batch:
     """A batch of this loader's shapes, without starting its workers."""
     count = len(self._batches.rows)
-    shapes = {"image": self._example.shape, "label": (), "index": ()}
+    label = self._first["label"].shape[1:]
+    shapes = {"image": self._example.shape, "label": label, "index": ()}
     if self._batches.order.teacher is not None:
       shapes["teacher_image"] = self._batches.order.teacher.shape
     # One row shown as many: a batch may be large, and its shape is asked often.
@@ -142,11 +154,11 @@ class TrainLoader(Iterator[Batch]):
       "seed": self._batches.order.seed,
       "batch_size": self._batches.batch_size,
       "data": self._example.source.fingerprint,
-      "transforms": repr(self._example.transforms),
+      "transforms": str(self._example),
+      **drawn_parts(self._batches.order),
     }
     if self._batches.order.teacher is not None:
-      shown = self._batches.order.teacher.transforms
-      found["teacher_transforms"] = repr(shown)
+      found["teacher_transforms"] = str(self._batches.order.teacher)
     return found
 
   def close(self) -> None:
@@ -223,10 +235,11 @@ class EvalLoader:
     """A batch of a view's shapes, of no weight."""
     shape = (len(self._batches.rows), *self._batches.views[view].shape)
     nothing = np.full(shape[0], -1, np.int32)
+    label = np.asarray(self._batches.views[view].no_label, np.int32)
     return _grid_batch(
       {
         "image": np.broadcast_to(np.uint8(0), shape),
-        "label": np.zeros(shape[0], np.int32),
+        "label": np.broadcast_to(label, (shape[0], *label.shape)),
         "index": nothing,
       }
     )
@@ -253,15 +266,21 @@ def check_same_draws(new: Mapping, old: Mapping) -> None:
     ValueError: naming what changed.
   """
   changed = [
-    f"{name}: {old.get(name)!r} -> {new[name]!r}"
-    for name in new
-    if new[name] != old.get(name)
+    f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
+    for name in {**new, **old}
+    if new.get(name) != old.get(name)
   ]
   if changed:
     raise ValueError(
       f"its batches were drawn otherwise ({'; '.join(changed)}): give the "
       "old values to resume, or start in another --workdir"
     )
+
+
+def drawn_parts(order: Shuffled) -> dict:
+  """What batches of parts depend on in addition."""
+  count = order.parts.count
+  return {} if count == 1 else {"read_parts": count}
 
 
 def shard_rows(batch_size: int, shard: tuple[int, int]) -> range:

@@ -31,9 +31,11 @@ from flexivit_jax.data.cutting import Cutter
 from flexivit_jax.data.images import BadImageError
 from flexivit_jax.data.loader import (
   check_same_draws,
+  drawn_parts,
   refuse_random,
   shard_rows,
 )
+from flexivit_jax.data.parts import Parts
 from flexivit_jax.data.sources import Source
 from flexivit_jax.data.stream import Stream, read_options
 
@@ -72,7 +74,7 @@ class CutImages:
       (image,) = views
       plan = self.cutter.plan(image.shape[:2], rng, place, source.name(index))
       cut.append(self.cutter.cut(image, plan, rng))
-      images.append((label, index))
+      images.append((*np.atleast_1d(label), index))
     return _group(cut, images) | pack_bad(bad)
 
 
@@ -114,7 +116,7 @@ class EvalImages:
         plan = cutter.plan(image.shape[:2], None, 0, name)
         scaled_down[i] += plan.scaled_down
         views[i].append(cutter.cut(image, plan, None))
-      images.append((label, index))
+      images.append((*np.atleast_1d(label), index))
     groups = tuple(
       _group(cut, images, cutter.patch_bytes)
       for cut, cutter in zip(views, self.cutters, strict=True)
@@ -125,7 +127,7 @@ class EvalImages:
 def _group(cut, images, patch_bytes: int = 0) -> dict[str, np.ndarray]:
   if not cut:  # all of them bad
     cut = [(np.zeros((0, patch_bytes), np.uint8), np.zeros((0, 5), np.int32))]
-    images = np.zeros((0, 2), np.int32)
+    images = np.zeros((0, 0), np.int32)
     lengths = []
   else:
     lengths = [len(cells) for _, cells in cut]
@@ -156,6 +158,7 @@ class PackLoader(Iterator[Batch]):
     threads: that load in each process; 0 loads when asked.
     shard: (index, count) of this process.
     on_bad_image: what to do about images that cannot be decoded.
+    read_parts: as for `TrainLoader`.
 
   Attributes:
     bad: index to reason of the bad images met so far.
@@ -175,8 +178,12 @@ class PackLoader(Iterator[Batch]):
     threads: int = 0,
     shard: tuple[int, int] = (0, 1),
     on_bad_image: bad_images.OnBadImage = bad_images.ERROR,
+    read_parts: int = 1,
   ):
-    order = Shuffled(Example(source, transforms), seed, on_bad_image.skip)
+    # A process takes every so-manieth place, and so its own of the parts.
+    parts = Parts.of(read_parts, 1, len(source), shard)
+    example, skip = Example(source, transforms), on_bad_image.skip
+    order = Shuffled(example, seed, skip, parts)
     self.cut_images = CutImages(order, cutter, shard)
     self.packing = packing
     self._batch_size = batch_size
@@ -240,7 +247,10 @@ class PackLoader(Iterator[Batch]):
   def example(self) -> Batch:
     """A batch of this loader's shapes, without starting its workers."""
     return _empty_batch(
-      self.packing, self.cut_images.cutter, self._rows_per_step
+      self.packing,
+      self.cut_images.cutter,
+      self._rows_per_step,
+      self.cut_images.order.example,
     )
 
   def names(self, step: int) -> list[str]:
@@ -286,6 +296,7 @@ class PackLoader(Iterator[Batch]):
       # How the loss weighs them is no matter of what is drawn.
       "packing": repr(dataclasses.replace(self.packing, loss="mean")),
       "processes": self.cut_images.shard[1],
+      **drawn_parts(order),
     }
 
   def close(self) -> None:
@@ -374,7 +385,7 @@ class PackEvalLoader:
     images = packs.Images(next_image, seek)
     rows = packs.rows(images, packing, None)
     while taken := list(itertools.islice(rows, self._rows)):
-      empty = packs.empty_row(packing, cutter.patch_bytes)
+      empty = _empty_row(packing, cutter, self._images.example)
       taken += [empty] * (self._rows - len(taken))
       yield packs.to_batch(taken, cutter.sizes, packing.max_images)
 
@@ -405,11 +416,18 @@ class PackEvalLoader:
   def example(self, view: int) -> Batch:
     """A batch of a view's shapes, of no weight."""
     packing, cutter = self._packings[view], self._images.cutters[view]
-    return _empty_batch(packing, cutter, self._rows)
+    return _empty_batch(packing, cutter, self._rows, self._images.example)
 
 
-def _empty_batch(packing: packs.Packing, cutter: Cutter, rows: int) -> Batch:
-  row = packs.empty_row(packing, cutter.patch_bytes)
+def _empty_row(packing: packs.Packing, cutter: Cutter, example: Example):
+  labels = np.size(example.no_label)
+  return packs.empty_row(packing, cutter.patch_bytes, labels)
+
+
+def _empty_batch(
+  packing: packs.Packing, cutter: Cutter, rows: int, example: Example
+) -> Batch:
+  row = _empty_row(packing, cutter, example)
   one = packs.to_batch([row], cutter.sizes, packing.max_images)
   # One row shown as many: a batch may be large, and its shape is asked often.
   return jax.tree.map(lambda x: np.broadcast_to(x, (rows, *x.shape[1:])), one)

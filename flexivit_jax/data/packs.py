@@ -86,7 +86,8 @@ class Images(grain.DatasetIterator):
 
   Args:
     next_image: returns the next image as a dict of `patches` u8 `[n, p]`,
-      `cells` i32 `[n, 5]` and `image` i32 `[1, 2]` (label, index).
+      `cells` i32 `[n, 5]` and `image` i32 `[1, 2]` (label, index), or
+      `[1, k + 1]` (labels, index).
     seek: makes another place the next one.
   """
 
@@ -170,6 +171,10 @@ def to_batch(
     patches = np.where(beyond[..., None], 0, patches)
   images = np.stack([row["image"][:max_images] for row in rows])
   filled = np.stack([row["image_segment_ids"][:max_images] for row in rows]) > 0
+  if images.shape[-1] == 2:
+    labels = np.where(filled, images[..., 0], 0)
+  else:
+    labels = np.where(filled[..., None], images[..., :-1], -1)
   return Batch(
     inputs=Tokens(
       patches=patches,
@@ -180,20 +185,26 @@ def to_batch(
       patch_sizes=patch_sizes,
       num_images=max_images,
     ),
-    labels=np.where(filled, images[..., 0], 0),
+    labels=labels,
     weights=filled.astype(np.float32),
-    index=np.where(filled, images[..., 1], -1),
+    index=np.where(filled, images[..., -1], -1),
   )
 
 
-def empty_row(packing: Packing, patch_bytes: int) -> dict[str, np.ndarray]:
-  """A row without an image, as `rows` makes them."""
+def empty_row(
+  packing: Packing, patch_bytes: int, labels: int = 1
+) -> dict[str, np.ndarray]:
+  """A row without an image, as `rows` makes them.
+
+  Args:
+    labels: of an image.
+  """
   length, slots = packing.row_length, packing.max_images
   return {
     "patches": np.zeros((length, patch_bytes), np.uint8),
     "patches_segment_ids": np.zeros(length, np.int32),
     "cells": np.zeros((length, 5), np.int32),
-    "image": np.zeros((slots, 2), np.int32),
+    "image": np.zeros((slots, labels + 1), np.int32),
     "image_segment_ids": np.zeros(slots, np.int32),
   }
 

@@ -13,7 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
+from flexivit_jax.core.faults import Fault
 from flexivit_jax.data import images, splits
+from flexivit_jax.data.modes import ANTIALIAS, Mode
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
@@ -25,23 +27,53 @@ class Source(Protocol):
     classes: name of each class.
     fingerprint: changes when the examples, their order or labels do. Of files
       it sees names and sizes, not pixels.
+    mode: how its images are decoded, and resized by transforms; a field, for
+      `modes.open_source`.
   """
 
   classes: Sequence[str]
   fingerprint: str
+  mode: Mode
 
   def __len__(self) -> int: ...
 
   def image(self, index: int) -> np.ndarray:
     """u8 `[h, w, 3]`."""
 
-  def label(self, index: int) -> int: ...
+  def label(self, index: int) -> int | np.ndarray:
+    """Its class; or its classes, i32 `[k]` and filled up with -1, where images
+    may have several: the same k >= 2 for all."""
 
   def size(self, index: int) -> tuple[int, int]:
     """(height, width) of its image, without decoding pixels where possible."""
 
   def name(self, index: int) -> str:
     """What a message calls it: a path, where there is one."""
+
+  def stored_order(self) -> Sequence[int] | np.ndarray:
+    """Indices of all examples, neighbours where they are kept side by side."""
+
+
+class LabelError(Fault):
+  """A label that names no class of the source, or labels that are too many."""
+
+
+def padded_labels(labels: Sequence[int], count: int, name: str) -> np.ndarray:
+  """Labels of one image as i32 `[count]`, filled up with -1.
+
+  Raises:
+    LabelError: they are more.
+  """
+  if len(labels) > count:
+    raise LabelError(
+      f"{name} has {len(labels)} labels: set max_labels, {count} now, to the "
+      "most that an image has"
+    )
+  return np.array([*labels, *[-1] * (count - len(labels))], np.int32)
+
+
+def _label(labels, index):
+  return int(labels[index]) if labels.ndim == 1 else labels[index]
 
 
 class SourceSpec(Protocol):
@@ -58,11 +90,13 @@ class InMemory:
 
   Attributes:
     pixels: u8 `[n, h, w, 3]`, or n images u8 `[h, w, 3]` of any sizes.
+    labels: i64 `[n]`, or `[n, k]` filled up with -1.
   """
 
   pixels: np.ndarray | tuple[np.ndarray, ...]
   labels: np.ndarray
   classes: tuple[str, ...]
+  mode: Mode = ANTIALIAS
 
   def __len__(self):
     return len(self.labels)
@@ -71,13 +105,16 @@ class InMemory:
     return self.pixels[index]
 
   def label(self, index):
-    return int(self.labels[index])
+    return _label(self.labels, index)
 
   def size(self, index):
     return self.pixels[index].shape[:2]
 
   def name(self, index):
     return f"image {index}"
+
+  def stored_order(self):
+    return range(len(self))
 
   @functools.cached_property
   def fingerprint(self):
@@ -172,6 +209,7 @@ class ImageFiles:
   classes: tuple[str, ...]
   fingerprint: str
   exif_transpose: bool = False
+  mode: Mode = ANTIALIAS
 
   def __len__(self):
     return len(self.paths)
@@ -182,10 +220,10 @@ class ImageFiles:
       encoded = pathlib.Path(name).read_bytes()
     except OSError as e:
       raise images.BadImageError(f"{name}: cannot read it: {e.strerror}") from e
-    return images.decode_rgb(encoded, name, exif_transpose=self.exif_transpose)
+    return self.mode.decode(encoded, name, exif_transpose=self.exif_transpose)
 
   def label(self, index):
-    return int(self.labels[index])
+    return _label(self.labels, index)
 
   def size(self, index):
     name = self.name(index)
@@ -198,6 +236,13 @@ class ImageFiles:
 
   def name(self, index):
     return str(self.root / self.paths[index])
+
+  def stored_order(self):
+    return self._stored_order
+
+  @functools.cached_property
+  def _stored_order(self):
+    return np.argsort(np.asarray(self.paths)).astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,6 +63,8 @@ class Tfds:
     image_key: name of the image's feature, if there are several.
     label_key: name of the label's feature, if there are several.
     exif_transpose: whether to turn images as their EXIF orientation says.
+    max_labels: most labels of an image, at least 2, where its feature is a
+      Sequence(ClassLabel).
   """
 
   dataset: str
@@ -71,8 +73,11 @@ class Tfds:
   image_key: str | None = None
   label_key: str | None = None
   exif_transpose: bool = False
+  max_labels: int | None = None
 
   def __post_init__(self):
+    if self.max_labels is not None and not 2 <= self.max_labels <= 4096:
+      raise ValueError(f"max_labels is {self.max_labels}: give 2 to 4096")
     if self.data_dir is not None:
       # A run finds its data again from elsewhere.
       path = pathlib.Path(self.data_dir).expanduser().absolute()
@@ -97,7 +102,16 @@ class Tfds:
       )
     part = splits.parse_split(self.split)[0]
     image_key = prepared.only("Image", "image_key", self.image_key)
-    label_key = prepared.only("ClassLabel", "label_key", self.label_key)
+    label_key, several = prepared.label_key(self.label_key)
+    if several != (self.max_labels is not None):
+      raise ValueError(
+        f"feature {label_key!r} of {prepared.name} holds "
+        + (
+          "several labels of an image: set max_labels to the most that one has"
+          if several
+          else "one label of each image: leave max_labels out"
+        )
+      )
     prepared.check_image(image_key)
     classes = prepared.classes(label_key)
     shards = prepared.shards(part)
@@ -116,8 +130,9 @@ class Tfds:
       digest.hexdigest()[:16],
       (image_key, label_key),
       self.exif_transpose,
+      self.max_labels,
     )
-    if source.label(0) == -1:
+    if not several and source.label(0) == -1:
       raise ValueError(
         f"split {part!r} of {prepared.name} has no labels: its splits are "
         + quoted(prepared.splits)
@@ -165,7 +180,7 @@ class _Prepared:
           for split in info.get("splits", ())
         },
         {
-          key: (feature["pythonClassName"].rpartition(".")[2], feature)
+          key: _kind(feature)
           for key, feature in features["featuresDict"]["features"].items()
         },
       )
@@ -188,6 +203,16 @@ class _Prepared:
       has = f"no {kind} feature {chosen!r}" if chosen else f"several {kind}s"
       raise ValueError(f"{self.name} has {has}: set {field} to {quoted(found)}")
     return chosen or found[0]
+
+  def label_key(self, chosen) -> tuple[str, bool]:
+    """The label's feature, and whether it holds several of an image."""
+    kinds = {key: kind for key, (kind, _) in self.features.items()}
+    alone = "ClassLabel" in kinds.values()
+    if kinds.get(chosen) == _SEVERAL or (
+      chosen is None and not alone and _SEVERAL in kinds.values()
+    ):
+      return self.only(_SEVERAL, "label_key", chosen), True
+    return self.only("ClassLabel", "label_key", chosen), False
 
   def check_image(self, key):
     description = self.features[key][1].get("image") or {}
@@ -262,6 +287,18 @@ class _Prepared:
         f"shard {path}: {problem}; restore it or prepare {self.name} again"
       )
     return Shard(path, records, stat.st_size, stat.st_mtime_ns)
+
+
+_SEVERAL = "Sequence(ClassLabel)"
+
+
+def _kind(feature) -> tuple[str, Mapping]:
+  """A feature's class and description; of several labels, that of one."""
+  kind = feature["pythonClassName"].rpartition(".")[2]
+  if kind == "Sequence":
+    inner, description = _kind(feature["sequence"]["feature"])
+    return (_SEVERAL, description) if inner == "ClassLabel" else (kind, feature)
+  return kind, feature
 
 
 def _find(dataset, root) -> pathlib.Path:

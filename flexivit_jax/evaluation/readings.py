@@ -7,6 +7,7 @@ from flexivit_jax.core.patch_size import FixedPatchSize
 from flexivit_jax.core.resolution import Resolution
 from flexivit_jax.core.token_drop import NoDrop
 from flexivit_jax.data import augment, bad_images, packs, sources
+from flexivit_jax.data.batches import Example
 from flexivit_jax.data.cutting import Cutter
 from flexivit_jax.data.loader import EvalLoader
 from flexivit_jax.data.pack_loader import PackEvalLoader
@@ -46,7 +47,7 @@ def of_one_size(
       tuple(Setting(size, hw) for size in sizes(hw))
       for hw in map(loader.image_hw, range(len(views)))
     ),
-    tuple(map(repr, views)),
+    tuple(str(Example(source, view)) for view in views),
   )
 
 

@@ -17,7 +17,7 @@ from flexivit_jax.cli import predict, prediction_plan
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.resolution import NaFlex, Square
 from flexivit_jax.core.tokens import patchify
-from flexivit_jax.data import images, sources
+from flexivit_jax.data import images, modes, sources
 from flexivit_jax.experiment import ConfigError
 from flexivit_jax.nn import pooling, positions, vit
 from flexivit_jax.training.memory import OutOfMemoryError
@@ -342,6 +342,38 @@ def test_other_files_of_a_folder_are_counted(run, photos):
   (photos / "readme.txt").write_text("x")
   lines = run("photos", *SIZES)
   assert lines[0] == "note: other files are left out: 1 .txt"
+
+
+def test_the_preprocessing_is_the_one_that_is_asked_for(
+  run, photos, checkpoint, tmp_path
+):
+  pixels = np.random.default_rng(0).integers(0, 256, (60, 70, 3), np.uint8)
+  Image.fromarray(pixels).save(photos / "0.jpg", quality=90)
+
+  def features(*options):
+    lines = run(
+      *("photos/0.jpg", *SIZES, *options),
+      *(f"--output={tmp_path / 'out'}", "--features"),
+    )
+    result = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    found = np.load(tmp_path / "out" / "features.npz")["features"]
+    return found, result["preprocessing"], lines
+
+  model, file = pretrained.load(checkpoint), (photos / "0.jpg").read_bytes()
+  for name, mode in (
+    ("antialias", modes.ANTIALIAS),
+    ("bv_compat", modes.BvCompat()),
+  ):
+    found, told, lines = features(f"--preprocessing={name}")
+    image = mode.resize(mode.decode(file, "x"), (24, 24))
+    expected = model.features(image[None], (8, 6))
+    # Of two compilations; the modes differ by 0.1 and more.
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert told == name
+    assert any("by BvCompat()" in x for x in lines) == (name == "bv_compat")
+  usual, told, _ = features()
+  assert told == "antialias"
+  assert np.abs(usual - found).max() > 1e-2
 
 
 def test_orientations_are_heeded_where_asked(run, photos, tmp_path):

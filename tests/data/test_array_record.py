@@ -93,7 +93,7 @@ def test_threads_read_what_one_thread_reads(prepared):
     assert list(threads.map(read, range(4))) == [True] * 4
 
 
-def test_a_record_is_read_once_for_image_and_label(prepared, monkeypatch):
+def test_a_record_is_read_once_for_image_and_labels(prepared, monkeypatch):
   source, places = opened(prepared), []
   record = array_record._record
 
@@ -115,8 +115,11 @@ def test_a_tf_train_example(label):
   features["label"].int64_list.value.append(label)
   features["image"].bytes_list.value.append(bytes(range(256)) * 300)
   record = message.SerializeToString()
-  parse = array_record._image_and_label
-  assert parse(record, ("image", "label")) == (bytes(range(256)) * 300, label)
+  parse = array_record._image_and_labels
+  assert parse(record, ("image", "label")) == (
+    bytes(range(256)) * 300,
+    (label,),
+  )
   endless = b"\x0a" + b"\xff" * 20
   for wrong in (record[:-1], record + b"\x0a", endless, b"\x0b", b"text"):
     with pytest.raises(ValueError, match=r"no tf\.train\.Example with 'image'"):
@@ -135,8 +138,8 @@ def test_an_encoded_example_is_that_of_tensorflow(label):
   assert message["image"].bytes_list.value == [features["image"]]
   assert message["f"].bytes_list.value == ["é.jpg".encode()]
   assert len(message) == 3
-  parsed = array_record._image_and_label(record, ("image", "label"))
-  assert parsed == (features["image"], label)
+  parsed = array_record._image_and_labels(record, ("image", "label"))
+  assert parsed == (features["image"], (label,))
   again = dict(reversed(features.items()))
   assert array_record.encode_example(again) == record
 
@@ -147,8 +150,8 @@ def test_integers_that_are_not_packed():
   image = b"\x0a\x05image\x12\x05\x0a\x03\x0a\x01x"
   entries = b"".join(b"\x0a" + bytes([len(e)]) + e for e in (label, image))
   record = b"\x0a" + bytes([len(entries)]) + entries
-  parse = array_record._image_and_label
-  assert parse(record, ("image", "label")) == (b"x", 300)
+  parse = array_record._image_and_labels
+  assert parse(record, ("image", "label")) == (b"x", (300,))
   assert tf_example_pb2.Example.FromString(record).features.feature[
     "label"
   ].int64_list.value == [300]

@@ -13,6 +13,7 @@ import pytest
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.data import augment, bad_images, loader, stream
 from flexivit_jax.data.images import BadImageError
+from flexivit_jax.data.modes import ANTIALIAS
 from flexivit_jax.data.sources import InMemory
 
 TRANSFORMS = (augment.Affine(), augment.Flip())
@@ -172,6 +173,7 @@ class Ragged:
 
   classes = ("a",)
   fingerprint = "ragged"
+  mode = ANTIALIAS
 
   def __len__(self):
     return 8
@@ -257,6 +259,7 @@ class Spoilt:
 
   classes = ("a", "b")
   fingerprint = "spoilt"
+  mode = ANTIALIAS
   bad: tuple[int, ...] = (2, 3, 7)
 
   def __len__(self):
@@ -513,7 +516,7 @@ def test_views_share_what_was_decoded():
       decoded[index] += 1
       return super().image(index)
 
-  data = Counted(*dataclasses.astuple(source()))
+  data = Counted(**vars(source()))
   batches = loader.EvalLoader(data, [(), (augment.Resize((4, 4)),)], BATCH)
   decoded.clear()  # the first image tells the shapes
   assert len(list(batches)) == 6

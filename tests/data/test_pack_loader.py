@@ -16,6 +16,7 @@ from flexivit_jax.core.patch_size import FixedPatchSize, SampledPatchSize
 from flexivit_jax.data import augment, bad_images, pack_loader
 from flexivit_jax.data.cutting import Cutter, TooLongError
 from flexivit_jax.data.images import BadImageError
+from flexivit_jax.data.modes import ANTIALIAS
 from flexivit_jax.data.pack_loader import GROUP, PackEvalLoader, PackLoader
 from flexivit_jax.data.packs import Packing
 
@@ -31,6 +32,7 @@ class Varied:
 
   classes = ("a", "b", "c")
   fingerprint = "varied"
+  mode = ANTIALIAS
 
   def __len__(self):
     return self.n

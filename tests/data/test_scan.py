@@ -12,6 +12,7 @@ from flexivit_jax.core.patch_size import FixedPatchSize, SampledPatchSize
 from flexivit_jax.data import augment, bad_images, scan
 from flexivit_jax.data.cutting import Cutter, TooLongError
 from flexivit_jax.data.images import BadImageError
+from flexivit_jax.data.modes import ANTIALIAS
 from flexivit_jax.data.pack_loader import GROUP, PackLoader
 from flexivit_jax.data.packs import Packing
 
@@ -26,6 +27,7 @@ class Photographs:
 
   classes = ("a", "b")
   fingerprint = "photographs"
+  mode = ANTIALIAS
 
   def __len__(self):
     return self.n

@@ -128,7 +128,7 @@ def _rows(args, checkpoint) -> tuple[dict[str, int], str]:
     return {f"rows of {rows.row_length} patches": length}, "packed rows"
   else:
     with blaming("config.test"):
-      source = run.test.source.open()
+      source = run.open(run.test)
     (first,), _ = images.read(source, run.test.transforms, 1, one_size=True)
     image_hw = first.shape[:2]
   sizes = images.choose_sizes(args, checkpoint)

@@ -12,7 +12,7 @@ from flexivit_jax.cli.arguments import Parser
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.resolution import NaFlex, Resolution
-from flexivit_jax.data import augment
+from flexivit_jax.data import augment, modes
 from flexivit_jax.data.batches import Example
 from flexivit_jax.data.images import BadImageError
 from flexivit_jax.experiment import (
@@ -147,7 +147,10 @@ def choose(args: argparse.Namespace) -> Subject:
   resolution = resolution or data.resolution
   sizes = choose_sizes(args, vit)
   with blaming("--data" if args.data else "config.test"):
-    source = data.source.open()
+    mode = named_data.choose_mode(
+      args, vit.spec.experiment, packed=resolution is not None
+    )
+    source = modes.open_source(data.source, mode)
   images, numbers = read(
     source, data.transforms, args.images, one_size=resolution is None
   )
@@ -156,7 +159,8 @@ def choose(args: argparse.Namespace) -> Subject:
     with blaming(name), named_data.offering("--resolution, with --data,"):
       for size in sizes:
         check_patch_size(vit.model, images[0].shape[:2], size)
-  return Subject(vit, images, numbers, resolution, sizes, repr(data.source))
+  described = named_data.describe(data.source, mode)
+  return Subject(vit, images, numbers, resolution, sizes, described)
 
 
 def choose_data(args, vit) -> Data:

@@ -31,7 +31,7 @@ def run(args) -> Findings:
       "configs/navit_digits.py packs, say"
     )
   with blaming("config.train"):
-    loader = train_loader(experiment, experiment.train.source.open())
+    loader = train_loader(experiment, experiment.open(experiment.train))
     tokens = next(loader).inputs
   loader.close()
   lengths = packed_rows.lengths(tokens)

@@ -1,0 +1,198 @@
+"""Colour jitter and grayscale: identities, ranges, order, refusals."""
+
+import collections
+import colorsys
+import math
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from flexivit_jax.data import colour
+from flexivit_jax.data.colour import ColorJitter, Grayscale
+
+NAMES = ("brightness", "contrast", "saturation", "hue")
+NONE = dict.fromkeys(NAMES, 0.0)
+
+
+def rng(seed=0):
+  return np.random.default_rng(seed)
+
+
+def noise(h=9, w=14, low=0, high=256):
+  return rng(7).integers(low, high, (h, w, 3), dtype=np.uint8)
+
+
+def only(**fields):
+  return ColorJitter(**NONE | fields)
+
+
+def test_no_change_is_the_identity():
+  for seed in range(5):
+    np.testing.assert_array_equal(only()(noise(), rng(seed)), noise())
+    np.testing.assert_array_equal(Grayscale(0)(noise(), rng(seed)), noise())
+
+
+# Factors.
+
+
+def factors(transform, image, measure, n=300):
+  return np.array([measure(transform(image, rng(seed))) for seed in range(n)])
+
+
+def check_uniform(values, low, high, resolution):
+  assert values.min() >= low - resolution
+  assert values.max() <= high + resolution
+  # 300 draws come within 3 % of both ends, and their mean within four errors.
+  assert values.min() < low + 0.03 * (high - low) + resolution
+  assert values.max() > high - 0.03 * (high - low) - resolution
+  error = 4 * (high - low) / math.sqrt(12 * len(values))
+  assert abs(values.mean() - (low + high) / 2) < error + resolution
+
+
+def test_brightness_multiplies():
+  image = np.full((2, 2, 3), 100, np.uint8)
+  found = factors(only(brightness=0.4), image, lambda x: x.mean() / 100)
+  check_uniform(found, 0.6, 1.4, 0.01)  # cut off to 1 of 100
+
+
+def test_contrast_moves_away_from_the_mean():
+  image = np.repeat(np.array([[[50], [150]]], np.uint8), 3, -1)
+  found = factors(
+    only(contrast=0.4), image, lambda x: np.ptp(x[0, :, 0].astype(int)) / 100
+  )
+  check_uniform(found, 0.6, 1.4, 0.02)
+  for seed in range(9):
+    assert abs(only(contrast=0.4)(image, rng(seed)).mean() - 100) <= 1
+
+
+def test_saturation_moves_away_from_grey():
+  image = np.full((2, 2, 3), (50, 100, 150), np.uint8)
+  found = factors(
+    only(saturation=0.4), image, lambda x: np.ptp(x[0, 0].astype(int)) / 100
+  )
+  check_uniform(found, 0.6, 1.4, 0.02)
+  # All of it may go, and no more: a factor below 0 would invert.
+  low = factors(only(saturation=3), image, lambda x: x[0, 0, 2].astype(int))
+  grey = colour.Grayscale(1)(image, rng())[0, 0, 0]
+  assert grey - 1 <= low.min() <= grey + 4
+
+
+def test_factors_are_pillows():
+  enhance = {
+    "brightness": ImageEnhance.Brightness,
+    "contrast": ImageEnhance.Contrast,
+    "saturation": ImageEnhance.Color,
+  }
+  for i, (name, by) in enumerate(enhance.items()):
+    for seed in range(5):
+      draw = rng(seed).uniform(-1, 1, 4)[i]
+      expected = by(Image.fromarray(noise())).enhance(1 + 0.3 * draw)
+      found = only(**{name: 0.3})(noise(), rng(seed)).astype(int)
+      # The factor's own rounding, where it meets a whole level.
+      assert np.abs(found - expected).max() <= 1
+
+
+def test_hue_turns_the_colour_circle():
+  image = noise(6, 6)
+  for seed in range(20):
+    found = only(hue=0.4)(image, rng(seed))
+    turn = 0.4 * rng(seed).uniform(-1, 1, 4)[3]
+    expected = np.array(
+      [
+        colorsys.hsv_to_rgb((h + turn) % 1, s, v)
+        for h, s, v in (
+          colorsys.rgb_to_hsv(*p) for p in image.reshape(-1, 3) / 255
+        )
+      ]
+    )
+    off = found.reshape(-1, 3) - 255 * expected
+    # 256 hues are 6 sixths of 43 levels, each of up to 256 values of a channel.
+    assert np.abs(off).max() < 10
+    assert np.abs(off).mean() < 2
+  grey = np.repeat(noise()[..., :1], 3, -1)
+  np.testing.assert_array_equal(only(hue=0.5)(grey, rng(3)), grey)
+
+
+# Order and draws.
+
+
+def test_any_order_is_as_likely(monkeypatch):
+  orders = collections.Counter()
+
+  def spy(name):
+    def change(image, largest, draw):
+      seen.append(name)
+      return image
+
+    return name, change
+
+  monkeypatch.setattr(colour, "_CHANGES", tuple(map(spy, NAMES)))
+  for seed in range(1200):
+    seen = []
+    ColorJitter()(noise(1, 1), rng(seed))
+    orders[tuple(seen)] += 1
+  assert len(orders) == 24
+  # 50 each, a deviation of 6.9; four of them.
+  assert max(abs(n - 50) for n in orders.values()) < 28
+
+
+def test_a_field_changes_no_others_draw():
+  image = np.full((2, 2, 3), 100, np.uint8)
+  for seed in range(5):
+    # Of grey, neither saturation nor hue is to be seen.
+    a = only(brightness=0.4)(image, rng(seed))
+    b = ColorJitter(0.4, 0.0, 0.4, 0.4)(image, rng(seed))
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("transform", [ColorJitter(), Grayscale(0.5)], ids=repr)
+def test_randomness_comes_from_the_generator_alone(transform):
+  before = noise()
+  made = [transform(before, rng(seed)).tobytes() for seed in range(8)]
+  assert made == [transform(before, rng(seed)).tobytes() for seed in range(8)]
+  assert len(set(made)) > 1
+  np.testing.assert_array_equal(before, noise())
+  assert transform(before, rng()).dtype == np.uint8
+
+
+# Grayscale.
+
+
+def test_grayscale_takes_the_colour_out_of_some():
+  image = noise()
+  # ITU-R 601, rounded once.
+  luma = np.round(image @ np.array([0.299, 0.587, 0.114]))
+  grey = 0
+  for seed in range(1000):
+    found = Grayscale(0.2)(image, rng(seed))
+    if not np.array_equal(found, image):
+      grey += 1
+      assert np.abs(found - luma[..., None]).max() <= 1
+      assert np.ptp(found, axis=-1).max() == 0
+  # A deviation of 12.6; four of them.
+  assert abs(grey - 200) < 51
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (
+      lambda: only(brightness=-1.0),
+      "brightness is -1.0: give 0 to 10, 0.4 say",
+    ),
+    (lambda: only(contrast=11.0), "contrast is 11.0: give 0 to 10, 0.4 say"),
+    (
+      lambda: only(saturation=math.nan),
+      "saturation is nan: give 0 to 10, 0.4 say",
+    ),
+    (lambda: only(hue=0.6), "hue is 0.6: give a share from 0 to 0.5"),
+    (lambda: only(hue=-0.1), "hue is -0.1: give a share from 0 to 0.5"),
+    (lambda: Grayscale(1.1), "probability is 1.1: give 0 to 1"),
+    (lambda: Grayscale(-0.1), "probability is -0.1: give 0 to 1"),
+  ],
+)
+def test_what_cannot_be(make, message):
+  with pytest.raises(ValueError) as caught:
+    make()
+  assert str(caught.value) == message
