@@ -45,7 +45,7 @@ from flexivit_jax.evaluation import (
   sweep,
   table,
 )
-from flexivit_jax.evaluation.points import Point, Setting, Sweep, size_name
+from flexivit_jax.evaluation.points import Point, Setting, Sweep
 from flexivit_jax.evaluation.store import Store
 from flexivit_jax.experiment import ConfigError, blaming
 from flexivit_jax.loaded import digest, parameter_count
@@ -322,7 +322,7 @@ def measure(args, model, whole, at, mesh, batch_size, store):
         costs.time(planned, at, missing, programs, singles, found, mesh, timed)
   for reason in sweep.bad_images([missing]).values():
     print(f"skipped: {reason}")
-  report_scaled_down(missing)
+  views.report_scaled_down(missing)
   return done
 
 
@@ -338,18 +338,6 @@ def describe(setting, found, cost) -> Point:
     calibration_error=answers.calibration_error,
     cost=cost,
   )
-
-
-def report_scaled_down(missing) -> None:
-  counts = getattr(missing.loader, "scaled_down", [])
-  for count, settings in zip(counts, missing.views):
-    for setting in settings:
-      if count:
-        print(
-          f"at budget {setting.budget} and {size_name(setting.patch_hw)} px, "
-          f"{count} images have more patches than the model has positions for: "
-          "scaled down"
-        )
 
 
 def check_classes(vit, source) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 
 import pytest
 
@@ -18,7 +19,9 @@ from flexivit_jax.training import optimizer
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # Recipes on a folder need its path.
 FILES = [
-  f"{path}:PATH" if "get_config(path" in path.read_text() else str(path)
+  f"{path}:PATH"
+  if re.search(r"get_config\((path|teacher)", path.read_text())
+  else str(path)
   for path in sorted(CONFIGS.glob("*.py"))
 ]
 ARGUMENTS = [
@@ -69,6 +72,7 @@ REQUIRED = {
   "by_resolution": {"rates": (0.1, 0.6), "tokens": (16, 256)},
   "scheduled": {"start": 0.8, "end": 0.2, "middle": 1e6, "width": 1e5},
   "image_folder": {"path": "images"},
+  "distill": {"teacher": {"checkpoint": "runs/teacher"}},
   "listed_images": {"path": "images"},
   "tfds": {"dataset": "cifar10"},
   "resize": {"size": (24, 20)},

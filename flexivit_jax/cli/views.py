@@ -158,6 +158,20 @@ def choose_reading(args, vit, data, source, batch_size, policy) -> Reading:
   return reading
 
 
+def report_scaled_down(reading: Reading) -> None:
+  """Prints how many images of a finished reading were too large for the
+  model's positions."""
+  counts = getattr(reading.loader, "scaled_down", [])
+  for count, settings in zip(counts, reading.views):
+    for setting in settings:
+      if count:
+        print(
+          f"at budget {setting.budget} and {size_name(setting.patch_hw)} px, "
+          f"{count} images have more patches than the model has positions for: "
+          "scaled down"
+        )
+
+
 def _without_sizing(data, why) -> tuple[augment.Transform, ...]:
   """The transforms that leave an image's size alone."""
   sizing = [x for x in data.transforms if isinstance(x, augment.SIZING)]

@@ -184,12 +184,12 @@ class Found:
   """What one setting gave.
 
   Attributes:
-    answers: on the host.
+    answers: on the host, as they were gathered.
     tokens: patches per image, their mean where images differ.
     images_per_row: mean; 1 but for packed rows.
   """
 
-  answers: Answers
+  answers: Any
   tokens: float
   images_per_row: float
 
@@ -199,6 +199,7 @@ def sweep(
   readings: Sequence[Reading],
   on_devices: Callable[[Batch], Batch],
   progress: Callable[[int], None] = lambda images: None,
+  gather: Callable[[list[Any]], Any] = gather,
 ) -> dict[Setting, Found]:
   """Answers to all images in each setting of each reading.
 
@@ -206,14 +207,16 @@ def sweep(
     programs: from a batch on the devices.
     on_devices: places a batch.
     progress: called with the number of answers that came since the last time.
+    gather: of one setting, the answers to batches, fetched, as one; answers of
+      any kind that have an `index`, -1 where there is no image.
   """
   found = {}
   for each in readings:
-    found |= _read(programs, each, on_devices, progress)
+    found |= _read(programs, each, on_devices, progress, gather)
   return found
 
 
-def _read(programs, reading, on_devices, progress):
+def _read(programs, reading, on_devices, progress, gather):
   parts = {setting: [] for setting in reading.settings}
   tokens = [Mean.zero() for _ in reading.views]
   rows = [Mean.zero() for _ in reading.views]

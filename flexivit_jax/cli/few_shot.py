@@ -1,0 +1,278 @@
+"""Few-shot accuracy of a checkpoint's features at many patch sizes.
+
+  python -m flexivit_jax.cli.few_shot --checkpoint runs/flexivit \\
+      --data folder:PATH --resolutions 240 --patch_sizes 8:48 --output DIR
+  python -m flexivit_jax.cli.few_shot --checkpoint vit.npz --data digits \\
+      --resolutions 48 --patch_sizes 8,16 --shots 1,5,10
+  python -m flexivit_jax.cli.few_shot --checkpoint vit.npz \\
+      --data tfds:oxford_iiit_pet --resolutions 224 --patch_sizes 16 \\
+      --train_split train[:90%] --validation_split train[90%:] \\
+      --penalty 64,1024,16384
+
+The model stays as it is. A linear classifier of its pooled features is
+trained on a few images of each class, by least squares with an L2 penalty, and
+tested on all test images; several draws of images give a mean and its standard
+error. The checkpoint may have been trained on other classes, or have no head.
+
+Prints a table: a line for each patch size, a column for each number of images
+(shots). With --output also writes few_shot.json and a figure.
+"""
+
+import contextlib
+import functools
+import json
+import pathlib
+import shlex
+import sys
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from flexivit_jax import config, pretrained
+from flexivit_jax.checkpoints import files
+from flexivit_jax.cli import arguments, errors, few_shot_data, reading, views
+from flexivit_jax.core.faults import Fault
+from flexivit_jax.data import bad_images
+from flexivit_jax.evaluation import features, few_shot, few_shot_results, sweep
+from flexivit_jax.evaluation.drawing import style
+from flexivit_jax.evaluation.drawing.few_shot import draw_few_shot
+from flexivit_jax.evaluation.few_shot_results import FewShot, Point
+from flexivit_jax.evaluation.points import Setting
+from flexivit_jax.experiment import ConfigError, blaming
+from flexivit_jax.training import compilation, memory, provenance, sharding
+
+# Beyond, the draws of a table would take days.
+MOST_SEEDS = 1000
+
+
+def main(argv=None):
+  parser = arguments.parser(__doc__)
+  add = parser.add_argument
+  add(
+    "--checkpoint",
+    required=True,
+    help="a run, a file or directory of another program, or the name of a "
+    "published model: docs/checkpoints.md",
+  )
+  views.add_arguments(add)
+  add(
+    "--train_split",
+    help="of --data, to draw from; default: train; without --data a run's "
+    "training data",
+  )
+  add(
+    "--shots",
+    default=",".join(map(str, few_shot.SHOTS)),
+    help="1,5,10: images of each class to train on; default: %(default)s",
+  )
+  add(
+    "--seeds",
+    type=int,
+    default=few_shot.SEEDS,
+    help="draws of images; default: %(default)s",
+  )
+  add(
+    "--penalty",
+    default=f"{few_shot.PENALTY:g}",
+    help="of the squared weights; or several, 64,1024,16384, to choose from on "
+    "validation data; default: %(default)s, big_vision's",
+  )
+  add(
+    "--validation_split",
+    help="of --data, to choose the penalty on; without --data a run's "
+    "validation data",
+  )
+  add("--batch_size", type=int, help="default: the run's, or 128")
+  add("--step", type=int, help="of a run: which checkpoint; default: the best")
+  add(
+    "--on_bad_image",
+    choices=tuple(config.CHOICES[bad_images.OnBadImage]),
+    help="whether an image that cannot be decoded ends the evaluation, or is "
+    "left out; default: the run's, or error",
+  )
+  add("--output", help="directory for few_shot.json and the figure")
+  reading.add_facts(parser)
+  args, _ = arguments.parse(parser, argv)
+  words = sys.argv[1:] if argv is None else argv
+  args.command = shlex.join(
+    ["python", "-m", "flexivit_jax.cli.few_shot", *words]
+  )
+  evaluate(args)
+
+
+def evaluate(args) -> FewShot:
+  args.shots = few_shot_data.parse_shots(args.shots)
+  args.penalties = few_shot_data.parse_penalties(args.penalty)
+  if not 1 <= args.seeds <= MOST_SEEDS:
+    raise ConfigError(f"--seeds {args.seeds}: give 1 to {MOST_SEEDS}")
+  if args.output:
+    arguments.output_directory(args).mkdir(parents=True, exist_ok=True)
+  given = reading.facts(args)
+  with blaming("--checkpoint"):
+    vit = pretrained.load(args.checkpoint, step=args.step, **given)
+  print(vit, flush=True)
+  if vit.model.channels != 3:
+    raise ConfigError(
+      f"--checkpoint: {vit.spec.path} takes images of {vit.model.channels} "
+      "channels, and the images have 3"
+    )
+  run = vit.spec.experiment
+  batch_size = args.batch_size
+  if batch_size is None:
+    batch_size = run.eval_batch_size if run else 128
+  if batch_size < 1:
+    raise ConfigError(f"--batch_size {batch_size}: give at least 1")
+  mesh = sharding.make_mesh()
+  batch_size = sharding.round_up(batch_size, mesh)
+  policy = run.on_bad_image if run else bad_images.ERROR
+  if args.on_bad_image:
+    policy = config.CHOICES[bad_images.OnBadImage][args.on_bad_image]()
+  chosen = few_shot_data.choose(args, vit, (batch_size, policy))
+
+  compilation.enable_persistent_cache()
+  points = measure(args, vit, chosen, mesh, batch_size)
+  _, model, *_ = str(vit).splitlines()
+  train, validation, test = chosen.names
+  found = FewShot(
+    checkpoint=vit.spec.path,
+    step=vit.spec.step,
+    model=model.strip(),
+    train=train,
+    validation=validation,
+    test=test,
+    classes=chosen.classes,
+    command=args.command,
+    provenance=provenance.describe(),
+    points=points,
+  )
+  print(
+    f"\n{points[0].images} images of {test}\n"
+    f"after training on {train}; top-1 in %, {draws_of(args.seeds)}"
+  )
+  print(few_shot_results.table(found))
+  if validation is not None:
+    print(
+      f"\npenalties chosen on {len(chosen.validation.loader)} images of "
+      f"{validation}\n{few_shot_results.penalties(found)}"
+    )
+  if args.output:
+    print(f"wrote {write(arguments.output_directory(args), found)}")
+  return found
+
+
+def draws_of(seeds: int) -> str:
+  if seeds == 1:
+    return "one draw"
+  return f"mean of {seeds} draws +- its standard error"
+
+
+def measure(args, vit, chosen, mesh, batch_size) -> tuple[Point, ...]:
+  """Reads all images once for all settings; then, setting by setting, trains
+  and tests."""
+  # Nobody asks what the head of other classes says.
+  model = vit.model.clone(num_classes=0)
+  params = jax.device_put(vit.params, sharding.replicated(mesh))
+  forward = functools.partial(features.forward, model)
+  setting_name = "--batch_size"
+  if args.budgets:
+    setting_name += ", or the largest of --budgets"
+  with memory.explaining_evaluation(batch_size, setting_name):
+    # One program for all three: their batches have one shape.
+    programs = sweep.compile_programs(
+      lambda setting: (forward, params),
+      [chosen.test],
+      mesh,
+      functools.partial(print, flush=True),
+    )
+    calls = {s: p.of(params) for s, p in programs.items()}
+    train = read(calls, chosen.train, mesh, "training images")
+    validation = {}
+    if chosen.validation is not None:
+      validation = read(calls, chosen.validation, mesh, "validation images")
+    test = read(calls, chosen.test, mesh, "test images")
+  points = []
+  total = len(test) * len(args.shots)
+  with tqdm(total=total, desc="fitting", disable=None) as bar:
+    for setting, found in test.items():
+      accuracies = []
+      for shots in args.shots:
+        with few_shot_faults(setting):
+          accuracies.append(
+            few_shot.measure(
+              drawn(chosen, shots, train[setting].answers),
+              images(found.answers),
+              chosen.classes,
+              shots=shots,
+              penalties=args.penalties,
+              validation=(
+                images(validation[setting].answers) if validation else None
+              ),
+            )
+          )
+        bar.update()
+      point = Point(
+        setting, found.tokens, len(found.answers), tuple(accuracies)
+      )
+      points.append(point)
+  return tuple(points)
+
+
+def read(calls, wanted, mesh, name) -> dict[Setting, sweep.Found]:
+  """The features of all images of a reading, in each of its settings."""
+  total = len(wanted.loader) * sum(map(len, wanted.views))
+  with tqdm(total=total, desc=name, unit=" images", disable=None) as bar:
+    found = sweep.sweep(
+      calls,
+      [wanted],
+      functools.partial(sharding.to_devices, mesh=mesh),
+      bar.update,
+      features.gather,
+    )
+  for reason in sweep.bad_images([wanted]).values():
+    print(f"skipped: {reason}")
+  views.report_scaled_down(wanted)
+  return found
+
+
+def images(found: features.Features) -> few_shot.Images:
+  return few_shot.Images(found.pooled, found.label)
+
+
+def drawn(chosen, shots: int, found: features.Features) -> list:
+  """The training images of each draw, without those that were skipped."""
+  draws = []
+  for draw in chosen.draws:
+    # From the training data to the drawn images, to those that were decoded.
+    places = np.searchsorted(chosen.indices, draw[:, :shots].ravel())
+    rows = np.flatnonzero(np.isin(found.index, places))
+    draws.append(images(found).at(rows))
+  return draws
+
+
+@contextlib.contextmanager
+def few_shot_faults(setting: Setting):
+  """Says at which setting features are of no use."""
+  try:
+    yield
+  except ValueError as e:
+    raise Fault(f"{setting}: {e}") from e
+
+
+def write(directory: pathlib.Path, found: FewShot) -> pathlib.Path:
+  """few_shot.png, few_shot.svg and few_shot.json, the last of these last."""
+  figure = draw_few_shot(found.points)
+  path = directory / few_shot_results.NAME
+  text = json.dumps(few_shot_results.to_json(found), indent=2, allow_nan=False)
+  for suffix, content in (
+    (".png", style.png(figure)),
+    (".svg", style.svg(figure)),
+    (".json", f"{text}\n".encode()),
+  ):
+    with files.replacing(path.with_suffix(suffix)) as unfinished:
+      unfinished.write_bytes(content)
+  return path
+
+
+if __name__ == "__main__":
+  errors.run(main)

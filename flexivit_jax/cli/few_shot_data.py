@@ -1,0 +1,222 @@
+"""What a few-shot evaluation asks for: shots, penalties, and three splits."""
+
+import contextlib
+import dataclasses
+import io
+
+import numpy as np
+
+from flexivit_jax.cli import named_data, views
+from flexivit_jax.core.text import cut
+from flexivit_jax.data import batches, modes, splits
+from flexivit_jax.data.subset import Subset
+from flexivit_jax.evaluation import few_shot, sweep
+from flexivit_jax.experiment import (
+  ConfigError,
+  Data,
+  blaming,
+  check_same_classes,
+)
+
+
+def parse_shots(text: str) -> list[int]:
+  """ "1,5,10" as [1, 5, 10].
+
+  Raises:
+    ConfigError: it is no list of whole numbers from 1 on.
+  """
+  try:
+    shots = list(dict.fromkeys(map(int, text.split(","))))
+  except ValueError:
+    shots = []
+  if not shots or min(shots) < 1:
+    raise ConfigError(
+      f"--shots {text!r}: give numbers of images of each class, 1,5,10 say"
+    )
+  return shots
+
+
+def parse_penalties(text: str) -> list[float]:
+  """ "64,1024" as [64.0, 1024.0].
+
+  Raises:
+    ConfigError: it is no list of numbers, or one is too small.
+  """
+  try:
+    found = list(dict.fromkeys(map(float, text.split(","))))
+  except ValueError:
+    raise ConfigError(
+      f"--penalty {text!r}: give a number, 1024 say, or several, 64,1024"
+    ) from None
+  for penalty in found:
+    try:
+      few_shot.check_penalty(penalty)
+    except ValueError as e:
+      raise ConfigError(f"--{e}") from None
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+  """Images, opened and checked, each shown as the test's.
+
+  Attributes:
+    train: the reading of the images that a draw takes, and of no other.
+    indices: i64, which images of the training data these are, sorted.
+    draws: for each seed i64 `[classes, shots]`, indices of the training data.
+    validation: to choose the penalty on; None where one is given.
+    names: the training, validation (or None) and test data in a line each.
+  """
+
+  train: sweep.Reading
+  indices: np.ndarray
+  draws: tuple[np.ndarray, ...]
+  validation: sweep.Reading | None
+  test: sweep.Reading
+  names: tuple[str, str | None, str]
+  classes: tuple[str, ...]
+
+
+def choose(args, vit, options) -> Chosen:
+  """What --data and its splits ask for.
+
+  Args:
+    args: with `shots`, `seeds` and `penalties` read already.
+    options: batch size and policy for bad images, for `views.choose_reading`.
+
+  Raises:
+    ConfigError: naming the argument that cannot work.
+  """
+  run = vit.spec.experiment
+  test = views.choose_data(args, run)
+  train = _train(args, run, test)
+  validation = _validation(args, run, test)
+  mode = named_data.choose_mode(args, run, packed=args.budgets is not None)
+  there = "--data" if args.data else "config.test"
+  with blaming(there):
+    opened = modes.open_source(test.source, mode)
+    if len(opened.classes) < 2:
+      raise ValueError(
+        f"one class, {cut(opened.classes[0], 100)!r}: give at least two"
+      )
+    whole = views.choose_reading(args, vit, test, opened, *options)
+  with blaming("--train_split" if args.data else "config.train"):
+    source = modes.open_source(train.source, mode)
+    check_same_classes(source, opened)
+  _refuse_shared(args, train, test, validation)
+  example = batches.Example(source, ())
+  labels = np.array([example.label(i) for i in range(len(source))])
+  if labels.ndim > 1:
+    raise ConfigError(
+      f"images of {train.source} may have several labels: few-shot evaluation "
+      "is of one each"
+    )
+  with blaming("--shots"):
+    draws = tuple(
+      few_shot.draw(labels, source.classes, max(args.shots), seed)
+      for seed in range(args.seeds)
+    )
+  indices = np.unique(draws)
+  drawn = _shown_alike(args, vit, train, Subset(source, indices), options)
+  chosen_on = None
+  if validation is not None:
+    with blaming("--validation_split" if args.data else "config.validation"):
+      other = modes.open_source(validation.source, mode)
+      check_same_classes(source, other)
+    chosen_on = _shown_alike(args, vit, validation, other, options)
+  for data, reading in ((train, drawn), (validation, chosen_on)):
+    if reading is not None and reading.views != whole.views:
+      raise ConfigError(
+        f"the images of {data.source} have another size than those of "
+        f"{test.source}: give --resolutions"
+      )
+  return Chosen(
+    drawn,
+    indices,
+    draws,
+    chosen_on,
+    whole,
+    (
+      named_data.describe(train.source, mode),
+      None
+      if validation is None
+      else named_data.describe(validation.source, mode),
+      named_data.describe(test.source, mode),
+    ),
+    tuple(source.classes),
+  )
+
+
+def _train(args, run, test) -> Data:
+  if args.data is not None:
+    return _split(test, args.train_split or "train")
+  for name in ("train_split", "validation_split"):
+    if getattr(args, name) is not None:
+      raise ConfigError(
+        f"--{name} needs --data: a run's training and validation data have "
+        "their own"
+      )
+  return dataclasses.replace(test, source=run.train.source)
+
+
+def _validation(args, run, test) -> Data | None:
+  if len(args.penalties) == 1:
+    if args.validation_split is not None:
+      raise ConfigError(
+        "--validation_split needs several of --penalty to choose from"
+      )
+    return None
+  if args.validation_split is not None:
+    return _split(test, args.validation_split)
+  if args.data is None and run.validation is not None:
+    return dataclasses.replace(test, source=run.validation.source)
+  raise ConfigError(
+    "--penalty: to choose one of several, other images than the test's are "
+    "needed: give one penalty, or --data and --validation_split, a split of it"
+  )
+
+
+def _split(test, split) -> Data:
+  return dataclasses.replace(
+    test, source=dataclasses.replace(test.source, split=split)
+  )
+
+
+def _shown_alike(args, vit, data, source, options) -> sweep.Reading:
+  # What is left out, and why, was said of the test's images.
+  with contextlib.redirect_stdout(io.StringIO()):
+    return views.choose_reading(args, vit, data, source, *options)
+
+
+def _refuse_shared(args, train, test, validation) -> None:
+  """Refuses parts that share images: what was trained or chosen on is not
+  tested on."""
+  parts = [("training", train), ("test", test), ("validation", validation)]
+  parts = [(name, data.source) for name, data in parts if data is not None]
+  for i, (name, source) in enumerate(parts):
+    for other_name, other in parts[i + 1 :]:
+      with blaming("--data" if args.data else "config"):
+        count = shared(source, other)
+      if count:
+        ways = "--split, --train_split or --validation_split"
+        raise ConfigError(
+          f"the {name} data, split {source.split!r}, and the {other_name} "
+          f"data, split {other.split!r}, share {count} images: "
+          + (f"give another {ways}" if args.data else f"give --data and {ways}")
+        )
+
+
+def shared(a, b) -> int:
+  """How many images two splits of the same data share; 0 of other data.
+
+  Raises:
+    ValueError: a split is none.
+  """
+  if dataclasses.replace(a, split=b.split) != b:
+    return 0
+  name, other = (splits.parse_split(x.split)[0] for x in (a, b))
+  if name != other:
+    return 0
+  total = len(dataclasses.replace(a, split=name).open())
+  taken = [splits.slice_indices(x.split, total) for x in (a, b)]
+  return len(np.intersect1d(*taken))
