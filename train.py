@@ -108,7 +108,7 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
     return 0
   run.check_memory(watch.line)
   steps = run.compile_steps(state, metrics, watch.line)
-  programs = run.compile_evaluation(state.params, watch.line)
+  programs = run.compile_evaluation(state.evaluated, watch.line)
   in_flight = collections.deque()
   recent = collections.deque(maxlen=4)  # programs of the steps under way
 
@@ -121,7 +121,7 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
   done = first
   with Interruption() as interruption, run.explaining_memory(recent):
     if watch.owes_evaluation(first):
-      watch.evaluate(first, programs, state.params, interruption)
+      watch.evaluate(first, programs, state.evaluated, interruption)
     watch.start()
     for i in range(first, run.total_steps):
       program = experiment.program(i)
@@ -147,7 +147,7 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
         metrics = zero
       evaluate = watch.owes_evaluation(done)
       if evaluate:
-        watch.evaluate(done, programs, state.params, interruption)
+        watch.evaluate(done, programs, state.evaluated, interruption)
       stop = interruption.signal is not None
       if evaluate or stop or run.is_due(experiment.save_every, done):
         save(done, run.loader.get_state())

@@ -36,7 +36,12 @@ from flexivit_jax.data import (
 from flexivit_jax.experiment import ConfigError, Experiment, blaming
 from flexivit_jax.nn import pooling, positions, relations, tables, vit
 from flexivit_jax.tasks import distill, losses, supervised, task
-from flexivit_jax.training import mixing, optimizer
+from flexivit_jax.training import (
+  mixing,
+  optimizer,
+  parameter_sharding,
+  schedules,
+)
 
 # What each choice may be: a type hint to {name: class, or ready-made object}.
 CHOICES: dict[Any, dict[str, Any]] = {
@@ -73,6 +78,7 @@ CHOICES: dict[Any, dict[str, Any]] = {
   patch_size.PatchSizePolicy: {
     "fixed": patch_size.FixedPatchSize,
     "sampled": patch_size.SampledPatchSize,
+    "scheduled": patch_size.ScheduledPatchSize,
     "budget": patch_size.BudgetPatchSize,
   },
   resolution.Resolution: {
@@ -116,10 +122,20 @@ CHOICES: dict[Any, dict[str, Any]] = {
     "error": bad_images.Error,
     "skip": bad_images.Skip,
   },
-  optimizer.Optimizer: {"adamw": optimizer.AdamW, "sgd": optimizer.Sgd},
-  optimizer.Schedule: {
-    "cosine": optimizer.Cosine,
-    "constant": optimizer.Constant,
+  optimizer.Optimizer: {
+    "adamw": optimizer.AdamW,
+    "sgd": optimizer.Sgd,
+    "optax": optimizer.Optax,
+  },
+  schedules.Schedule: {
+    "cosine": schedules.Cosine,
+    "linear": schedules.Linear,
+    "rsqrt": schedules.Rsqrt,
+    "constant": schedules.Constant,
+  },
+  parameter_sharding.ParameterSharding: {
+    "replicated": parameter_sharding.Replicated,
+    "fsdp": parameter_sharding.Fsdp,
   },
 }
 
@@ -220,6 +236,8 @@ def _build(hint, value, path):
     return _union(hint, value, path)
   if origin is tuple:
     return _tuple(hint, arguments, value, path)
+  if origin is Mapping:
+    return _options(value, path)
   if dataclasses.is_dataclass(hint):
     return _record(hint, value, path)
   # Not isinstance: True is no whole number here.
@@ -344,6 +362,28 @@ def _tuple(hint, arguments, value, path):
   )
 
 
+def _options(value, path):
+  """Names that only what they are for knows, with plain values."""
+  if not isinstance(value, Mapping):
+    raise ConfigError(
+      f"{path} is {show(value)}: expected names and values, {{'b1': 0.9}}"
+    )
+  return {key: _option(item, f"{path}.{key}") for key, item in value.items()}
+
+
+def _option(value, path):
+  if isinstance(value, (tuple, list)):
+    return tuple(_option(x, f"{path}[{i}]") for i, x in enumerate(value))
+  if value is None or type(value) in (bool, str):
+    return value
+  if type(value) in (int, float):
+    return _number(type(value), value, path)
+  raise ConfigError(
+    f"{path} is {show(value)}: give a number, a text, True, False, None, or a "
+    "tuple of them"
+  )
+
+
 def _remedy(hint, value):
   """ "; give (16, 16)" where 16 was written for a pair, say."""
   for candidate in _candidates(value):
@@ -394,6 +434,8 @@ def to_json(value):
     return value
   if isinstance(value, tuple):
     return [to_json(item) for item in value]
+  if isinstance(value, Mapping):
+    return {key: to_json(item) for key, item in value.items()}
   fields = {
     f.name: to_json(getattr(value, f.name)) for f in _fields(type(value))
   }

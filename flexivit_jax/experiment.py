@@ -14,7 +14,11 @@ from flexivit_jax.data.parts import MAX_PARTS
 from flexivit_jax.nn import positions, vit
 from flexivit_jax.tasks import distill, supervised
 from flexivit_jax.tasks.task import Task
-from flexivit_jax.training import mixing, optimizer
+from flexivit_jax.training import (
+  mixing,
+  optimizer,
+  parameter_sharding,
+)
 
 
 class ConfigError(ValueError):
@@ -82,6 +86,7 @@ class InitFrom:
 # an int32; a seed of 2^32 would draw what 0 draws.
 BOUNDS = {
   "batch_size": (1, 2**24),
+  "accumulate": (1, 2**24),
   "eval_batch_size": (1, 2**24),
   "total_steps": (1, 2**31 - 1),
   "eval_every": (1, 2**31 - 1),
@@ -109,6 +114,11 @@ class Experiment:
     mix: ways to mix the images of a batch; of several, each step draws one.
     init_from: a checkpoint to start from; None: random parameters.
     total_steps, total_epochs: length of training; give one of them.
+    accumulate: into how many microbatches, one after another, a batch is cut:
+      less memory for the same step.
+    ema: decay of a moving average of the parameters, which is then what is
+      evaluated; None: no average.
+    sharding: of parameters and optimiser state over the devices.
     seed: of parameters, data order, augmentation, patch sizes and dropout.
     eval_batch_size: images or rows per evaluation batch, over all devices.
     eval_every, save_every, log_every: in steps. A save follows each
@@ -136,6 +146,11 @@ class Experiment:
   init_from: InitFrom | None = None
   total_steps: int | None = None
   total_epochs: float | None = None
+  accumulate: int = 1
+  ema: float | None = None
+  sharding: parameter_sharding.ParameterSharding = (
+    parameter_sharding.Replicated()
+  )
   seed: int = 0
   eval_batch_size: int = 256
   eval_every: int = 1000
@@ -160,6 +175,10 @@ class Experiment:
         raise ValueError(f"{name} is {value}: give {low} to {high}")
     if self.total_epochs is not None and not self.total_epochs > 0:
       raise ValueError(f"total_epochs is {self.total_epochs}: give more than 0")
+    if self.ema is not None and not 0 < self.ema < 1:
+      raise ValueError(
+        f"ema is {self.ema}: give more than 0 and less than 1, such as 0.9999"
+      )
     if self.keep < 2:
       raise ValueError(
         f"keep is {self.keep}: keep at least 2 checkpoints, so that one "
@@ -195,6 +214,8 @@ class Experiment:
         "packing needs train.resolution, the size of each image: "
         'resolution=dict(name="native")'
       )
+    elif isinstance(self.patch_size, patch_size.ScheduledPatchSize):
+      self.patch_size.for_image(None, None)  # says why not
 
   def program(self, step: int) -> tuple[int, int] | None:
     """The patch size that a step's program is compiled for; None: any, packed.

@@ -53,7 +53,9 @@ TENSORS = (
 )
 
 
-def load(path, *, step: int | None = None, **given) -> LoadedViT:
+def load(
+  path, *, step: int | None = None, ema: bool = True, **given
+) -> LoadedViT:
   """Loads a checkpoint as a model.
 
   Args:
@@ -65,6 +67,7 @@ def load(path, *, step: int | None = None, **given) -> LoadedViT:
       (`list_models`).
     step: of a run: which checkpoint. None: the best by validation, or the
       latest where there was no validation.
+    ema: of a run that kept a moving average of its parameters: take that.
     given: what the file does not say, or says otherwise: num_heads, gelu
       ("tanh" or "exact"), eps, pool ("tok", "gap" or "map"), posemb ((rows,
       cols) of the position table), posemb_resize ("bilinear", for a NaFlexVit
@@ -75,23 +78,25 @@ def load(path, *, step: int | None = None, **given) -> LoadedViT:
     ValueError: nothing that can be loaded, not all of it, or more than a ViT
       has.
   """
-  return on_device(read(path, step=step, **given))
+  return on_device(read(path, step=step, ema=ema, **given))
 
 
-def read(path, *, step: int | None = None, **given) -> Checkpoint:
+def read(
+  path, *, step: int | None = None, ema: bool = True, **given
+) -> Checkpoint:
   """As `load`, without moving it to a device: arrays of the stored type."""
   unknown = given.keys() - MEANINGS.keys()
   if unknown:
     raise TypeError(
       f"load has no argument {listed(sorted(unknown))}; it has path, step, "
-      f"{', '.join(MEANINGS)}"
+      f"ema, {', '.join(MEANINGS)}"
     )
   given = {k: v for k, v in given.items() if v is not None}
   if "patch_size" in given:
     given["patch_size"] = as_hw(given["patch_size"])
   path, submodel, model = _locate(path)
   if path.is_dir():
-    return _read_directory(path, step, given)
+    return _read_directory(path, step, ema, given)
   if step is not None:
     raise ValueError(f"{path}: only a run's directory has steps")
   checked = manifest.check_sum(path) is not None
@@ -142,9 +147,9 @@ def _known(model: published.Published, arrays, path) -> dict[str, Any]:
   return known
 
 
-def _read_directory(path, step, given) -> Checkpoint:
+def _read_directory(path, step, ema, given) -> Checkpoint:
   if (path / native.DIRECTORY).is_dir():
-    return _read_run(path, step, given)
+    return _read_run(path, step, ema, given)
   if step is not None:
     raise ValueError(f"{path}: only a run's directory has steps")
   ours = (path / native.MODEL).is_file()
@@ -263,7 +268,7 @@ def _checkpoint(format_, arrays, path, sources, checked):
   return Checkpoint(model, arrays, spec)
 
 
-def _read_run(path, step, given) -> Checkpoint:
+def _read_run(path, step, ema, given) -> Checkpoint:
   if given.keys() - {"patch_size"}:
     raise ValueError(
       f"{path} is a run, whose config says all: leave out "
@@ -284,7 +289,9 @@ def _read_run(path, step, given) -> Checkpoint:
     have = ", ".join(map(str, steps))
     raise ValueError(f"{path}: no checkpoint of step {step}; there are {have}")
   flatten = functools.partial(flax.traverse_util.flatten_dict, sep="/")
-  arrays = flatten(native.load_params(path, step))
+  found = native.load_params(path, step, ema=ema)
+  arrays = flatten(found.params)
+  chosen += ", moving average of the parameters" if found.is_average else ""
   parameters.check(experiment.model, arrays, f"{path}, step {step}")
   policy = experiment.patch_size
   fixed = policy.sizes[0] if isinstance(policy, FixedPatchSize) else None

@@ -1,5 +1,6 @@
 """A run's config.json: what it was started with."""
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ RESUMABLE = (
   *("keep", "log_every", "save_every", "eval_every", "eval_batch_size"),
   # Bad images change no batch before the first of them.
   *("threads", "workers", "test", "on_bad_image"),
+  # The same step, computed another way.
+  *("accumulate", "sharding"),
 )
 
 
@@ -61,6 +64,7 @@ def write(workdir: pathlib.Path, record: Mapping[str, Any]) -> None:
 
 
 def _check_same_run(old: Mapping, new: Mapping, workdir) -> None:
+  old = old | {"config": _with_defaults(old["config"])}
   changed = [
     line
     for part in ("config", "data")
@@ -72,3 +76,10 @@ def _check_same_run(old: Mapping, new: Mapping, workdir) -> None:
       f"{workdir} holds a run that started otherwise ({'; '.join(changed)}): "
       "give the old values to resume it, or another --workdir"
     )
+
+
+def _with_defaults(plain: Mapping) -> Mapping:
+  """A config of an earlier version, with what it did not have yet."""
+  with contextlib.suppress(ConfigError):
+    return config.to_json(config.from_plain(plain))
+  return plain

@@ -32,10 +32,26 @@ from flexivit_jax.training import (
   compilation,
   memory,
   mixing,
+  parameter_sharding,
   provenance,
   sharding,
   step,
 )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+  """A compiled training step: (state, metrics, batch) to state and metrics.
+
+  Attributes:
+    read: its last argument, what it reads and does not change.
+  """
+
+  compiled: jax.stages.Compiled
+  read: dict[str, Any]
+
+  def __call__(self, state, metrics, batch):
+    return self.compiled(state, metrics, batch, self.read)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +83,8 @@ class Run:
 
   def measure(self, params, batch, **kwargs):
     """The task's metrics; a teacher must be given as `teacher`."""
+    params = self.experiment.optimizer.hold(params)
+    params = parameter_sharding.gathered(params, self.state_shardings.params)
     return self.experiment.task.measure(
       self.experiment.model, params, batch, **kwargs
     )
@@ -90,49 +108,61 @@ class Run:
   def init_state(self) -> step.TrainState:
     """The state before the first step, on the devices."""
     init = functools.partial(_init_state, self.experiment, self.tx)
-    everywhere = sharding.replicated(self.mesh)
-    init = jax.jit(init, out_shardings=everywhere)
+    init = jax.jit(init, out_shardings=self.state_shardings)
     state = init(self._one_row, self.initial)
     self.initial.clear()  # they would take the memory of a second model
     return state
 
   @functools.cached_property
   def state_shapes(self) -> step.TrainState:
-    """The same as shapes and types."""
-    init = functools.partial(_init_state, self.experiment, self.tx)
-    return jax.eval_shape(init, self._one_row, {})
+    """The same as shapes, types and shardings."""
+    init = functools.partial(_begin, self.experiment, self.tx)
+    return parameter_sharding.placed(
+      jax.eval_shape(init, self.parameter_shapes),
+      self.experiment.sharding,
+      self.mesh,
+    )
+
+  @functools.cached_property
+  def parameter_shapes(self):
+    """Of the model, as shapes and types."""
+    init = functools.partial(_init_params, self.experiment)
+    return jax.eval_shape(init, self._one_row)
+
+  @property
+  def state_shardings(self) -> step.TrainState:
+    return jax.tree.map(lambda x: x.sharding, self.state_shapes)
 
   @property
   def _one_row(self):
     # Enough to initialise a model; the whole batch would have to be moved.
     return jax.tree.map(lambda x: x[:1], self.loader.example().inputs)
 
+  @property
+  def _read(self):
+    """What a step reads and does not change: an argument, so that no program
+    holds a copy of it."""
+    return {} if self.teacher is None else {"teacher": self.teacher}
+
   def compile_steps(self, state, metrics, report, sizes=None):
-    """The train step for each patch size: {size: (state, metrics, batch)}."""
+    """The train step for each patch size: {size: Step}."""
 
     packing = self.experiment.packing
     constant = packing is not None and packing.loss == "sum"
     images = self.images_per_step if constant else None
 
-    # What a step reads and does not change: arguments, so that no program
-    # holds a copy.
-    read = {} if self.teacher is None else {"teacher": self.teacher}
-
     def train_step(state, metrics, batch, read, *, patch_hw):
-      def measure(*args, **kwargs):
-        measured = self.measure(*args, patch_hw=patch_hw, **kwargs, **read)
-        if packing is None:
-          return measured
-        return measured | pack_report.pack_report(batch)
-
       return step.train_step(
         state,
         metrics,
         batch,
-        measure=measure,
+        measure=functools.partial(self.measure, patch_hw=patch_hw, **read),
         tx=self.tx,
         images=images,
+        beside=None if packing is None else pack_report.pack_report(batch),
         augment=self.augment if self.experiment.mix else None,
+        accumulate=self.experiment.accumulate,
+        ema=self.experiment.ema,
       )
 
     everywhere = sharding.replicated(self.mesh)
@@ -143,19 +173,16 @@ class Run:
       compiled = compilation.compile_sizes(
         train_step,
         sizes,
-        arguments=(state, metrics, batch, read),
+        arguments=(state, metrics, batch, self._read),
         jit_options={
-          "in_shardings": (everywhere, everywhere, rows, everywhere),
-          "out_shardings": (everywhere, everywhere),
+          "in_shardings": (self.state_shardings, everywhere, rows, everywhere),
+          "out_shardings": (self.state_shardings, everywhere),
           "donate_argnums": 0,
         },
         report=report,
         what="train step",
       )
-    return {
-      size: lambda *args, call=call: call(*args, read)
-      for size, call in compiled.items()
-    }
+    return {size: Step(x, self._read) for size, x in compiled.items()}
 
   def compile_evaluation(self, params, report, sizes=None):
     """Programs of the evaluation by setting; none without validation data.
@@ -181,15 +208,16 @@ class Run:
   def memory(self, patch_hw: tuple[int, int] | None) -> memory.Memory:
     """Estimate for a training step."""
     state = self.state_shapes
-    read = {} if self.teacher is None else {"teacher": self.teacher}
     return memory.estimate(
-      functools.partial(self.measure, **read),
+      functools.partial(self.measure, **self._read),
       state.params,
       state.opt_state,
       sharding.shapes(self.loader.example(), self.mesh),
+      ema=state.ema,
       patch_hw=patch_hw,
       num_devices=self.mesh.size,
-      held=read,
+      held=self._read,
+      accumulate=self.experiment.accumulate,
     )
 
   def explaining_memory(self, sizes: Collection[tuple[int, int] | None]):
@@ -280,6 +308,10 @@ def prepare(
   mesh = sharding.make_mesh()
   with blaming("config.batch_size"):
     sharding.check_batch_size(experiment.batch_size, mesh)
+  with blaming("config.accumulate"):
+    sharding.check_accumulation(
+      experiment.accumulate, experiment.batch_size, mesh
+    )
   with blaming("config.train"):
     source = experiment.open(experiment.train)
     experiment = experiment.for_classes(source.classes)
@@ -364,7 +396,9 @@ def prepare(
     teacher=teacher,
   )
   with blaming("config.model"):
-    run.state_shapes  # noqa: B018 (initialises the model without computing)
+    run.parameter_shapes  # noqa: B018 (initialises without computing)
+  with blaming("config.optimizer"):
+    run.state_shapes  # noqa: B018 (the same)
   return run
 
 
@@ -489,8 +523,17 @@ def shard() -> tuple[int, int]:
 
 
 def _init_state(experiment: Experiment, tx, inputs, initial) -> step.TrainState:
-  key, size = jax.random.key(experiment.seed), experiment.patch_size.sizes[0]
-  params = experiment.task.init(experiment.model, key, inputs, size)
+  params = _init_params(experiment, inputs)
   flat = flax.traverse_util.flatten_dict(params, sep="/")
   params = flax.traverse_util.unflatten_dict({**flat, **initial}, sep="/")
-  return step.init_state(params, tx, experiment.seed)
+  return _begin(experiment, tx, params)
+
+
+def _init_params(experiment: Experiment, inputs):
+  key, size = jax.random.key(experiment.seed), experiment.patch_size.sizes[0]
+  return experiment.task.init(experiment.model, key, inputs, size)
+
+
+def _begin(experiment: Experiment, tx, params) -> step.TrainState:
+  ema = experiment.ema is not None
+  return step.init_state(params, tx, experiment.seed, ema=ema)

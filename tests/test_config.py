@@ -68,6 +68,11 @@ REQUIRED = {
     "choices": (4, (6, 8)),
     "probabilities": (0.25, 0.75),
   },
+  ("PatchSizePolicy", "scheduled"): {
+    "choices": (16, (6, 8)),
+    "steps": (0, 100),
+    "probabilities": ((1.0, 0.0), (0.25, 0.75)),
+  },
   "beta": {"mean": 0.5},
   "by_resolution": {"rates": (0.1, 0.6), "tokens": (16, 256)},
   "scheduled": {"start": 0.8, "end": 0.2, "middle": 1e6, "width": 1e5},
@@ -81,6 +86,12 @@ REQUIRED = {
   "inception_crop": {"size": (24, 20)},
   "adamw": {"learning_rate": 1e-3},
   "sgd": {"learning_rate": 1e-3},
+  "optax": {
+    "learning_rate": 1e-3,
+    "groups": ({"pattern": "head/.*", "multiplier": 10.0},),
+    "transform": "muon",
+    "options": {"ns_coeffs": (3.5, -4.75, 2.0), "nesterov": False},
+  },
 }
 
 
@@ -450,17 +461,18 @@ def test_a_whole_group_can_be_taken_away():
     ),
     (
       "patch_size.name=zzz",
-      "config.patch_size has no 'zzz'; valid: 'fixed', 'sampled', 'budget'",
+      "config.patch_size has no 'zzz'; valid: 'fixed', 'sampled', "
+      "'scheduled', 'budget'",
     ),
     (
       "patch_size=8",
       "config.patch_size is 8: give a name, one of 'fixed', 'sampled', "
-      "'budget'",
+      "'scheduled', 'budget'",
     ),
     (
       "patch_size={'size': 8}",
       "config.patch_size is {'size': 8}: give a name, one of "
-      "'fixed', 'sampled', 'budget'",
+      "'fixed', 'sampled', 'scheduled', 'budget'",
     ),
     # Groups of fields, and what they must hold.
     (

@@ -276,6 +276,14 @@ NEEDS_PACKING = (
       "must be packed: give config.packing, or another config.patch_size",
     ),
     (
+      (
+        "patch_size={'name':'scheduled','choices':(6,4),'steps':(0,9),"
+        "'probabilities':((1.0,0.0),(0.0,1.0))}",
+      ),
+      "config: scheduled patch sizes go by the step, which packed images do "
+      'not know: give config.patch_size name="sampled" or name="budget"',
+    ),
+    (
       ("packing.max_images=49",),
       "config.packing: max_images is 49, but a row of 48 patches holds no more "
       "images than patches: give at most 48",

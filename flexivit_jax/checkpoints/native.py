@@ -217,8 +217,18 @@ def steps(workdir) -> list[int]:
   return sorted(int(p.name) for p in found)
 
 
-def load_params(workdir, step: int) -> dict[str, Any]:
-  """The parameters of a step, as numpy arrays, without the optimiser's.
+class Parameters(NamedTuple):
+  """Nested dicts of numpy arrays, and whether they are a moving average."""
+
+  params: dict[str, Any]
+  is_average: bool
+
+
+def load_params(workdir, step: int, *, ema: bool = True) -> Parameters:
+  """The parameters of a step, without the optimiser's state.
+
+  Args:
+    ema: their moving average instead, where the run kept one.
 
   Raises:
     CheckpointError: the step is damaged.
@@ -235,10 +245,11 @@ def load_params(workdir, step: int) -> dict[str, Any]:
   with ocp.PyTreeCheckpointer() as checkpointer:
     tree = checkpointer.metadata(path / ARRAYS).item_metadata.tree
     wanted = jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)
-    params = jax.tree.map(lambda _: 0, tree["state"]["params"])
-    wanted["state"]["params"] = params
+    # Runs of earlier versions do not know of an average.
+    item = "ema" if ema and tree["state"].get("ema") else "params"
+    wanted["state"][item] = jax.tree.map(lambda _: 0, tree["state"][item])
     restored = _restore_numpy(checkpointer, path / ARRAYS, wanted)
-  return restored["state"]["params"]
+  return Parameters(restored["state"][item], item == "ema")
 
 
 def save_model(
@@ -286,14 +297,29 @@ def _restore_numpy(checkpointer, path, wanted):
 def _restore(path, like):
   like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
   with ocp.StandardCheckpointer() as checkpointer:
-    stored = checkpointer.metadata(path).item_metadata.tree
+    tree = checkpointer.metadata(path).item_metadata.tree
     # Before a byte is read: Orbax would cast silently, and says no more than
     # one difference.
-    flat = functools.partial(ocp.tree.to_flat_dict, sep="/")
-    stored, wanted = flat(stored), flat(like)
+    stored, wanted = _by_name(tree), _by_name(like)
     match.check_shapes(_params(stored), _params(wanted), path)
     match.check_shapes(stored, wanted, path)
-    return checkpointer.restore(path, like)
+    # In the stored tree's own structure: what holds no array, as optax's empty
+    # states, may have another one in another version.
+    restored = checkpointer.restore(
+      path,
+      jax.tree.unflatten(jax.tree.structure(tree), map(wanted.get, stored)),
+    )
+  arrays = _by_name(restored)
+  return jax.tree.unflatten(
+    jax.tree.structure(like), [arrays[name] for name in wanted]
+  )
+
+
+def _by_name(tree) -> dict[str, Any]:
+  """{"state/params/cls": leaf}, in the order of the leaves."""
+  name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {name(path): leaf for path, leaf in leaves}
 
 
 def _params(flat):

@@ -107,7 +107,7 @@ def try_one_batch(run: Run):
   messages = []
   state, metrics = run.init_state(), run.zero_metrics()
   (step,) = run.compile_steps(state, metrics, messages.append, [size]).values()
-  programs = run.compile_evaluation(state.params, messages.append, [size])
+  programs = run.compile_evaluation(state.evaluated, messages.append, [size])
   yield from messages
   batch = sharding.to_devices(next(run.loader), run.mesh)
   start = time.perf_counter()
@@ -134,7 +134,7 @@ def try_one_batch(run: Run):
     for setting in programs.keys() & settings:
       batch = sharding.to_devices(batches[view], run.mesh)
       with run.explaining_evaluation():
-        answers = gather([programs[setting].call(state.params, batch)])
+        answers = gather([programs[setting].call(state.evaluated, batch)])
       yield (
         f"one evaluation batch at {setting.short_name}: loss "
         f"{answers.mean_loss:.4g}  accuracy {answers.top(1):.4g}"

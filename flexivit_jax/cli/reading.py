@@ -23,6 +23,13 @@ def add_source(parser: Parser) -> None:
 def add_facts(parser: Parser) -> None:
   """What a checkpoint's file may not say."""
   add = parser.add_argument
+  add(
+    "--no_ema",
+    dest="ema",
+    action="store_false",
+    help="of a run that kept a moving average of its parameters: take the "
+    "parameters themselves",
+  )
   add("--num_heads", type=int, help="where the checkpoint does not say")
   add("--gelu", choices=("tanh", "exact"), help="the same")
   add("--eps", type=float, help="the same, of every norm")
@@ -39,7 +46,7 @@ def facts(args) -> dict[str, Any]:
   """What was given of them, for `load`."""
   with blaming("--posemb"):
     posemb = None if args.posemb is None else parse_hw(args.posemb)
-  names = ("num_heads", "gelu", "eps", "pool", "posemb_resize")
+  names = ("ema", "num_heads", "gelu", "eps", "pool", "posemb_resize")
   return {name: getattr(args, name) for name in names} | {"posemb": posemb}
 
 

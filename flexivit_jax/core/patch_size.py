@@ -104,32 +104,15 @@ class SampledPatchSize:
   def __post_init__(self):
     sizes = self.sizes
     _check_choices(sizes)
-    p = self.probabilities
-    if p is None:
-      return
-    if len(p) != len(sizes):
-      raise ValueError(
-        f"probabilities has {len(p)} values for {len(sizes)} patch sizes: give "
-        "one for each"
-      )
-    for x in p:
-      if not 0 <= x <= 1:
-        raise ValueError(f"probabilities has {x}: give numbers from 0 to 1")
-    if abs(sum(p) - 1) > 1e-6:
-      raise ValueError(
-        f"probabilities sum to {sum(p):g}: give numbers that sum to 1"
-      )
+    if self.probabilities is not None:
+      _check_probabilities("probabilities", self.probabilities, len(sizes))
 
   @property
   def sizes(self):
     return tuple(as_hw(size) for size in self.choices)
 
   def __call__(self, step, seed):
-    # A hash of (seed, step), not a generator with a state: any host and any
-    # resumed run agrees without having drawn the earlier steps.
-    entropy = [seed, zlib.crc32(b"patch_size"), step]
-    bits = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
-    return self._at(float(bits >> np.uint64(11)) * 2.0**-53)
+    return self._at(_uniform(step, seed))
 
   def for_image(self, tokens, rng):
     del tokens
@@ -137,9 +120,59 @@ class SampledPatchSize:
 
   def _at(self, u):
     n = len(self.choices)
-    p = self.probabilities or (1 / n,) * n
-    index = np.searchsorted(np.cumsum(p), u, side="right")
-    return self.sizes[min(int(index), n - 1)]
+    return _choose(self.sizes, self.probabilities or (1 / n,) * n, u)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduledPatchSize:
+  """A size drawn for each step with probabilities that move over training.
+
+  From large patches, which are cheap, to small ones, say: choices (48, 32, 16),
+  steps (0, 10_000, 20_000), probabilities ((1, 0, 0), (0, 1, 0), (0, 0, 1)).
+  Every size has its program compiled before the first step, also one that is
+  not drawn soon.
+
+  Attributes:
+    choices: the sizes, each a side in pixels or (height, width).
+    steps: ascending; between two of them the probabilities are interpolated
+      linearly, before the first and after the last they stay.
+    probabilities: for each of the steps one for each choice, summing to 1.
+  """
+
+  choices: tuple[int | tuple[int, int], ...]
+  steps: tuple[int, ...]
+  probabilities: tuple[tuple[float, ...], ...]
+
+  def __post_init__(self):
+    sizes, steps = self.sizes, self.steps
+    _check_choices(sizes)
+    if not steps or list(steps) != sorted(set(steps)) or steps[0] < 0:
+      raise ValueError(f"steps is {steps}: give ascending numbers of steps")
+    if len(self.probabilities) != len(steps):
+      raise ValueError(
+        f"probabilities has {len(self.probabilities)} rows for {len(steps)} "
+        "steps: give one for each"
+      )
+    for i, row in enumerate(self.probabilities):
+      _check_probabilities(f"probabilities[{i}]", row, len(sizes))
+
+  @property
+  def sizes(self):
+    return tuple(as_hw(size) for size in self.choices)
+
+  def __call__(self, step, seed):
+    return _choose(self.sizes, self.at(step), _uniform(step, seed))
+
+  def at(self, step: int) -> tuple[float, ...]:
+    """Probabilities of the choices at a step."""
+    columns = zip(*self.probabilities, strict=True)
+    return tuple(float(np.interp(step, self.steps, p)) for p in columns)
+
+  def for_image(self, tokens, rng):
+    raise ValueError(
+      "scheduled patch sizes go by the step, which packed images do not know: "
+      'give config.patch_size name="sampled" or name="budget"'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +208,35 @@ class BudgetPatchSize:
     sizes = sorted(self.sizes, key=math.prod)
     fitting = (size for size in sizes if tokens(size) <= self.max_tokens)
     return next(fitting, sizes[-1])
+
+
+def _uniform(step, seed) -> float:
+  """A number in [0, 1) for a step."""
+  # A hash of (seed, step), not a generator with a state: any host and any
+  # resumed run agrees without having drawn the earlier steps.
+  entropy = [seed, zlib.crc32(b"patch_size"), step]
+  bits = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
+  return float(bits >> np.uint64(11)) * 2.0**-53
+
+
+def _choose(sizes, probabilities, u):
+  index = np.searchsorted(np.cumsum(probabilities), u, side="right")
+  if index < len(sizes):
+    return sizes[int(index)]
+  # The sum is a little below 1.
+  return [s for s, p in zip(sizes, probabilities, strict=True) if p][-1]
+
+
+def _check_probabilities(name, p, count):
+  if len(p) != count:
+    raise ValueError(
+      f"{name} has {len(p)} values for {count} patch sizes: give one for each"
+    )
+  for x in p:
+    if not 0 <= x <= 1:
+      raise ValueError(f"{name} has {x}: give numbers from 0 to 1")
+  if abs(sum(p) - 1) > 1e-6:
+    raise ValueError(f"{name} sum to {sum(p):g}: give numbers that sum to 1")
 
 
 def _check_choices(sizes):

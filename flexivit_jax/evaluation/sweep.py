@@ -145,14 +145,16 @@ def compile_programs(
   """What `sweep` needs.
 
   Args:
-    at: of a setting, its forward pass and parameters (or their shapes).
+    at: of a setting, its forward pass and parameters (or their shapes), which
+      lie as they say on the mesh, or else on every device.
     report: called with one line after each program.
   """
   everywhere = sharding.replicated(mesh)
-  options = {
-    "in_shardings": (everywhere, sharding.over_rows(mesh)),
-    "out_shardings": everywhere,
-  }
+
+  def where(x):
+    own = getattr(x, "sharding", None)
+    return own if isinstance(own, jax.sharding.NamedSharding) else everywhere
+
   wanted = [
     (each, view, setting)
     for each in readings
@@ -162,6 +164,10 @@ def compile_programs(
   programs = {}
   for i, (each, view, setting) in enumerate(wanted, start=1):
     function, params = at(setting)
+    options = {
+      "in_shardings": (jax.tree.map(where, params), sharding.over_rows(mesh)),
+      "out_shardings": everywhere,
+    }
     packed = each.is_packed(view)
     size = None if packed else setting.patch_hw
     batch = sharding.shapes(each.loader.example(view), mesh)

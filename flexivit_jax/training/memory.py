@@ -35,8 +35,8 @@ class Memory:
 
   Attributes:
     parameters: of the model.
-    optimizer: the optimiser's state.
-    gradients: as many as parameters.
+    optimizer: the optimiser's state, and the parameters' moving average.
+    gradients: as many as parameters, twice where they are accumulated.
     activations: what the forward pass keeps for the backward pass, what is
       being computed with it, and the device's share of the batch.
   """
@@ -66,6 +66,8 @@ def estimate(
   num_devices: int,
   platform: str | None = None,
   held=(),
+  ema=None,
+  accumulate: int = 1,
 ) -> Memory:
   """Memory of a training step at one patch size, without compiling it.
 
@@ -86,7 +88,8 @@ def estimate(
   Args:
     measure: (params, batch, patch_hw=, dropout_key=) to metrics, among them
       "loss", a `Mean`.
-    params, opt_state: arrays or shapes; every device holds them all.
+    params, opt_state, ema: arrays or shapes; every device holds them all, but
+      for those that have a sharding and so say which part.
     batch: arrays or shapes, rows first, of the whole batch.
     patch_hw: (height, width) of a patch in pixels.
     num_devices: that share the rows.
@@ -94,11 +97,12 @@ def estimate(
       bfloat16 in float32, and attends with one head at a time.
     held: arrays that `measure` holds, such as a teacher's; they count as
       activations.
+    accumulate: microbatches that the batch is cut into.
   """
   platform = platform or jax.default_backend()
 
-  def share(x):
-    rows = -(-x.shape[0] // num_devices)
+  def share(x, parts):
+    rows = -(-x.shape[0] // parts)
     return jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
 
   def whole(x):
@@ -109,21 +113,32 @@ def estimate(
     measured = measure(params, batch, patch_hw=patch_hw, dropout_key=key)
     return measured["loss"].compute()
 
-  batch, params = jax.tree.map(share, batch), jax.tree.map(whole, params)
-  gradient = jax.make_jaxpr(jax.grad(loss))(params, batch)
+  def rows(parts):
+    return jax.tree.map(lambda x: share(x, parts), batch)
+
+  gradient = jax.make_jaxpr(jax.grad(loss))(
+    jax.tree.map(whole, params), rows(num_devices * accumulate)
+  )
   parameters = _tree_bytes(params)
   return Memory(
     parameters=parameters,
-    optimizer=_tree_bytes(opt_state),
-    gradients=parameters,
-    activations=_tree_bytes(batch)
-    + _tree_bytes(held)
+    optimizer=_tree_bytes((opt_state, ema)),
+    # Those of a microbatch, and the sum so far.
+    gradients=parameters * (2 if accumulate > 1 else 1),
+    activations=_tree_bytes((rows(num_devices), held))
     + _peak(gradient.jaxpr, platform, results=False),
   )
 
 
 def _tree_bytes(tree) -> int:
-  return sum(_bytes(x) for x in jax.tree.leaves(tree))
+  """On one device."""
+
+  def part(x):
+    where = getattr(x, "sharding", None)
+    shape = x.shape if where is None else where.shard_shape(x.shape)
+    return jax.ShapeDtypeStruct(shape, x.dtype)
+
+  return sum(_bytes(part(x)) for x in jax.tree.leaves(tree))
 
 
 def _bytes(array, platform: str = "") -> int:

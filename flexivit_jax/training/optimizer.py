@@ -1,67 +1,17 @@
-"""Optimisers and learning-rate schedules, as optax chains."""
+"""Optimisers, as optax transformations of gradients into steps."""
 
 import dataclasses
-import operator
-import re
+from collections.abc import Mapping
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 import optax
 
-
-def _check(name, value, **bounds):
-  """Refuses a number out of bounds, and NaN; None is no number."""
-  tests = {
-    "at_least": operator.ge,
-    "above": operator.gt,
-    "at_most": operator.le,
-    "below": operator.lt,
-  }
-  if value is None or all(tests[k](value, x) for k, x in bounds.items()):
-    return
-  wanted = " and ".join(f"{k.replace('_', ' ')} {x}" for k, x in bounds.items())
-  raise ValueError(f"{name} is {value}: give a number {wanted}")
-
-
-class Schedule(Protocol):
-  """Learning rate over steps."""
-
-  def build(self, peak: float, total_steps: int) -> optax.Schedule: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Cosine:
-  """Linear warm-up from 0, then half a cosine to `final` times the peak."""
-
-  warmup_steps: int = 0
-  final: float = 0.0
-
-  def __post_init__(self):
-    _check("warmup_steps", self.warmup_steps, at_least=0)
-    _check("final", self.final, at_least=0, at_most=1)
-
-  def build(self, peak, total_steps):
-    if self.warmup_steps >= total_steps:
-      raise ValueError(
-        f"warmup_steps {self.warmup_steps} does not fit into {total_steps} "
-        "steps: lower schedule.warmup_steps, or train longer"
-      )
-    return optax.warmup_cosine_decay_schedule(
-      init_value=0.0 if self.warmup_steps else peak,
-      peak_value=peak,
-      warmup_steps=self.warmup_steps,
-      decay_steps=total_steps,
-      end_value=peak * self.final,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Constant:
-  """The peak throughout."""
-
-  def build(self, peak, total_steps):
-    del total_steps
-    return optax.constant_schedule(peak)
+from flexivit_jax.training import optax_names, parameter_groups
+from flexivit_jax.training.bounds import check
+from flexivit_jax.training.parameter_groups import Group
+from flexivit_jax.training.schedules import Cosine, Schedule
 
 
 class Optimizer(Protocol):
@@ -72,102 +22,221 @@ class Optimizer(Protocol):
 
   def build(self, total_steps: int) -> optax.GradientTransformation: ...
 
+  def hold(self, params):
+    """The parameters, without gradients of those that stay as they are."""
+
 
 @dataclasses.dataclass(frozen=True)
-class AdamW:
-  """Adam with decoupled weight decay (arXiv:1711.05101), optax's convention:
-  the decay is multiplied by the learning rate.
+class _Descent:
+  """Steps against a direction, with decoupled weight decay.
+
+  With the learning rate lr(t) at step t, its peak, the multiplier m of a
+  parameter p and what it decays by, a step adds
+
+    -lr(t) * m * (direction + decay * p)              decay_scale learning_rate
+    -lr(t) * m * direction - lr(t) / peak * decay * p   decay_scale schedule
+
+  The former is optax's convention and PyTorch's (arXiv:1711.05101 with one
+  learning rate), the latter big_vision's: there a decay means the same at any
+  learning rate, and multipliers do not change it. big_vision's decay is the
+  learning rate times optax's.
 
   Attributes:
+    learning_rate: the peak.
+    weight_decay: of what decay_pattern matches.
+    decay_scale: "learning_rate" or "schedule".
     decay_pattern: parameters that decay: a regular expression that the whole
       path (such as `head/kernel`) must match.
-    clip_norm: largest global norm of the gradients; None: no clipping.
-    mu_dtype: of the first moment; None: that of the parameters.
+    groups: parameters with a learning rate or weight decay of their own.
+    layer_decay: of the learning rate from each layer to the one below; None:
+      the same for all (`parameter_groups.multipliers`).
+    clip_norm: largest global norm of the gradients, of parameters that are not
+      frozen; None: no clipping.
   """
 
   learning_rate: float
   schedule: Schedule = Cosine()
   weight_decay: float = 0.0
+  decay_scale: str = "learning_rate"
   decay_pattern: str = ".*/kernel"
-  b1: float = 0.9
-  b2: float = 0.999
-  eps: float = 1e-8
+  groups: tuple[Group, ...] = ()
+  layer_decay: float | None = None
   clip_norm: float | None = None
-  mu_dtype: str | None = None
 
   def __post_init__(self):
-    _check("learning_rate", self.learning_rate, at_least=0)
-    _check("weight_decay", self.weight_decay, at_least=0)
-    _check("b1", self.b1, at_least=0, below=1)
-    _check("b2", self.b2, at_least=0, below=1)
-    _check("eps", self.eps, above=0)
-    if self.learning_rate * self.weight_decay >= 1:
+    check("learning_rate", self.learning_rate, at_least=0)
+    check("weight_decay", self.weight_decay, at_least=0)
+    check("layer_decay", self.layer_decay, above=0, at_most=1)
+    check("clip_norm", self.clip_norm, above=0)
+    if self.decay_scale not in ("learning_rate", "schedule"):
       raise ValueError(
-        f"weight_decay {self.weight_decay} times learning_rate "
-        f"{self.learning_rate} is what a step takes off a parameter: give less "
-        "than 1"
+        f"decay_scale {self.decay_scale!r}: give learning_rate or schedule"
       )
-    _check("clip_norm", self.clip_norm, above=0)
-    try:
-      re.compile(self.decay_pattern)
-    except (re.error, RecursionError, OverflowError) as e:
-      raise ValueError(f"decay_pattern {self.decay_pattern!r}: {e}") from e
-    if self.mu_dtype not in (None, "float32", "bfloat16"):
-      raise ValueError(f"mu_dtype {self.mu_dtype!r}: give float32 or bfloat16")
+    by_rate = self.decay_scale == "learning_rate"
+    for decay in (self.weight_decay, *(g.weight_decay for g in self.groups)):
+      times = f" times learning_rate {self.learning_rate}" if by_rate else ""
+      if decay and decay * (self.learning_rate if by_rate else 1) >= 1:
+        raise ValueError(
+          f"weight_decay {decay}{times} is what a step takes off a parameter: "
+          "give less than 1"
+        )
+    parameter_groups.check_pattern("decay_pattern", self.decay_pattern)
+
+  def directions(self) -> tuple[optax.GradientTransformation, ...]:
+    """What makes the direction of a step out of gradients, in order."""
+    raise NotImplementedError
+
+  def hold(self, params):
+    stays = parameter_groups.frozen(params, self.groups)
+    return jax.tree.map(
+      lambda p, still: jax.lax.stop_gradient(p) if still else p, params, stays
+    )
 
   def build(self, total_steps):
-    pattern = re.compile(self.decay_pattern)
+    # Refuses a schedule that does not fit before there are parameters.
+    self.schedule.build(self.learning_rate, total_steps)
 
-    def decays(params):
-      mask = jax.tree_util.tree_map_with_path(
-        lambda path, _: bool(pattern.fullmatch(path_name(path))), params
-      )
-      if self.weight_decay and not any(jax.tree.leaves(mask)):
-        raise ValueError(
-          f"decay_pattern {self.decay_pattern!r} matches no parameter: paths "
-          "look like head/kernel"
+    def transformation(params):
+      self._check_patterns(params)
+      clip, descend = self._clip(), self._descend(params, total_steps)
+      directions, stays = self.directions(), None
+      if any(group.multiplier == 0 for group in self.groups):
+        stays = parameter_groups.frozen(params, self.groups)
+        if all(jax.tree.leaves(stays)):
+          raise ValueError("groups freeze every parameter: nothing can learn")
+        moves = jax.tree.map(lambda still: not still, stays)
+        clip, directions = (
+          tuple(optax.masked(each, moves) for each in steps)
+          for steps in (clip, directions)
         )
-      return mask
+      return optax.chain(*clip, optax.chain(*directions, descend))
 
-    return optax.chain(
-      *_clip(self.clip_norm),
-      optax.adamw(
-        self.schedule.build(self.learning_rate, total_steps),
-        b1=self.b1,
-        b2=self.b2,
-        eps=self.eps,
-        mu_dtype=self.mu_dtype,
-        weight_decay=self.weight_decay,
-        mask=decays,
+    return optax.GradientTransformation(
+      lambda params: transformation(params).init(params),
+      lambda updates, state, params: transformation(params).update(
+        updates, state, params
       ),
     )
 
+  def _check_patterns(self, params):
+    if self.weight_decay:
+      parameter_groups.check_matches(
+        params, "decay_pattern", [self.decay_pattern]
+      )
+    parameter_groups.check_matches(
+      params, "the group", [g.pattern for g in self.groups]
+    )
 
-@dataclasses.dataclass(frozen=True)
-class Sgd:
-  """Stochastic gradient descent with momentum."""
+  def _clip(self):
+    if self.clip_norm is None:
+      return ()
+    return (optax.clip_by_global_norm(self.clip_norm),)
 
-  learning_rate: float
-  schedule: Schedule = Cosine()
-  momentum: float | None = 0.9
-  clip_norm: float | None = None
+  def _descend(self, params, total_steps):
+    decays = parameter_groups.weight_decays(
+      params, self.groups, self.weight_decay, self.decay_pattern
+    )
+    multipliers = parameter_groups.multipliers(
+      params, self.groups, self.layer_decay
+    )
+    stays = parameter_groups.frozen(params, self.groups)
+    peak = self.learning_rate
+    rate_at = self.schedule.build(peak, total_steps)
+    share_at = self.schedule.build(1.0, total_steps)
 
-  def __post_init__(self):
-    _check("learning_rate", self.learning_rate, at_least=0)
-    _check("momentum", self.momentum, at_least=0, below=1)
-    _check("clip_norm", self.clip_norm, above=0)
+    def update(updates, state, params):
+      rate, share = rate_at(state.count), share_at(state.count)
 
-  def build(self, total_steps):
-    schedule = self.schedule.build(self.learning_rate, total_steps)
-    return optax.chain(
-      *_clip(self.clip_norm), optax.sgd(schedule, momentum=self.momentum)
+      def step(direction, p, decay, multiplier, still):
+        if still:
+          return jnp.zeros_like(direction)
+        decayed = decay * p if decay else 0.0
+        factor = _times(rate, multiplier)
+        if self.decay_scale == "learning_rate":
+          down = (direction + decayed if decay else direction) * -factor
+        else:
+          down = direction * -factor - share * decayed
+        return down.astype(direction.dtype)
+
+      down = jax.tree.map(step, updates, params, decays, multipliers, stays)
+      count = optax.safe_increment(state.count)
+      return down, optax.ScaleByScheduleState(count)
+
+    return optax.GradientTransformation(
+      lambda _: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)), update
     )
 
 
-def _clip(norm):
-  return () if norm is None else (optax.clip_by_global_norm(norm),)
+def _times(rate, multiplier):
+  return (
+    rate
+    if isinstance(multiplier, float) and multiplier == 1
+    else (rate * multiplier)
+  )
 
 
-def path_name(path) -> str:
-  """A tree path as `Transformer/encoderblock_0/LayerNorm_0/scale`."""
-  return jax.tree_util.keystr(path, simple=True, separator="/")
+@dataclasses.dataclass(frozen=True)
+class AdamW(_Descent):
+  """Adam (arXiv:1412.6980) with decoupled weight decay.
+
+  Attributes:
+    mu_dtype: of the first moment; None: that of the parameters.
+  """
+
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  mu_dtype: str | None = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    check("b1", self.b1, at_least=0, below=1)
+    check("b2", self.b2, at_least=0, below=1)
+    check("eps", self.eps, above=0)
+    if self.mu_dtype not in (None, "float32", "bfloat16"):
+      raise ValueError(f"mu_dtype {self.mu_dtype!r}: give float32 or bfloat16")
+
+  def directions(self):
+    adam = optax.scale_by_adam(
+      b1=self.b1, b2=self.b2, eps=self.eps, mu_dtype=self.mu_dtype
+    )
+    # Checkpoints of earlier versions have the step's number in the third place.
+    return adam, optax.identity()
+
+
+@dataclasses.dataclass(frozen=True)
+class Sgd(_Descent):
+  """Stochastic gradient descent with momentum."""
+
+  momentum: float | None = 0.9
+
+  def __post_init__(self):
+    super().__post_init__()
+    check("momentum", self.momentum, at_least=0, below=1)
+
+  def directions(self):
+    if self.momentum is None:
+      return (optax.identity(),)
+    return (optax.trace(decay=self.momentum),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optax(_Descent):
+  """One of optax's optimisers or transformations, by its name there.
+
+  Attributes:
+    transform: "lion", "scale_by_belief": `optax_names.direction`.
+    options: its arguments, as in optax: {"b1": 0.95}.
+  """
+
+  transform: str = dataclasses.field(kw_only=True)
+  options: Mapping[str, optax_names.Option] = dataclasses.field(
+    default_factory=dict, kw_only=True
+  )
+
+  def __post_init__(self):
+    super().__post_init__()
+    self.directions()
+
+  def directions(self):
+    return (optax_names.direction(self.transform, self.options),)

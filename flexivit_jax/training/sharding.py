@@ -37,6 +37,24 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     )
 
 
+def check_accumulation(accumulate: int, batch_size: int, mesh: Mesh) -> None:
+  """Refuses microbatches that differ in size, or that the devices cannot share.
+
+  Args:
+    batch_size: over all devices, which divide it.
+
+  Raises:
+    ValueError: with the numbers of microbatches that would work.
+  """
+  rows = batch_size // mesh.shape["data"]
+  if rows % accumulate:
+    valid = [str(n) for n in range(1, rows + 1) if rows % n == 0]
+    raise ValueError(
+      f"{batch_size} images, {rows} on each of {mesh.shape['data']} devices, "
+      f"are not {accumulate} equal microbatches: give {' or '.join(valid)}"
+    )
+
+
 def round_up(batch_size: int, mesh: Mesh) -> int:
   """The next batch size that the devices share evenly; padding fills it."""
   n = mesh.shape["data"]

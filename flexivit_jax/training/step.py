@@ -1,8 +1,9 @@
 """The training state and the pure step that advances it."""
 
 import dataclasses
+import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -52,6 +53,7 @@ class TrainState:
     opt_state: optax's.
     key: u32 data of the run's random key; never changes, steps fold into it.
     finite: whether all of this can be trusted.
+    ema: moving average of the parameters; None: it is not kept.
   """
 
   step: jax.Array
@@ -59,16 +61,29 @@ class TrainState:
   opt_state: optax.OptState
   key: jax.Array
   finite: Finite
+  ema: dict | None = None
+
+  @property
+  def evaluated(self) -> dict:
+    """The parameters to evaluate: their average, where it is kept."""
+    return self.params if self.ema is None else self.ema
 
 
-def init_state(params, tx: optax.GradientTransformation, seed: int):
-  """The state before the first step."""
+def init_state(
+  params, tx: optax.GradientTransformation, seed: int, *, ema: bool = False
+):
+  """The state before the first step.
+
+  Args:
+    ema: whether to keep a moving average of the parameters.
+  """
   key = jax.random.key_data(jax.random.key(seed))
   # Arrays of their own: the state is donated, and no buffer twice.
   numbers = [jnp.zeros((), jnp.float32) for _ in range(3)]
   finite = Finite(jnp.ones((), bool), jnp.zeros((), jnp.int32), *numbers)
   step = jnp.zeros((), jnp.int32)
-  return TrainState(step, params, tx.init(params), key, finite)
+  average = jax.tree.map(jnp.copy, params) if ema else None
+  return TrainState(step, params, tx.init(params), key, finite, average)
 
 
 def stream(key: jax.Array, name: str, step) -> jax.Array:
@@ -98,6 +113,9 @@ def train_step(
   tx: optax.GradientTransformation,
   images: float | None = None,
   augment: Augment | None = None,
+  beside: Mapping[str, Mean] | None = None,
+  accumulate: int = 1,
+  ema: float | None = None,
 ) -> tuple[TrainState, dict[str, Mean]]:
   """One step down the gradient of the batch's loss.
 
@@ -106,6 +124,14 @@ def train_step(
     images: what the summed loss is divided by; None: the batch's own number of
       images, the mean. Where that varies, a constant makes every image weigh
       the same instead of every step.
+    beside: metrics of the batch that need no parameters.
+    accumulate: into how many microbatches the batch is cut. Their losses are
+      summed and divided once, so that each image weighs as much as in one
+      batch; each draws its own dropout.
+    ema: decay of the moving average of the parameters, if one is kept. In step
+      t it is (1 + t) / (10 + t) where that is less, so that the average forgets
+      the initial parameters soon (as TensorFlow's ExponentialMovingAverage with
+      num_updates).
 
   Returns:
     The new state, and `metrics` with this step's sums and counts added.
@@ -115,20 +141,32 @@ def train_step(
   if augment is not None:
     batch = augment(stream(run_key, "augment", state.step), batch)
 
-  def loss(params):
+  def loss(params, batch, key):
     measured = measure(params, batch, dropout_key=key)
     value = measured["loss"]
+    if accumulate > 1:
+      return value.total, measured
     if images is None:
       return value.compute(), measured
     return value.total / images, measured
 
-  gradients, measured = jax.grad(loss, has_aux=True)(state.params)
+  gradient = jax.grad(loss, has_aux=True)
+  if accumulate == 1:
+    gradients, measured = gradient(state.params, batch, key)
+  else:
+    gradients, measured = _summed(
+      functools.partial(gradient, state.params), batch, key, accumulate
+    )
+    count = measured["loss"].count if images is None else images
+    gradients = jax.tree.map(lambda x: x / jnp.maximum(count, 1e-30), gradients)
   updates, opt_state = tx.update(gradients, state.opt_state, state.params)
   norm = optax.tree.norm(gradients)
   measured = {**measured, "gradient_norm": Mean(norm, jnp.ones(()))}
+  measured |= beside or {}
+  params = optax.apply_updates(state.params, updates)
   new = TrainState(
     step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
+    params=params,
     opt_state=opt_state,
     key=state.key,
     finite=state.finite.after(
@@ -137,5 +175,40 @@ def train_step(
       gradient_norm=norm,
       update_norm=optax.tree.norm(updates),
     ),
+    ema=None if ema is None else _averaged(state, params, ema),
   )
   return new, {name: metrics[name] + measured[name] for name in metrics}
+
+
+def _summed(gradient, batch, key, accumulate):
+  """Gradients and metrics, each summed over microbatches one after another."""
+
+  def cut(x):
+    # Every n-th row: rows next to each other lie on one device, which so keeps
+    # its own.
+    x = x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:])
+    return jnp.moveaxis(x, 1, 0)
+
+  def one(sums, numbered):
+    i, part = numbered
+    found = gradient(part, jax.random.fold_in(key, i))
+    return jax.tree.map(jnp.add, sums, found), None
+
+  parts = jax.tree.map(cut, batch)
+  first = jax.tree.map(lambda x: x[0], parts)
+  zero = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(gradient, first, key),
+  )
+  return jax.lax.scan(one, zero, (jnp.arange(accumulate), parts))[0]
+
+
+def _averaged(state: TrainState, params, decay: float):
+  t = state.step.astype(jnp.float32)
+  rate = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
+  # Written so that the average of a constant is that constant.
+  return jax.tree.map(
+    lambda old, new: old + (rate * (new - old)).astype(old.dtype),
+    state.ema,
+    params,
+  )

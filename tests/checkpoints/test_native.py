@@ -100,11 +100,41 @@ def test_arrays_may_be_donated_once_save_returns(tmp_path):
 
 def test_parameters_are_read_without_the_optimizer(tmp_path):
   _save_all(tmp_path, [(3, None)])
-  params = native.load_params(tmp_path, 3)
+  params = native.load_params(tmp_path, 3).params
   assert list(params) == ["head"]
   kernel = params["head"]["kernel"]
   assert isinstance(kernel, np.ndarray)
   np.testing.assert_array_equal(kernel, np.full((3, 2), 3.0))
+
+
+def test_an_average_is_read_instead_where_there_is_one(tmp_path):
+  checkpoints = native.Checkpoints(tmp_path)
+  for step, ema in ((1, None), (2, {"head": jnp.full(3, 7.0)})):
+    state = {"params": {"head": jnp.full(3, 1.0)}, "ema": ema}
+    checkpoints.save(step, {"state": state}, {})
+  checkpoints.close()
+  for step, ema, value, is_average in (
+    (1, True, 1.0, False),
+    (2, True, 7.0, True),
+    (2, False, 1.0, False),
+  ):
+    found = native.load_params(tmp_path, step, ema=ema)
+    assert found.is_average == is_average
+    np.testing.assert_array_equal(found.params["head"], np.full(3, value))
+
+
+def test_what_holds_no_array_may_have_changed_since(tmp_path):
+  """As optax's empty states do, and an average that was not known yet."""
+  state = {"params": jnp.ones(3), "opt_state": ((), {"inner": ()}, jnp.ones(2))}
+  checkpoints = native.Checkpoints(tmp_path)
+  checkpoints.save(1, {"state": state}, {})
+  wanted = {"params": jnp.zeros(3), "opt_state": (None, [], jnp.zeros(2))}
+  like = {"state": wanted | {"ema": None}}
+  restored = checkpoints.restore(like, print).arrays
+  checkpoints.close()
+  assert jax.tree.structure(restored) == jax.tree.structure(like)
+  for x in jax.tree.leaves(restored):
+    np.testing.assert_array_equal(x, np.ones(x.shape))
 
 
 def test_no_checkpoint_is_no_step(tmp_path):

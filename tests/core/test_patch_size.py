@@ -9,6 +9,7 @@ from flexivit_jax.core.patch_size import (
   BudgetPatchSize,
   FixedPatchSize,
   SampledPatchSize,
+  ScheduledPatchSize,
   as_hw,
 )
 
@@ -199,3 +200,101 @@ def test_refusals_of_a_budget(call, text):
   with pytest.raises(ValueError) as caught:
     call()
   assert str(caught.value) == text
+
+
+# Sizes that move over training.
+
+CURRICULUM = ScheduledPatchSize(
+  choices=(48, 32, (16, 8)),
+  steps=(100, 500, 900),
+  probabilities=((1, 0, 0), (0, 1, 0), (0.0, 0.25, 0.75)),
+)
+
+
+@pytest.mark.parametrize(
+  ("step", "probabilities"),
+  [
+    (0, (1, 0, 0)),
+    (100, (1, 0, 0)),
+    (200, (0.75, 0.25, 0)),
+    (500, (0, 1, 0)),
+    (700, (0, 0.625, 0.375)),
+    (900, (0, 0.25, 0.75)),
+    (10**9, (0, 0.25, 0.75)),
+  ],
+)
+def test_probabilities_move_from_step_to_step(step, probabilities):
+  assert CURRICULUM.at(step) == pytest.approx(probabilities, abs=1e-12)
+
+
+def test_a_curriculum_goes_from_large_to_small():
+  assert CURRICULUM.sizes == ((48, 48), (32, 32), (16, 8))
+  drawn = draws(CURRICULUM, range(2000), seed=3)
+  assert set(drawn[:101]) == {(48, 48)}
+  assert set(drawn[101:500]) == {(48, 48), (32, 32)}
+  assert drawn[500] == (32, 32)
+  end = drawn[900:]
+  assert set(end) == {(32, 32), (16, 8)}
+  # Four standard deviations of 1,100 draws.
+  assert end.count((32, 32)) / len(end) == pytest.approx(0.25, abs=0.053)
+  # The first half of the way down has fewer of the small ones than the second.
+  assert drawn[100:300].count((32, 32)) < drawn[300:500].count((32, 32))
+
+
+def test_a_scheduled_size_is_a_function_of_seed_and_step():
+  backward = draws(CURRICULUM, reversed(range(400, 800)), seed=1)
+  assert draws(CURRICULUM, range(400, 800), seed=1) == backward[::-1]
+  assert draws(CURRICULUM, range(400, 800), seed=2) != backward[::-1]
+
+
+def test_probabilities_that_stay_are_those_of_sampled_sizes():
+  still = ScheduledPatchSize((4, 6, 8), (5,), ((0.5, 0.2, 0.3),))
+  sampled = SampledPatchSize((4, 6, 8), (0.5, 0.2, 0.3))
+  assert draws(still, range(50)) == draws(sampled, range(50))
+
+
+@pytest.mark.parametrize(
+  ("steps", "probabilities", "text"),
+  [
+    ((), (), "steps is (): give ascending numbers of steps"),
+    (
+      (9, 5),
+      ((1.0, 0.0), (0.0, 1.0)),
+      "steps is (9, 5): give ascending numbers of steps",
+    ),
+    ((-1,), ((1.0, 0.0),), "steps is (-1,): give ascending numbers of steps"),
+    (
+      (0, 9),
+      ((1.0, 0.0),),
+      "probabilities has 1 rows for 2 steps: give one for each",
+    ),
+    (
+      (0, 9),
+      ((1.0, 0.0), (1.0,)),
+      "probabilities[1] has 1 values for 2 patch sizes: give one for each",
+    ),
+    (
+      (0,),
+      ((0.5, 0.4),),
+      "probabilities[0] sum to 0.9: give numbers that sum to 1",
+    ),
+    (
+      (0,),
+      ((1.5, -0.5),),
+      "probabilities[0] has 1.5: give numbers from 0 to 1",
+    ),
+  ],
+)
+def test_schedules_that_cannot_be(steps, probabilities, text):
+  with pytest.raises(ValueError) as caught:
+    ScheduledPatchSize((4, 6), steps, probabilities)
+  assert str(caught.value) == text
+
+
+def test_packed_images_have_no_step():
+  with pytest.raises(ValueError) as caught:
+    CURRICULUM.for_image(lambda size: 1, np.random.default_rng(0))
+  assert str(caught.value) == (
+    "scheduled patch sizes go by the step, which packed images do not know: "
+    'give config.patch_size name="sampled" or name="budget"'
+  )

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flexivit_jax.training.optimizer import AdamW, Constant, Cosine, Sgd
+from flexivit_jax.training.optimizer import AdamW, Sgd
+from flexivit_jax.training.schedules import Constant, Cosine
 
 # float32 arithmetic on numbers below 10.
 TOL = dict(rtol=1e-6, atol=0)
