@@ -144,6 +144,21 @@ def test_an_encoded_example_is_that_of_tensorflow(label):
   assert array_record.encode_example(again) == record
 
 
+@pytest.mark.parametrize("labels", [[], [0, 2]])
+def test_one_label_is_one(prepared, monkeypatch, labels):
+  message = tf_example_pb2.Example()
+  features = message.features.feature
+  features["label"].int64_list.value.extend(labels)
+  features["label"].int64_list.SetInParent()
+  features["image"].bytes_list.value.append(b"x")
+  record, source = message.SerializeToString(), opened(prepared)
+  monkeypatch.setattr(array_record, "_record", lambda shard, position: record)
+  with pytest.raises(DamagedRecordError) as caught:
+    source.label(7)
+  expected = f": it has {len(labels)} labels instead of one; restore or prepare"
+  assert expected in str(caught.value)
+
+
 def test_integers_that_are_not_packed():
   # label { int64_list { value: 300 } }, image { bytes_list { value: "x" } }
   label = b"\x0a\x05label\x12\x05\x1a\x03\x08\xac\x02"
