@@ -27,9 +27,16 @@ from flexivit_jax.checkpoints import native
 from flexivit_jax.cli import arguments, dry_run, errors
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.evaluation import sweep
-from flexivit_jax.experiment import ConfigError, Experiment
-from flexivit_jax.tasks import pack_report
-from flexivit_jax.training import compilation, log, sharding, step
+from flexivit_jax.experiment import ConfigError, Experiment, blaming
+from flexivit_jax.training import (
+  compilation,
+  log,
+  profile,
+  sharding,
+  step,
+  time_split,
+  writers,
+)
 from flexivit_jax.training.interruption import Interrupted, Interruption
 
 
@@ -42,12 +49,22 @@ def main(argv=None):
   arguments.add_config(parser)
   parser.add_argument("--workdir", help="directory of the run")
   parser.add_argument(
+    "--profile",
+    metavar="START:STOP",
+    help="trace the steps from START to STOP, 100:110 say, under "
+    "WORKDIR/profile",
+  )
+  parser.add_argument(
     "--dry_run",
     action="store_true",
     help="print the config and its cost, run one batch, and write nothing",
   )
   args, overrides = arguments.parse(parser, argv)
   experiment = config_lib.load(args.config, overrides)
+  window = None
+  if args.profile is not None:
+    with blaming("--profile"):
+      window = profile.Window.parse(args.profile)
   if args.dry_run:
     dry_run.run(experiment)
     return
@@ -60,7 +77,7 @@ def main(argv=None):
       f"--workdir {args.workdir}: give a directory of this machine, or a "
       "mounted one"
     )
-  status = train(experiment, pathlib.Path(args.workdir))
+  status = train(experiment, pathlib.Path(args.workdir), window)
   if status:
     # A signal that reached the workers too may have ended them with locks held
     # that an orderly exit waits for. What is left of them ends with this.
@@ -68,8 +85,15 @@ def main(argv=None):
     os._exit(status)
 
 
-def train(experiment: Experiment, workdir: pathlib.Path) -> int:
+def train(
+  experiment: Experiment,
+  workdir: pathlib.Path,
+  window: profile.Window | None = None,
+) -> int:
   """Runs an experiment in a directory, or resumes the run that is there.
+
+  Args:
+    window: the steps to trace.
 
   Returns:
     Exit status: 0 when finished, 128 + n when stopped by signal n.
@@ -79,6 +103,9 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> int:
     raise ConfigError(f"--workdir {workdir} is a file: give a directory")
   resuming = bool(native.steps(workdir))
   run = run_lib.prepare(experiment, print, resuming=resuming)
+  if window is not None:
+    with blaming("--profile"):
+      window.check(run.total_steps)
   workdir.mkdir(parents=True, exist_ok=True)
   # First of all that writes: it keeps other processes out.
   checkpoints = native.Checkpoints(workdir, keep=experiment.keep)
@@ -87,8 +114,10 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> int:
     # Two steps' worth: one is written before another is removed.
     wanted = 2 * native.num_bytes(run.state_shapes)
     native.check_space(workdir, wanted, "room for two checkpoints")
+    known = record.read(workdir).get("flops_per_s") if resuming else None
+    run.record["flops_per_s"] = run.matmul_rates(known or {}, print)
     record.write(workdir, run.record)
-    status = run_steps(run, workdir, checkpoints)
+    status = run_steps(run, workdir, checkpoints, window)
     return status
   finally:
     checkpoints.close()
@@ -96,7 +125,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> int:
       run.loader.close()
 
 
-def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
+def run_steps(run, workdir: pathlib.Path, checkpoints, window) -> int:
   """The training loop. Returns the exit status, as `train` does."""
   experiment = run.experiment
   zero = run.zero_metrics()
@@ -106,6 +135,9 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
   if first == run.total_steps and not watch.owes_evaluation(first):
     watch.line(f"{workdir} is finished: it has all {first} steps")
     return 0
+  watch.open_writers()
+  profiler = profile.Profiler(window, workdir / "profile", watch.line)
+  profiler.begin(first)
   run.check_memory(watch.line)
   steps = run.compile_steps(state, metrics, watch.line)
   programs = run.compile_evaluation(state.evaluated, watch.line)
@@ -116,32 +148,44 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
     watch.flush()  # no resumed run would write these rows again
     watch.check_finite(state.finite, done)
     arrays = {"state": state, "running": metrics}
-    checkpoints.save(done, arrays, {"loader": position}, watch.best())
+    with watch.split.part("checkpoint"):
+      checkpoints.save(done, arrays, {"loader": position}, watch.best())
 
   done = first
-  with Interruption() as interruption, run.explaining_memory(recent):
+  with (
+    Interruption() as interruption,
+    run.explaining_memory(recent),
+    contextlib.closing(watch.split),
+    profiler,
+  ):
     if watch.owes_evaluation(first):
       watch.evaluate(first, programs, state.evaluated, interruption)
-    watch.start()
+    watch.split.start()
     for i in range(first, run.total_steps):
       program = experiment.program(i)
       position = run.loader.get_state()  # before a batch that may not arrive
       try:
-        with watch.waiting(in_flight), interruption.waiting():
-          batch = sharding.to_devices(next(run.loader), run.mesh)
+        with watch.split.waiting(), interruption.waiting():
+          batch = next(run.loader)
+        with watch.split.part("transfer"):
+          batch = sharding.to_devices(batch, run.mesh)
       except (Fault, Interrupted):
         save(i, position)  # what was learnt so far is good
         if interruption.signal is None:
           raise
         break  # a fault too, where the signal reached the workers
       recent.append(program)
-      state, metrics = steps[program](state, metrics, batch)
+      start = time.perf_counter()
+      with profiler.step(i):
+        state, metrics = steps[program](state, metrics, batch)
+      watch.split.dispatched(start, metrics["loss"].count)
       watch.flush()  # earlier numbers, read while this step is under way
       in_flight.append(metrics)
       if len(in_flight) > 2:  # bounds the batches that wait on the devices
         jax.block_until_ready(in_flight.popleft())
       done = i + 1
-      watch.advance()
+      watch.advance(program)
+      profiler.done(done, metrics)
       if run.is_due(experiment.log_every, done):
         watch.defer(done, metrics, state.finite)
         metrics = zero
@@ -153,8 +197,9 @@ def run_steps(run, workdir: pathlib.Path, checkpoints) -> int:
         save(done, run.loader.get_state())
       if stop:
         break
-    watch.close()
+    watch.flush()
     checkpoints.wait()
+    watch.close()
 
   if done < run.total_steps or watch.owes_evaluation(done):
     watch.line(
@@ -174,7 +219,9 @@ class Watch:
     self._run = run
     self._checkpoints = checkpoints
     self._workdir = workdir
+    self._first = first
     self._file = log.MetricsFile(workdir / "metrics.jsonl", first)
+    self._writers = [self._file]
     self._scores = log.read_scores(workdir / "metrics.jsonl")
     self._progress = log.Progress(first, run.total_steps)
     self._learning_rate = experiment.optimizer.schedule.build(
@@ -182,29 +229,43 @@ class Watch:
     )
     self._pending = None
     self._logged = first
-    self._since = self._waited = 0.0
+    self._programs = collections.Counter()  # of the steps since the last row
     self._named = {"train": len(run.loader.bad)}
+    self.split = time_split.TimeSplit()
     self.line = self._progress.line
-    self.advance = self._progress.advance
 
-  @contextlib.contextmanager
-  def waiting(self, in_flight):
-    """Counts the time inside if the devices were idle at the end of it."""
-    start = time.perf_counter()
-    yield
-    if not in_flight or in_flight[-1]["loss"].count.is_ready():
-      self._waited += time.perf_counter() - start
+  def open_writers(self) -> None:
+    """Opens those of the config.
 
-  def start(self) -> None:
-    """Starts the clock: what was compiled before is none of the training."""
-    self._since = time.perf_counter()
+    Raises:
+      ConfigError: one of them fails at the run's beginning.
+    """
+    resumed = writers.Resumed(
+      self._first, self._file.removed, log.is_evaluation
+    )
+    with blaming("config.writers"):
+      self._writers += writers.open_all(
+        *(self._run.experiment.writers, self._workdir, self._run.record),
+        *(resumed, self.line),
+      )
+
+  def _write(self, done: int, values) -> None:
+    for writer in self._writers:
+      writer.write(done, values)
+
+  def advance(self, program) -> None:
+    """Counts a step."""
+    self._progress.advance()
+    self._programs[program] += 1
 
   def defer(self, done: int, metrics, finite: step.Finite) -> None:
     """Remembers metrics of a step that may still be under way."""
     # Copied: the next step takes the state's own.
     finite = jax.tree.map(jnp.copy, finite)
     overflowed = getattr(self._run.loader, "overflowed", 0)
-    self._pending = done, metrics, finite, overflowed
+    gflops = sum(n * self._run.gflops(p) for p, n in self._programs.items())
+    self._programs.clear()
+    self._pending = done, metrics, finite, overflowed, gflops
 
   def flush(self) -> None:
     """Writes what was deferred; waits for that step only.
@@ -214,26 +275,28 @@ class Watch:
     """
     if self._pending is None:
       return
-    done, metrics, finite, overflowed = self._pending
+    done, metrics, finite, overflowed, gflops = self._pending
     self._pending = None
     self.check_finite(finite, done)
-    names = (*self._run.metrics, "gradient_norm")
-    values = {name: float(metrics[name]) for name in names}
+    values = self._run.values(metrics)
     values["learning_rate"] = float(self._learning_rate(done - 1))
     values |= self._bad_images("train", self._run.loader.bad, "bad_images")
     if overflowed:
       values["pack/overflowed_images"] = overflowed
-    now = time.perf_counter()
     images = (done - self._logged) * values.get(
       "pack/images_per_step", self._run.experiment.batch_size
     )
-    values["speed/images_per_s"] = images / (now - self._since)
-    values["speed/data_wait"] = self._waited / (now - self._since)
-    self._since, self._logged, self._waited = now, done, 0.0
-    self._file.write(done, values)
-    hidden = set(pack_report.METRICS) - {"pack/fill", "pack/images_per_step"}
-    shown = {name: x for name, x in values.items() if name not in hidden}
-    self._progress.log(done, shown)
+    self._logged = done
+    gflops += images * values.get(run_lib.PACKED_COST, 0.0)
+    seconds, shares = self.split.take()
+    # Backward every product becomes two, and a multiply-add counts twice.
+    flops_per_s = 2 * 3 * 1e9 * gflops / seconds
+    values["speed/images_per_s"] = images / seconds
+    values["speed/tflops_per_s"] = flops_per_s / 1e12
+    values["speed/mfu"] = flops_per_s / self._run.matmul_rate
+    values |= shares
+    self._write(done, values)
+    self._progress.log(done, values)
 
   def check_finite(self, finite: step.Finite, done: int) -> None:
     """Stops a run whose numbers cannot be trusted any more.
@@ -282,6 +345,10 @@ class Watch:
   def evaluate(self, done: int, programs, params, interruption) -> None:
     """Validation at every patch size; an interruption ends it without."""
     self.flush()
+    with self.split.part("evaluation"):
+      self._evaluate(done, programs, params, interruption)
+
+  def _evaluate(self, done, programs, params, interruption):
     start = time.perf_counter()
     run = self._run
 
@@ -305,8 +372,8 @@ class Watch:
     rows |= {f"validation/loss@{n}": x.mean_loss for n, x in answers.items()}
     bad = sweep.bad_images([run.validation])
     rows |= self._bad_images("validation", bad, "validation/bad_images")
-    self._file.write(done, {log.SCORE: self._scores[done], **rows})
-    self._since += time.perf_counter() - start  # not the training's time
+    rows["speed/evaluation_s"] = time.perf_counter() - start
+    self._write(done, {log.SCORE: self._scores[done], **rows})
 
   def _bad_images(self, data: str, bad, name: str) -> dict[str, int]:
     """Names those that are new, and counts all, if there are any."""
@@ -321,9 +388,9 @@ class Watch:
     return log.best(self._scores)
 
   def close(self) -> None:
-    self.flush()
-    self._file.close()
     self._progress.close()
+    for writer in self._writers:
+      writer.close()
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from flexivit_jax.training import (
   optimizer,
   parameter_sharding,
   schedules,
+  writers,
 )
 
 # What each choice may be: a type hint to {name: class, or ready-made object}.
@@ -136,6 +137,10 @@ CHOICES: dict[Any, dict[str, Any]] = {
   parameter_sharding.ParameterSharding: {
     "replicated": parameter_sharding.Replicated,
     "fsdp": parameter_sharding.Fsdp,
+  },
+  writers.WriterSpec: {
+    "tensorboard": writers.TensorBoard,
+    "wandb": writers.WeightsAndBiases,
   },
 }
 

@@ -14,11 +14,8 @@ from flexivit_jax.data.parts import MAX_PARTS
 from flexivit_jax.nn import positions, vit
 from flexivit_jax.tasks import distill, supervised
 from flexivit_jax.tasks.task import Task
-from flexivit_jax.training import (
-  mixing,
-  optimizer,
-  parameter_sharding,
-)
+from flexivit_jax.training import mixing, optimizer, parameter_sharding
+from flexivit_jax.training import writers as writers_lib
 
 
 class ConfigError(ValueError):
@@ -131,6 +128,7 @@ class Experiment:
     read_parts: parts of the training data, each of neighbouring files, that are
       shuffled apart. With the number of processes, or a multiple of it, each
       process reads its own files alone; 1: from all of them.
+    writers: of metrics, beside metrics.jsonl.
   """
 
   model: vit.ViT
@@ -162,6 +160,7 @@ class Experiment:
   on_bad_image: bad_images.OnBadImage = bad_images.ERROR
   preprocessing: modes.Mode = modes.ANTIALIAS
   read_parts: int = 1
+  writers: tuple[writers_lib.WriterSpec, ...] = ()
 
   def __post_init__(self):
     if (self.total_steps is None) == (self.total_epochs is None):

@@ -19,7 +19,7 @@ WAY_OUT = "restore it from a copy, or start in another directory"
 RESUMABLE = (
   *("keep", "log_every", "save_every", "eval_every", "eval_batch_size"),
   # Bad images change no batch before the first of them.
-  *("threads", "workers", "test", "on_bad_image"),
+  *("threads", "workers", "test", "on_bad_image", "writers"),
   # The same step, computed another way.
   *("accumulate", "sharding"),
 )
@@ -56,7 +56,8 @@ def write(workdir: pathlib.Path, record: Mapping[str, Any]) -> None:
     old = read(workdir)
     _check_same_run(old, record, workdir)
     # What may change and did is what an evaluation should know.
-    record = old | {name: record[name] for name in ("config", "data")}
+    latest = ("config", "data", "flops_per_s")
+    record = old | {name: record[name] for name in latest if name in record}
   path = workdir / NAME
   temporary = path.with_suffix(".tmp")
   temporary.write_text(json.dumps(record, indent=2) + "\n")

@@ -3,21 +3,25 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flexivit_jax import config, pretrained, teaching
 from flexivit_jax.checkpoints import native
+from flexivit_jax.core import means
 from flexivit_jax.core.patch_size import as_hw
 from flexivit_jax.core.text import format_bytes
+from flexivit_jax.core.tokens import Batch
 from flexivit_jax.data import bad_images, pack_loader, packs, scan
 from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.data.cutting import Cutter
 from flexivit_jax.evaluation import readings, sweep
+from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import (
   ConfigError,
   Data,
@@ -30,13 +34,18 @@ from flexivit_jax.nn import cost, vit
 from flexivit_jax.tasks import distill, losses, pack_report
 from flexivit_jax.training import (
   compilation,
+  matmul_rate,
   memory,
   mixing,
+  norms,
   parameter_sharding,
   provenance,
   sharding,
   step,
 )
+
+# In G multiply-adds, as papers count FLOPs.
+PACKED_COST = "pack/gflops_per_image"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,14 +104,89 @@ class Run:
     batch = dataclasses.replace(batch, targets=wanted)
     return mixing.mix(self.experiment.mix, key, batch)
 
+  def of_rows(self, batch) -> dict[str, means.Mean]:
+    """What packed rows hold and cost."""
+    return {
+      PACKED_COST: packed_cost(self.experiment.model, batch),
+      **pack_report.pack_report(batch),
+    }
+
   @property
   def metrics(self) -> tuple[str, ...]:
-    """Names of what a training step measures, but for the gradient's norm."""
-    packed = pack_report.METRICS if self.experiment.packing else ()
+    """Names of the numbers that a training step measures, but for the
+    gradient's norm."""
+    packed = (*pack_report.METRICS, PACKED_COST)
+    packed = packed if self.experiment.packing else ()
     return *self.experiment.task.metrics, *packed
+
+  @property
+  def arrays(self) -> dict[str, tuple[str, ...]]:
+    """Names in each array of numbers that a training step measures: a buffer
+    of its own for each number would cost small models some time."""
+    sizes = self.experiment.programs
+    by_size = tuple(f"loss@{size_name(s)}" for s in sizes if len(sizes) > 1)
+    named = {"norms": norms.names(self.state_shapes.params), "losses": by_size}
+    return {array: names for array, names in named.items() if names}
+
+  def values(self, metrics) -> dict[str, float]:
+    """The means by name, without those of nothing; waits for them once."""
+    metrics = jax.device_get(metrics)
+    names = (*self.metrics, "gradient_norm")
+    values = {name: float(metrics[name]) for name in names}
+    for array, names in self.arrays.items():
+      total, count = np.broadcast_arrays(
+        metrics[array].total, metrics[array].count
+      )
+      means_of = zip(names, total.tolist(), count.tolist(), strict=True)
+      values |= {name: x / k for name, x, k in means_of if k}
+    return values
+
+  def gflops(self, program: tuple[int, int] | None) -> float:
+    """G multiply-adds of a step's forward pass; of packed rows it is measured.
+
+    A training step takes two floating-point operations for each, three times.
+    """
+    if program is None:
+      return 0.0
+    per_image = cost.multiply_adds(
+      self.experiment.model, self.loader.image_hw, program
+    )
+    return self.experiment.batch_size * per_image / 1e9
+
+  @property
+  def matmul_rate(self) -> float:
+    """FLOP/s of a matrix product on the devices, from the record."""
+    return self.record["flops_per_s"][self._machine]
+
+  @property
+  def _machine(self):
+    return matmul_rate.key(self._devices, self.experiment.model.dtype)
+
+  @property
+  def _devices(self):
+    return list(self.mesh.devices.flat)
+
+  def matmul_rates(
+    self, known: Mapping[str, float], report: Callable[[str], None]
+  ) -> dict[str, float]:
+    """Those that are known, and that of these devices.
+
+    Args:
+      report: called with a line on what was measured.
+    """
+    if self._machine in known:
+      return dict(known)
+    dtype = self.experiment.model.dtype
+    rate = matmul_rate.measure(self._devices, dtype)
+    report(f"matrix products: {rate / 1e9:.3g} GFLOP/s on {self._machine}")
+    return {**known, self._machine: rate}
 
   def zero_metrics(self):
     zero = step.zero_metrics(self.metrics)
+    for array, names in self.arrays.items():
+      nothing = jnp.zeros(len(names))
+      count = jnp.zeros(()) if array == "norms" else nothing
+      zero[array] = means.Mean(nothing, count)
     return jax.device_put(zero, sharding.replicated(self.mesh))
 
   def init_state(self) -> step.TrainState:
@@ -152,14 +236,22 @@ class Run:
     images = self.images_per_step if constant else None
 
     def train_step(state, metrics, batch, read, *, patch_hw):
+      def measure(*args, **kwargs):
+        measured = self.measure(*args, patch_hw=patch_hw, **kwargs, **read)
+        if packing is not None:
+          return measured
+        programs = self.experiment.programs
+        place = programs.index(patch_hw), len(programs)
+        return measured | {"losses": measured["loss"].at(*place)}
+
       return step.train_step(
         state,
         metrics,
         batch,
-        measure=functools.partial(self.measure, patch_hw=patch_hw, **read),
+        measure=measure,
         tx=self.tx,
         images=images,
-        beside=None if packing is None else pack_report.pack_report(batch),
+        beside=None if packing is None else self.of_rows(batch),
         augment=self.augment if self.experiment.mix else None,
         accumulate=self.experiment.accumulate,
         ema=self.experiment.ema,
@@ -281,6 +373,15 @@ class Run:
     )
 
 
+def packed_cost(model: vit.ViT, batch: Batch) -> means.Mean:
+  """G multiply-adds that the forward pass of a packed image needs."""
+  tokens = batch.inputs
+  images = jnp.arange(1, tokens.num_images + 1)[None, :, None]
+  counts = (tokens.segments[:, None] == images).sum(axis=-1, dtype=jnp.float32)
+  needed = cost.packed_image_multiply_adds(model, counts, tokens.patch_sizes)
+  return means.Mean.of(needed / 1e9, batch.weights)
+
+
 def costliest(
   sizes: Collection[tuple[int, int] | None],
 ) -> tuple[int, int] | None:
@@ -306,6 +407,9 @@ def prepare(
     ConfigError: naming what cannot work, and what would.
   """
   mesh = sharding.make_mesh()
+  with blaming("config.writers"):
+    for writer in experiment.writers:
+      writer.check()
   with blaming("config.batch_size"):
     sharding.check_batch_size(experiment.batch_size, mesh)
   with blaming("config.accumulate"):

@@ -120,7 +120,8 @@ def try_one_batch(run: Run):
       f"norm {float(metrics['gradient_norm'])}: check the data and "
       "config.optimizer"
     )
-  numbers = "  ".join(f"{name} {float(x):.4g}" for name, x in metrics.items())
+  names = (*run.metrics, "gradient_norm")
+  numbers = "  ".join(f"{name} {float(metrics[name]):.4g}" for name in names)
   at = "packed rows" if size is None else size_name(size)
   yield f"one step at {at}: {numbers}, {elapsed:.2f} s"
   if not programs:

@@ -12,8 +12,8 @@ class Mean:
   """A sum and what to divide it by: means of parts never need averaging.
 
   Attributes:
-    total: float32 scalar.
-    count: float32 scalar: images, or steps.
+    total: float32 scalar; or an array, of means that share their buffers.
+    count: float32 scalar or array: images, or steps.
   """
 
   total: jax.Array
@@ -28,6 +28,15 @@ class Mean:
     """The weighted mean of an array; entries of weight 0 may be NaN."""
     values = jnp.where(weights > 0, values, 0)
     return cls((values * weights).sum(), weights.sum())
+
+  def at(self, index: int, length: int) -> "Mean":
+    """As one of several means that share their arrays; nothing in the others.
+
+    Returns:
+      total and count of shape `[length]`.
+    """
+    place = jnp.arange(length) == index
+    return Mean(*(jnp.where(place, x, 0) for x in (self.total, self.count)))
 
   def __add__(self, other: "Mean") -> "Mean":
     return Mean(self.total + other.total, self.count + other.count)

@@ -81,13 +81,35 @@ def packed_multiply_adds(
   Raises:
     ValueError: num_classes is not set.
   """
+  embedding = patches * _packed_embedding(model, patch_sizes)
+  return embedding + _after_embedding(model, patches, num_images)
+
+
+def packed_image_multiply_adds(
+  model: ViT, patches, patch_sizes: Sequence[tuple[int, int]]
+):
+  """Multiply-adds that an image in a packed row needs: its own patches alone,
+  neither padding nor attention to other images.
+
+  Args:
+    patches: of the image, a number or a float array of any shape.
+    patch_sizes: as for `packed_multiply_adds`.
+
+  Raises:
+    ValueError: num_classes is not set.
+  """
+  embedding = patches * _packed_embedding(model, patch_sizes)
+  return embedding + _after_embedding(model, patches, 1)
+
+
+def _packed_embedding(model, patch_sizes) -> int:
+  """Of one patch."""
   h, w = (max(sides) for sides in zip(*patch_sizes))
   pixels, resize = h * w, 0
   if len(patch_sizes) > 1:
     kh, kw = model.kernel_hw
     pixels, resize = kh * kw, kh * h * w + kh * w * kw
-  embedding = patches * model.channels * (pixels * model.size.width + resize)
-  return embedding + _after_embedding(model, patches, num_images)
+  return model.channels * (pixels * model.size.width + resize)
 
 
 def _after_embedding(model: ViT, patches: int, num_images: int) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -21,10 +22,19 @@ class MetricsFile:
     path: of the file.
     first_step: rows of later steps are removed: the run resumes there and
       will write them again.
+
+  Attributes:
+    removed: these, as (step, whether it is an evaluation's).
   """
 
   def __init__(self, path: pathlib.Path, first_step: int):
-    kept = [row for row in read_rows(path) if row["step"] <= first_step]
+    rows = read_rows(path)
+    kept = [row for row in rows if row["step"] <= first_step]
+    self.removed = {
+      (row["step"], is_evaluation(row))
+      for row in rows
+      if row["step"] > first_step
+    }
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
     temporary.replace(path)
@@ -56,6 +66,11 @@ def read_rows(path: pathlib.Path) -> list[dict[str, float]]:
   return rows
 
 
+def is_evaluation(values: Mapping[str, float]) -> bool:
+  """Whether they are an evaluation's, or else the training's."""
+  return SCORE in values
+
+
 def read_scores(path: pathlib.Path) -> dict[int, float]:
   """Step to score, of the evaluations in a metrics file."""
   return {row["step"]: row[SCORE] for row in read_rows(path) if SCORE in row}
@@ -64,6 +79,15 @@ def read_scores(path: pathlib.Path) -> dict[int, float]:
 def best(scores: Mapping[int, float]) -> int | None:
   """The step with the best score, the later of equals; None without one."""
   return max(scores, key=lambda step: (scores[step], step), default=None)
+
+
+# What a line has no room for; the files have all.
+NOT_IN_A_LINE = re.compile(
+  r"loss@.*|.*_norm/.*|update_norm|parameter_norm"
+  r"|pack/(?!fill$|images_per_step$).*"
+  r"|speed/(?!images_per_s$|data_wait$|mfu$).*"
+  r"|validation/loss@.*"
+)
 
 
 class Progress:
@@ -101,11 +125,15 @@ class Progress:
       _discard(sys.stdout)
 
   def log(self, step: int, values: Mapping[str, float]) -> None:
-    """A line with the step, the values and the time that is left."""
+    """A line with the step, the main values and the time that is left."""
     now = time.perf_counter()
     elapsed = now - (self._start or now)
     left = elapsed / max(1, step - self._first) * (self._total - step)
-    shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
+    shown = "  ".join(
+      f"{name} {value:.4g}"
+      for name, value in values.items()
+      if not NOT_IN_A_LINE.fullmatch(name)
+    )
     self.line(f"step {step}/{self._total}  {shown}  ({left:.0f} s left)")
 
   def close(self) -> None:

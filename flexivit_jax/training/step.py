@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from flexivit_jax.core.means import Mean
+from flexivit_jax.training import norms
 
 
 @jax.tree_util.register_dataclass
@@ -120,6 +121,8 @@ def train_step(
   """One step down the gradient of the batch's loss.
 
   Args:
+    metrics: sums so far of those that are wanted: any that `measure` returns,
+      "gradient_norm", and "norms", which are those of `norms.names`.
     augment: changes the batch before it is measured; None: as it is.
     images: what the summed loss is divided by; None: the batch's own number of
       images, the mean. Where that varies, a constant makes every image weigh
@@ -164,6 +167,8 @@ def train_step(
   measured = {**measured, "gradient_norm": Mean(norm, jnp.ones(()))}
   measured |= beside or {}
   params = optax.apply_updates(state.params, updates)
+  if "norms" in metrics:
+    measured["norms"] = norms.measure(gradients, updates, state.params)
   new = TrainState(
     step=state.step + 1,
     params=params,
