@@ -165,7 +165,7 @@ def test_bytes_on_each_device_fall_as_one_over_devices(small_experiment):
   # The key, counts, metrics, and the few arrays whose sides 8 does not divide.
   assert 1 / 8 <= b / a < 1.02 / 8
   # The compiled program's own shardings say the same of each part.
-  (placed, *_), _ = cut.input_shardings
+  (placed, *_), _ = cut.compiled.input_shardings
   for name in ("params", "opt_state", "ema"):
     where = jax.tree.leaves(getattr(placed, name))
     arrays = jax.tree.leaves(getattr(same.state_shapes, name))
