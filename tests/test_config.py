@@ -21,12 +21,18 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 FILES = [
   f"{path}:PATH"
   if re.search(r"get_config\((path|teacher)", path.read_text())
+  else f"{path}:smoke"
+  if re.search(r"get_config\((argument|data)", path.read_text())
   else str(path)
-  for path in sorted(CONFIGS.glob("*.py"))
+  for path in sorted(CONFIGS.glob("[!_]*.py"))
 ]
 ARGUMENTS = [
   f"{CONFIGS}/{name}"
-  for name in ("vit_digits.py:8", "pit_digits.py:16", "pit_cifar.py:28,S")
+  for name in (
+    *("vit_digits.py:8", "pit_digits.py:16", "pit_cifar.py:28,S"),
+    *("flexivit_l_i1k.py:PATH,deit.npz", "flexivit_b_i21k.py:PATH,distilled"),
+    *("pit_trend.py:tfds:cifar10,4", "pit_in1k.py:PATH,2,Ti,64"),
+  )
 ]
 
 # What a config must give, and nothing else.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import _recipe
 from flexivit_jax.training.log import read_rows
 
 # The smallest run of each recipe: enough to go through every part of it.
@@ -33,7 +34,14 @@ RECIPES = {
   "vit_digits": (),
   "vit_digits:8": (),
   "flexivit_folder:FOLDER": ("--config.patch_size.choices=(48,24)",),
-  "vit_s16_i1k:FOLDER": ("--config.workers=0",),
+  "vit_s16_i1k:FOLDER": (
+    "--config.workers=0",
+    "--config.test.source.split=test",
+  ),
+  "flexivit_digits_distill:TEACHER": (
+    "--config.task.teacher.patch_size=16",
+    "--config.init_from=None",
+  ),
   "navit_digits": (),
   "navit_folder:FOLDER": (),
   "flexi_navit_digits": (),
@@ -44,6 +52,14 @@ RECIPES = {
   ),
   "pit_cifar:28": CIFAR,
 }
+
+# Small by themselves.
+SMOKE = (
+  *("vit_s16_i1k", "flexivit_s_i1k", "flexivit_b_i1k", "flexivit_l_i1k"),
+  *("flexivit_b_i21k", "flexivit_b_i21k,distilled", "navit_b16"),
+  *("pix2struct_finetune", "pit_cifar100", "pit_in1k", "pit_trend"),
+  *("finetune", "linear_probe"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +103,7 @@ def test_recipe_trains_and_evaluates(recipe, command, folder, tmp_path):
   config = f"configs/{name}.py{colon}{argument}"
   done = command(
     "train.py",
-    f"--config={config.replace('FOLDER', str(folder))}",
+    f"--config={with_files(config, folder)}",
     *TINY,
     *RECIPES[recipe],
     f"--workdir={tmp_path}",
@@ -101,10 +117,34 @@ def test_recipe_trains_and_evaluates(recipe, command, folder, tmp_path):
   assert "top-1" in evaluated.stdout
 
 
+def with_files(config, folder):
+  config = config.replace("FOLDER", str(folder))
+  if "TEACHER" in config:
+    config = config.replace("TEACHER", _recipe.smoke_checkpoint())
+  return config
+
+
 def test_no_recipe_is_left_out():
   configs = pathlib.Path(__file__).parents[1] / "configs"
   names = {recipe.partition(":")[0] for recipe in RECIPES}
-  assert {path.stem for path in configs.glob("*.py")} == names
+  names |= {recipe.partition(",")[0] for recipe in SMOKE}
+  assert {path.stem for path in configs.glob("[!_]*.py")} == names
+
+
+@pytest.mark.parametrize(
+  "recipe", [pytest.param(name, marks=pytest.mark.slow) for name in SMOKE]
+)
+def test_recipe_runs_on_embedded_data(recipe, command, tmp_path):
+  name, comma, more = recipe.partition(",")
+  config = f"configs/{name}.py:smoke{comma}{more}"
+  done = command("train.py", f"--config={config}", f"--workdir={tmp_path}")
+  assert done.returncode == 0, done.stderr
+  rows = read_rows(tmp_path / "metrics.jsonl")
+  assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3]
+  assert all(np.isfinite(r["loss"]) for r in rows if "loss" in r)
+  evaluated = command("evaluate.py", f"--checkpoint={tmp_path}")
+  assert evaluated.returncode == 0, evaluated.stderr
+  assert "top-1" in evaluated.stdout
 
 
 def test_a_recipe_that_needs_a_folder_says_so(command, tmp_path):

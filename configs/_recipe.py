@@ -1,0 +1,107 @@
+"""What the recipes share: where their data is, and how to try one in seconds.
+
+A recipe's argument begins with its data: `smoke`, the embedded digits;
+`tfds:NAME`, prepared by `python -m flexivit_jax.cli.prepare`; else a folder
+PATH/SPLIT/CLASS/*.jpg. More follows commas.
+"""
+
+import hashlib
+import os
+import pathlib
+import tempfile
+
+from ml_collections import ConfigDict
+
+SMOKE = "smoke"
+FLEXIVIT_SIZES = (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)  # at 240 px
+
+
+def split_argument(argument: str, *defaults: str) -> tuple[str, ...]:
+  """(data, further values): those left out or empty have their defaults."""
+  where, *given = argument.split(",")
+  if len(given) > len(defaults):
+    raise ValueError(
+      f"{argument!r}: give the data and at most {len(defaults)} values after it"
+    )
+  given += [""] * (len(defaults) - len(given))
+  return where, *(x or y for x, y in zip(given, defaults, strict=True))
+
+
+def source(where: str, split: str) -> dict:
+  """The data that a recipe was given, as a source."""
+  if where == SMOKE:
+    return dict(name="digits", split=split, side=48)
+  kind, _, name = where.partition(":")
+  if kind == "tfds" and name:
+    return dict(name="tfds", dataset=name, split=split)
+  return dict(name="image_folder", path=where, split=split)
+
+
+def config_of(where: str, **values) -> ConfigDict:
+  """The recipe's config; of smoke, as much of it as runs in seconds."""
+  config = ConfigDict(values)
+  return _smoke(config) if where == SMOKE else config
+
+
+def _smoke(config: ConfigDict) -> ConfigDict:
+  """Three steps of the smallest model, on digits; all else as it is."""
+  del config.model.size  # it may be a name or fields
+  config.model.size = "mu"
+  config.model.dtype = "float32"  # what a CPU computes in
+  for name, split in (
+    ("train", "train[:64]"),
+    ("validation", "train[64:80]"),
+    ("test", "test[:16]"),
+  ):
+    if name in config:
+      config[name].source.split = split
+  if "choices" in config.patch_size:
+    config.patch_size.choices = config.patch_size.choices[:2]
+  if "packing" in config:
+    # Rows of so many images that three steps have enough.
+    config.packing.open_rows = 8
+  # Digits are of ten classes, whatever a checkpoint has.
+  if "task" in config and "teacher" in config.task:
+    config.task.teacher.checkpoint = smoke_checkpoint()
+    config.init_from.checkpoint = config.task.teacher.checkpoint
+  config.optimizer.schedule.warmup_steps = 1
+  if "cooldown_steps" in config.optimizer.schedule:
+    config.optimizer.schedule.cooldown_steps = 1
+  config.total_epochs = None
+  config.total_steps = config.eval_every = config.save_every = 3
+  config.batch_size = config.eval_batch_size = 8
+  config.log_every = 1
+  config.workers = config.threads = 0
+  return config
+
+
+def smoke_checkpoint() -> str:
+  """A file of random parameters to start from, or to learn from: of the
+  smallest model with patches of 16 px at 384 px and ten classes."""
+  # Here, so that the other recipes do not wait for JAX.
+  import jax
+  import numpy as np
+
+  import flexivit_jax
+  from flexivit_jax.core.tokens import patchify
+  from flexivit_jax.loaded import LoadedViT, Spec
+  from flexivit_jax.nn import pooling, positions, vit
+
+  model = vit.ViT(
+    size=vit.SIZES["mu"],
+    kernel_hw=(16, 16),
+    position=positions.LearnedGrid((24, 24)),
+    pool=pooling.ClassToken(),
+    num_classes=10,
+  )
+  name = hashlib.sha256(repr(model).encode()).hexdigest()[:16]
+  path = pathlib.Path(tempfile.gettempdir()) / f"flexivit_jax_smoke_{name}.npz"
+  if not path.exists():
+    tokens = patchify(np.zeros((1, 384, 384, 3), np.uint8), (16, 16))
+    params = model.init(jax.random.key(0), tokens)["params"]
+    spec = Spec("recipe", "smoke", patch_size=(16, 16))
+    own = path.with_name(f"{path.stem}_{os.getpid()}.npz")
+    flexivit_jax.save(LoadedViT(model, params, spec), own, "big_vision")
+    os.replace(own, path)  # whole, whoever else makes it meanwhile
+    own.with_name(f"{own.name}.sha256").unlink()
+  return str(path)

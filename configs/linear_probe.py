@@ -1,0 +1,25 @@
+"""A linear classifier on the frozen features of any checkpoint.
+
+  python train.py --config configs/linear_probe.py:DATA,CHECKPOINT \
+      --workdir runs/probe
+  python evaluate.py --checkpoint runs/probe
+
+Arguments as for configs/finetune.py; `smoke` tries it on digits and random
+parameters, in seconds. Only the head learns: the rest has no gradient and no
+optimiser state. With few images of each class,
+`python -m flexivit_jax.cli.few_shot` gives the answer without training.
+
+SGD with momentum, cosine, 0.1 at batch 256, crops and flips, no decay; a usual
+recipe, not one paper's.
+"""
+
+from configs import finetune
+
+
+def get_config(argument: str):
+  config = finetune.get_config(argument)
+  config.optimizer.learning_rate = 0.1
+  config.optimizer.groups = (dict(pattern="(?!head/).*", multiplier=0.0),)
+  if config.batch_size > 256:
+    config.batch_size = 256
+  return config

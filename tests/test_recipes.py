@@ -1,0 +1,189 @@
+"""Recipes against the numbers of the configs of big_vision that they name.
+
+The right side of each comparison is written from those configs and from the
+formulas of its schedules and optimiser, not from ours.
+"""
+
+import dataclasses
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flexivit_jax import config
+from flexivit_jax.data.modes import BvCompat
+from flexivit_jax.nn import pooling, positions
+from flexivit_jax.tasks import distill, losses, supervised
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+def load(recipe):
+  name, _, argument = recipe.partition(":")
+  return config.load(f"{CONFIGS}/{name}.py:{argument}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """What a config of big_vision says."""
+
+  lr: float
+  wd: float
+  warmup: int
+  batch: int
+  epochs: float
+  mixup: float
+  sizes: tuple[int, ...]
+  side: int
+  randaug: tuple[int, int] | None = None
+  head_bias: float = 0.0
+  kernel: int = 16
+
+
+FLEXI = (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)
+# configs/vit_s16_i1k.py, configs/proj/flexivit/{i1k_deit3_distill,i21k_distill,
+# i21k_sup}.py; i21k's public ones store kernels of 8 x 8.
+TABLE = {
+  "vit_s16_i1k:PATH": Published(
+    1e-3, 1e-4, 10_000, 1024, 90, 0.2, (16,), 224, randaug=(2, 10)
+  ),
+  "flexivit_s_i1k:PATH": Published(1e-4, 1e-5, 5000, 1024, 90, 1.0, FLEXI, 240),
+  "flexivit_b_i1k:PATH": Published(1e-4, 1e-5, 5000, 1024, 90, 1.0, FLEXI, 240),
+  "flexivit_l_i1k:PATH": Published(1e-4, 1e-5, 5000, 1024, 90, 1.0, FLEXI, 240),
+  "flexivit_b_i21k:PATH": Published(
+    *(1e-3, 1e-4, 10_000, 4096, 90, 0.2, FLEXI, 240),
+    randaug=(2, 10),
+    head_bias=-10.0,
+    kernel=8,
+  ),
+  "flexivit_b_i21k:PATH,distilled": Published(
+    1e-4, 1e-5, 5000, 4096, 90, 1.0, FLEXI, 240, kernel=8
+  ),
+}
+
+
+@pytest.mark.parametrize("recipe", TABLE)
+def test_values_of_the_config_that_it_names(recipe):
+  found, wanted = load(recipe), TABLE[recipe]
+  assert found.batch_size == wanted.batch
+  assert found.total_epochs == wanted.epochs
+  (mixup,) = found.mix
+  assert (mixup.alpha, mixup.images, mixup.probability) == (wanted.mixup, 2, 1)
+  assert found.patch_size.sizes == tuple((p, p) for p in wanted.sizes)
+  crop, _, *augment = found.train.transforms
+  assert crop.size == (wanted.side, wanted.side)
+  assert (crop.area, crop.ratio) == ((0.05, 1.0), (3 / 4, 4 / 3))
+  drawn = [(x.layers, x.magnitude) for x in augment]
+  assert drawn == ([] if wanted.randaug is None else [wanted.randaug])
+  assert found.model.head_bias == wanted.head_bias
+  assert found.model.kernel_hw == (wanted.kernel, wanted.kernel)
+  assert found.preprocessing == BvCompat()
+  optimizer = found.optimizer
+  assert (optimizer.b1, optimizer.b2, optimizer.eps) == (0.9, 0.999, 1e-8)
+  assert (optimizer.clip_norm, optimizer.mu_dtype) == (1.0, "bfloat16")
+
+
+@pytest.mark.parametrize("recipe", TABLE)
+def test_learning_rate_and_decay_over_steps(recipe):
+  """A parameter without gradient shrinks by the decay alone; one with it moves
+  by Adam's direction, 1 at a constant gradient, times the rate."""
+  found, wanted = load(recipe), TABLE[recipe]
+  total = 3 * wanted.warmup
+  tx = found.optimizer.build(total)
+  params = {"a": {"kernel": jnp.ones(())}, "b": {"bias": jnp.ones(())}}
+  gradients = {"a": {"kernel": jnp.zeros(())}, "b": {"bias": jnp.ones(())}}
+  rate = found.optimizer.schedule.build(found.optimizer.learning_rate, total)
+  state, update = tx.init(params), jax.jit(tx.update)
+  # The count is all of the state that the schedule reads.
+  for step in (0, 1, wanted.warmup, 2 * wanted.warmup, total - 1):
+    share = min(1, step / wanted.warmup)
+    if step >= wanted.warmup:
+      done = (step - wanted.warmup) / (total - wanted.warmup)
+      share *= 0.5 * (1 + math.cos(math.pi * done))
+    np.testing.assert_allclose(
+      rate(step), wanted.lr * share, rtol=1e-4, atol=1e-6 * wanted.lr
+    )
+    at = jax.tree.map(
+      lambda x, step=step: (
+        jnp.asarray(step, x.dtype)
+        if jnp.issubdtype(x.dtype, jnp.integer)
+        else x
+      ),
+      state,
+    )
+    updates, _ = update(gradients, at, params)
+    # At the end 1 + cos is a difference in float32.
+    np.testing.assert_allclose(
+      updates["a"]["kernel"],
+      -wanted.wd * share,
+      rtol=1e-4,
+      atol=1e-6 * wanted.wd,
+    )
+
+
+@pytest.mark.parametrize(
+  ("recipe", "side", "patch"),
+  [
+    *((f"flexivit_{n}_i1k:PATH", 384, 16) for n in "sbl"),
+    ("flexivit_b_i21k:PATH,distilled", 224, 8),
+  ],
+)
+def test_distilled_recipes_have_their_teachers(recipe, side, patch):
+  found = load(recipe)
+  assert found.task.distance == distill.KL(1.0)
+  assert found.task.label_weight == 0
+  teacher = found.task.teacher
+  assert (teacher.image_size, teacher.patch_size) == (side, patch)
+  assert found.init_from.checkpoint == teacher.checkpoint
+  size = {"s": "deit3_s_384_1k", "b": "deit3_b_384_1k", "l": "deit3_l_384_1k"}
+  name = recipe.split("_")[1]
+  wanted = size[name] if "i1k" in recipe else "augreg_b8_i21k"
+  assert teacher.checkpoint == wanted
+  assert found.model.pool == pooling.ClassToken()
+  assert found.model.position == positions.LearnedGrid((7, 7))
+
+
+def test_supervised_recipes_have_their_losses():
+  assert load("vit_s16_i1k:PATH").task == supervised.Supervised()
+  sigmoid = supervised.Supervised(losses.SigmoidLoss())
+  assert load("flexivit_b_i21k:PATH").task == sigmoid
+  assert load("navit_b16:PATH").task == sigmoid
+
+
+def test_navit_decays_its_head_apart():
+  optimizer = load("navit_b16:PATH").optimizer
+  assert optimizer.learning_rate == 8e-4
+  assert optimizer.weight_decay == 0.03
+  (group,) = optimizer.groups
+  assert (group.pattern, group.weight_decay) == ("head/kernel", 3.0)
+
+
+def test_a_probe_trains_its_head_alone():
+  found = load("linear_probe:smoke")
+  (group,) = found.optimizer.groups
+  assert group.multiplier == 0
+  held = found.optimizer.hold(
+    {"head": {"kernel": jnp.ones(2)}, "embedding": {"kernel": jnp.ones(2)}}
+  )
+  slopes = jax.grad(
+    lambda p: sum(x.sum() for x in jax.tree.leaves(found.optimizer.hold(p)))
+  )(held)
+  assert slopes["head"]["kernel"].tolist() == [1, 1]
+  assert slopes["embedding"]["kernel"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+  ("recipe", "text"),
+  [
+    ("finetune:PATH", "name the checkpoint after the data: DATA,CHECKPOINT"),
+    ("pix2struct_finetune:PATH", "name the checkpoint after the data: DATA,DI"),
+    ("flexivit_b_i21k:PATH,both", "'both': give labels or distilled after the"),
+    ("vit_s16_i1k:PATH,B", "'PATH,B': give the data and at most 0 values"),
+  ],
+)
+def test_arguments_that_cannot_be(recipe, text):
+  with pytest.raises(config.ConfigError, match=text):
+    load(recipe)
