@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from flexivit_jax import config as config_lib
-from flexivit_jax import record
+from flexivit_jax import preparation, record, run_numbers
 from flexivit_jax import run as run_lib
 from flexivit_jax.checkpoints import native
 from flexivit_jax.cli import arguments, dry_run, errors
@@ -102,7 +102,7 @@ def train(
   if workdir.exists() and not workdir.is_dir():
     raise ConfigError(f"--workdir {workdir} is a file: give a directory")
   resuming = bool(native.steps(workdir))
-  run = run_lib.prepare(experiment, print, resuming=resuming)
+  run = preparation.prepare(experiment, print, resuming=resuming)
   if window is not None:
     with blaming("--profile"):
       window.check(run.total_steps)
@@ -263,7 +263,9 @@ class Watch:
     # Copied: the next step takes the state's own.
     finite = jax.tree.map(jnp.copy, finite)
     overflowed = getattr(self._run.loader, "overflowed", 0)
-    gflops = sum(n * self._run.gflops(p) for p, n in self._programs.items())
+    gflops = sum(
+      n * self._run.numbers.gflops(p) for p, n in self._programs.items()
+    )
     self._programs.clear()
     self._pending = done, metrics, finite, overflowed, gflops
 
@@ -278,7 +280,7 @@ class Watch:
     done, metrics, finite, overflowed, gflops = self._pending
     self._pending = None
     self.check_finite(finite, done)
-    values = self._run.values(metrics)
+    values = self._run.numbers.values(metrics)
     values["learning_rate"] = float(self._learning_rate(done - 1))
     values |= self._bad_images("train", self._run.loader.bad, "bad_images")
     if overflowed:
@@ -287,7 +289,7 @@ class Watch:
       "pack/images_per_step", self._run.experiment.batch_size
     )
     self._logged = done
-    gflops += images * values.get(run_lib.PACKED_COST, 0.0)
+    gflops += images * values.get(run_numbers.PACKED_COST, 0.0)
     seconds, shares = self.split.take()
     # Backward every product becomes two, and a multiply-add counts twice.
     flops_per_s = 2 * 3 * 1e9 * gflops / seconds

@@ -35,7 +35,7 @@ from flexivit_jax.data import (
 )
 from flexivit_jax.data.loader import TrainLoader
 from flexivit_jax.data.tfds import Tfds
-from flexivit_jax.run import prepare
+from flexivit_jax.preparation import prepare
 from flexivit_jax.training import sharding
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "input_pipeline.json"

@@ -21,7 +21,7 @@ import jax
 
 from benchmarks import machine, markdown
 from flexivit_jax import config
-from flexivit_jax.run import prepare
+from flexivit_jax.preparation import prepare
 from flexivit_jax.training import sharding
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "step_time.json"

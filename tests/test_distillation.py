@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import train
-from flexivit_jax import config, run, teaching
+from flexivit_jax import config, preparation, teaching
 from flexivit_jax.checkpoints import native
 from flexivit_jax.cli import dry_run
 from flexivit_jax.experiment import ConfigError
@@ -48,7 +48,7 @@ def taught(small_run):
 
 def prepared(experiment):
   lines = []
-  opened = run.prepare(experiment, lines.append)
+  opened = preparation.prepare(experiment, lines.append)
   opened.loader.close()
   return opened, "\n".join(lines)
 
@@ -102,7 +102,8 @@ def test_a_student_starts_as_its_teacher(taught, small_run):
     ),
     (
       ("task.teacher.image_size=(48,36)",),
-      "config.train: 48x36 pixels have another aspect ratio than 24x24",
+      "config.task.teacher.image_size: 48x36 pixels have another aspect ratio "
+      "than 24x24",
     ),
     (
       ("model.num_classes=12",),
@@ -123,7 +124,7 @@ def test_a_teacher_that_cannot_teach_is_refused(
   taught, small_run, overrides, text
 ):
   with pytest.raises(ConfigError) as caught:
-    run.prepare(taught("init_from=None", *overrides), print)
+    preparation.prepare(taught("init_from=None", *overrides), print)
   wanted = text.format(run=small_run[0])
   assert str(caught.value).startswith(wanted)
 

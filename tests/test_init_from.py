@@ -8,8 +8,7 @@ import flax.traverse_util
 import numpy as np
 import pytest
 
-from flexivit_jax import pretrained, saving
-from flexivit_jax import run as run_lib
+from flexivit_jax import preparation, pretrained, saving
 from flexivit_jax.experiment import ConfigError
 
 
@@ -28,7 +27,9 @@ def _flat(state):
 
 def _prepare(experiment):
   lines = []
-  run = run_lib.prepare(experiment, lambda text: lines.extend(text.split("\n")))
+  run = preparation.prepare(
+    experiment, lambda text: lines.extend(text.split("\n"))
+  )
   return run, lines
 
 

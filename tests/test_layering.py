@@ -13,7 +13,10 @@ PACKAGE = ROOT / "flexivit_jax"
 # From the top to the bottom; a module imports from its own layer or below.
 LAYERS = (
   "cli",
+  "preparation",
   "run",
+  "run_data",
+  "run_numbers",
   "teaching",
   "exporting",
   "saving",

@@ -9,8 +9,7 @@ import pytest
 
 import flexivit_jax
 import train
-from flexivit_jax import pretrained, record
-from flexivit_jax import run as run_lib
+from flexivit_jax import preparation, pretrained, record
 from flexivit_jax.checkpoints import native
 from flexivit_jax.evaluation import sweep
 from flexivit_jax.experiment import ConfigError
@@ -122,7 +121,7 @@ def test_the_average_is_what_is_evaluated_and_loaded(
   assert ", step 8, moving average of the parameters\n" in repr(average)
   assert ", step 8\n" in repr(last)
   # Validation during training saw the average too.
-  run = run_lib.prepare(small_experiment(*ALL), lambda line: None)
+  run = preparation.prepare(small_experiment(*ALL), lambda line: None)
   programs = run.compile_evaluation(average.params, lambda line: None)
   (scores,) = [
     row for row in lines if row["step"] == 8 and "validation/top1" in row
@@ -195,7 +194,7 @@ def test_a_run_goes_on_with_other_shards(grid_run, small_experiment, tmp_path):
 )
 def test_what_cannot_work_is_refused_at_once(overrides, text, small_experiment):
   with pytest.raises(ConfigError) as caught:
-    run_lib.prepare(small_experiment(*overrides), lambda line: None)
+    preparation.prepare(small_experiment(*overrides), lambda line: None)
   assert str(caught.value).startswith(text)
 
 

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import train
-from flexivit_jax import run as run_lib
+from flexivit_jax import preparation
 from flexivit_jax.checkpoints import native
 from flexivit_jax.cli import dry_run
 from flexivit_jax.core.means import Mean
@@ -190,7 +190,7 @@ def test_a_summed_loss_weighs_images_alike(finished, packed, tmp_path):
 
 @pytest.mark.parametrize("pool", [pooling.Gap(), pooling.Map()])
 def test_an_empty_row_has_no_loss_and_finite_gradients(pool, packed):
-  run = run_lib.prepare(packed("validation=None"), print)
+  run = preparation.prepare(packed("validation=None"), print)
   model = run.experiment.model.clone(pool=pool)
   task = run.experiment.task
   some, empty = next(run.loader), run.loader.example()
@@ -236,7 +236,7 @@ def test_an_empty_row_has_no_loss_and_finite_gradients(pool, packed):
 def test_epochs_are_counted_in_the_images_that_rows_hold(packed):
   experiment = packed("total_steps=None", "total_epochs=3", "validation=None")
   printed = []
-  run = run_lib.prepare(experiment, printed.append)
+  run = preparation.prepare(experiment, printed.append)
   per_row = run.record["scan"]["rows"]["images_per_row"]
   assert run.images_per_step == ROWS * per_row
   assert run.total_steps == round(3 * 1097 / (ROWS * per_row))
@@ -305,7 +305,7 @@ def test_data_that_do_not_fit_are_refused(packed):
     with pytest.raises(
       ConfigError, match=rf"^config\.{name}: Sampled is random"
     ):
-      run_lib.prepare(data, print)
+      preparation.prepare(data, print)
   long = packed(
     *("packing.too_long=error", "packing.row_length=30", "packing.drop=none")
   )
@@ -313,12 +313,12 @@ def test_data_that_do_not_fit_are_refused(packed):
   with pytest.raises(
     TooLongError, match=r"^image \d+ of 24x24 pixels has 6x6 "
   ):
-    run_lib.prepare(long, print)
+    preparation.prepare(long, print)
 
 
 def test_validation_images_of_one_size_must_tile(packed):
   with pytest.raises(ConfigError) as caught:
-    run_lib.prepare(
+    preparation.prepare(
       packed(
         "validation={'source':'digits'}", "patch_size={'name':'fixed','size':5}"
       ),
@@ -340,14 +340,14 @@ def test_an_epoch_counts_what_overflow_leaves_out(packed):
   left_out = packed(
     "total_steps=None", "total_epochs=2", "packing.drop=none", *drop
   )
-  a, b = (run_lib.prepare(e, lambda line: None) for e in (full, left_out))
+  a, b = (preparation.prepare(e, lambda line: None) for e in (full, left_out))
   assert b.images_per_step < a.images_per_step
   # The rows are filled alike, but for rounding and E_max.
   assert b.total_steps == pytest.approx(a.total_steps, rel=0.05)
 
 
 def test_a_budget_chooses_the_size_of_each_image(packed):
-  run = run_lib.prepare(
+  run = preparation.prepare(
     packed(
       "validation=None",
       "patch_size={'name':'budget','choices':(4,6),'max_tokens':16}",
@@ -393,7 +393,7 @@ def test_numbers_that_are_not_finite_name_their_images(packed, tmp_path):
   assert ", patch size packed, learning rate 1e+12\n" in str(caught.value)
   saved = json.loads((tmp_path / "nonfinite.json").read_text())
   assert saved["patch_size"] == "packed"
-  loader = run_lib.prepare(experiment, print).loader
+  loader = preparation.prepare(experiment, print).loader
   for _ in range(saved["step"]):
     batch = next(loader)
   index = batch.index[batch.index >= 0]

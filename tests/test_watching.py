@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import train
+from flexivit_jax import preparation
 from flexivit_jax import run as run_lib
 from flexivit_jax.experiment import ConfigError
 from flexivit_jax.training import time_split, writers
@@ -149,19 +150,23 @@ def test_flops_are_those_of_the_sizes_that_were_drawn(
   small_experiment, small_run
 ):
   experiment = small_experiment()
-  run = run_lib.prepare(experiment, lambda line: None)
+  run = preparation.prepare(experiment, lambda line: None)
   for row in logs(small_run[0]):
     steps = range(row["step"] - 5, row["step"])
-    gflops = sum(run.gflops(experiment.program(i)) for i in steps) / 5 / 16
+    gflops = (
+      sum(run.numbers.gflops(experiment.program(i)) for i in steps) / 5 / 16
+    )
     found = row["speed/tflops_per_s"] * 1e3 / row["speed/images_per_s"] / 6
     assert found == pytest.approx(gflops)
-  assert run.gflops((6, 6)) > 2 * run.gflops((12, 12))
+  assert run.numbers.gflops((6, 6)) > 2 * run.numbers.gflops((12, 12))
 
 
 def test_flops_of_packed_rows_are_those_of_their_images(
   small_experiment, packed_run
 ):
-  run = run_lib.prepare(small_experiment(*PACKED, *SHORT), lambda line: None)
+  run = preparation.prepare(
+    small_experiment(*PACKED, *SHORT), lambda line: None
+  )
   batches = [next(run.loader) for _ in range(6)]
   for row, pair in zip(logs(packed_run), zip(batches[::2], batches[1::2])):
     needed = []

@@ -12,7 +12,8 @@ from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import Experiment
 from flexivit_jax.loaded import parameter_count
 from flexivit_jax.nn import cost
-from flexivit_jax.run import Run, costliest, prepare
+from flexivit_jax.preparation import prepare
+from flexivit_jax.run import Run, costliest
 from flexivit_jax.training import sharding
 
 
@@ -120,7 +121,7 @@ def try_one_batch(run: Run):
       f"norm {float(metrics['gradient_norm'])}: check the data and "
       "config.optimizer"
     )
-  names = (*run.metrics, "gradient_norm")
+  names = (*run.numbers.metrics, "gradient_norm")
   numbers = "  ".join(f"{name} {float(metrics[name]):.4g}" for name in names)
   at = "packed rows" if size is None else size_name(size)
   yield f"one step at {at}: {numbers}, {elapsed:.2f} s"

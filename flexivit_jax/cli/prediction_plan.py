@@ -32,7 +32,7 @@ from flexivit_jax.experiment import (
 )
 from flexivit_jax.loaded import LoadedViT
 from flexivit_jax.nn.vit import MAX_SIDE
-from flexivit_jax.run import eval_reading
+from flexivit_jax.run_data import eval_reading
 from flexivit_jax.training import sharding
 
 

@@ -213,8 +213,16 @@ def for_another_size(
     transforms: that make images of `old_hw`.
 
   Raises:
-    ValueError: the aspect ratio differs, which would show something else.
+    ValueError: the aspect ratio differs, or RandAugment follows what sets the
+      size: either would show something else.
   """
+  sized = [hasattr(x, "size") for x in transforms]
+  first = sized.index(True) if True in sized else 0
+  if any(isinstance(x, RandAugment) for x in transforms[first:]):
+    raise ValueError(
+      "rand_augment moves and cuts by pixels, so that images of two sizes would "
+      "not show the same: put it before the transform that sets the size"
+    )
   if old_hw[0] * new_hw[1] != old_hw[1] * new_hw[0]:
     raise ValueError(
       f"{new_hw[0]}x{new_hw[1]} pixels have another aspect ratio than "

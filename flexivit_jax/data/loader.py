@@ -42,8 +42,6 @@ class TrainLoader(Iterator[Batch]):
     threads: that load in each process; 0 loads when asked.
     shard: (index, count) of this process.
     on_bad_image: what to do about images that cannot be decoded.
-    teacher_hw: (height, width) at which a teacher sees the same images; None:
-      there is none, or it sees them as they are.
     read_parts: of the source, shuffled apart, so that each process reads from
       its own; 1: none, all is shuffled as one.
 
@@ -62,7 +60,6 @@ class TrainLoader(Iterator[Batch]):
     threads: int = 0,
     shard: tuple[int, int] = (0, 1),
     on_bad_image: bad_images.OnBadImage = bad_images.ERROR,
-    teacher_hw: tuple[int, int] | None = None,
     read_parts: int = 1,
   ):
     rows = shard_rows(batch_size, shard)
@@ -80,16 +77,25 @@ class TrainLoader(Iterator[Batch]):
     order = dataclasses.replace(
       order, example=Example(source, transforms, shape)
     )
-    if teacher_hw is not None and teacher_hw != shape[:2]:
-      scaled = augment.for_another_size(transforms, shape[:2], teacher_hw)
-      order = dataclasses.replace(
-        order, teacher=Example(source, scaled, (*teacher_hw, shape[2]))
-      )
-      self._first = TrainBatches(order, batch_size, range(1))[0]
     self._batches = TrainBatches(order, batch_size, rows)
-    self._stream = Stream(self._batches, workers=workers, threads=threads)
+    self._options = {"workers": workers, "threads": threads}
+    self._stream = Stream(self._batches, **self._options)
     self._on_bad_image = on_bad_image
     self.bad: dict[int, str] = {}
+
+  def show_teacher(self, hw: tuple[int, int]) -> None:
+    """Lets a teacher see the same images at another size, from now on.
+
+    Raises:
+      ValueError: as `augment.for_another_size`.
+    """
+    source, shape = self._example.source, self._example.shape
+    scaled = augment.for_another_size(self._example.transforms, shape[:2], hw)
+    teacher = Example(source, scaled, (*hw, shape[2]))
+    order = dataclasses.replace(self._batches.order, teacher=teacher)
+    self._batches = dataclasses.replace(self._batches, order=order)
+    self._first = dataclasses.replace(self._batches, rows=range(1))[0]
+    self._stream = Stream(self._batches, **self._options)
 
   def __next__(self) -> Batch:
     batch = next(self._stream)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from flexivit_jax import run as run_lib
+from flexivit_jax import preparation
 from flexivit_jax.core.means import Mean
 from flexivit_jax.core.tokens import Batch
 from flexivit_jax.nn import pooling, positions, vit
@@ -55,7 +55,7 @@ def grids():
 
 @pytest.fixture
 def packed(small_experiment):
-  run = run_lib.prepare(small_experiment(*PACKED), lambda line: None)
+  run = preparation.prepare(small_experiment(*PACKED), lambda line: None)
   batch = next(run.loader)
   counts = batch.weights.sum(axis=1).reshape(4, 4).sum(axis=0)
   assert len(set(counts)) > 1  # or a mean of means would do
@@ -180,7 +180,7 @@ def test_a_batch_without_an_image_moves_nothing(float64):
 
 def test_the_estimate_of_memory_follows_the_plan(small_experiment):
   def peaks(accumulate):
-    run = run_lib.prepare(
+    run = preparation.prepare(
       small_experiment(
         "model.size={'name':'custom','width':64,'depth':4,'mlp_dim':256,"
         "'num_heads':4}",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from flexivit_jax import run as run_lib
+from flexivit_jax import preparation
 from flexivit_jax.core.tokens import Batch
 from flexivit_jax.nn import pooling, positions, vit
 from flexivit_jax.tasks.supervised import Supervised
@@ -142,7 +142,9 @@ WIDE = (
 
 
 def _compiled(small_experiment, *overrides):
-  run = run_lib.prepare(small_experiment(*WIDE, *overrides), lambda line: None)
+  run = preparation.prepare(
+    small_experiment(*WIDE, *overrides), lambda line: None
+  )
   (step,) = run.compile_steps(
     run.state_shapes, run.zero_metrics(), lambda line: None
   ).values()

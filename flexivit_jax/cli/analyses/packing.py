@@ -6,7 +6,7 @@ from flexivit_jax import config
 from flexivit_jax.analysis import packed_rows
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
 from flexivit_jax.experiment import ConfigError, blaming
-from flexivit_jax.run import train_loader
+from flexivit_jax.run_data import train_loader
 
 
 def add_arguments(parser) -> None:

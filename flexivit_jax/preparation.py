@@ -1,0 +1,170 @@
+"""Opens and checks all that a run needs, before anything expensive starts."""
+
+from collections.abc import Callable
+
+import jax
+
+from flexivit_jax import config, pretrained, teaching
+from flexivit_jax.data import loader as loader_lib
+from flexivit_jax.data import scan
+from flexivit_jax.experiment import (
+  ConfigError,
+  Experiment,
+  blaming,
+  check_same_classes,
+)
+from flexivit_jax.formats import fitting
+from flexivit_jax.run import Run
+from flexivit_jax.run_data import eval_reading, teacher_hw, train_loader
+from flexivit_jax.tasks import distill
+from flexivit_jax.training import provenance, sharding
+
+
+def prepare(
+  experiment: Experiment,
+  report: Callable[[str], None],
+  *,
+  resuming: bool = False,
+) -> Run:
+  """Opens and checks everything, before anything expensive starts.
+
+  Writes nothing.
+
+  Args:
+    report: called with lines on the checkpoint to start from.
+    resuming: the run has checkpoints of its own, so it starts from none.
+
+  Raises:
+    ConfigError: naming what cannot work, and what would.
+  """
+  mesh = sharding.make_mesh()
+  with blaming("config.writers"):
+    for writer in experiment.writers:
+      writer.check()
+  with blaming("config.batch_size"):
+    sharding.check_batch_size(experiment.batch_size, mesh)
+  with blaming("config.accumulate"):
+    sharding.check_accumulation(
+      experiment.accumulate, experiment.batch_size, mesh
+    )
+  with blaming("config.train"):
+    source = experiment.open(experiment.train)
+    experiment = experiment.for_classes(source.classes)
+    loader = train_loader(experiment, source)
+  looked_at, images_per_step = {}, experiment.batch_size
+  taken_per_step = images_per_step
+  if experiment.packing is None:
+    experiment.check_patch_sizes(loader.image_hw)
+  else:
+    with blaming("config.train"):
+      seen = scan.scan(loader.cut_images, experiment.packing)
+    report("\n".join(scan.describe(seen, experiment.batch_size)))
+    looked_at = {"scan": scan.to_json(seen)}
+    images_per_step *= seen.now.images_per_row
+    taken_per_step *= seen.now.taken_per_row
+  opened, validation = {"train": source}, None
+  if experiment.validation is not None:
+    with blaming("config.validation"):
+      opened["validation"] = experiment.open(experiment.validation)
+      check_same_classes(source, opened["validation"])
+      validation = eval_reading(
+        experiment.validation,
+        opened["validation"],
+        experiment.patch_size.sizes,
+        model=experiment.model,
+        packing=experiment.packing,
+        batch_size=sharding.round_up(experiment.eval_batch_size, mesh),
+        on_bad_image=experiment.on_bad_image,
+      )
+    for setting in validation.settings:
+      if setting.image_hw is not None:
+        _check_tiling(experiment, setting.image_hw)
+  if experiment.test is not None:
+    with blaming("config.test"):
+      check_same_classes(source, experiment.open(experiment.test))
+      if experiment.test.resolution is not None:
+        loader_lib.refuse_random(
+          (*experiment.test.transforms, experiment.test.resolution)
+        )
+  teacher, taught_by = None, {}
+  if isinstance(experiment.task, distill.Distill):
+    with blaming("config.task.teacher"):
+      opened_teacher = teaching.load(
+        experiment.task.teacher,
+        source.classes,
+        experiment.model.num_classes,
+        teacher_hw(experiment) or loader.image_hw,
+      )
+    report("\n".join(("taught by", *opened_teacher.description)))
+    teacher = jax.device_put(opened_teacher.teacher, sharding.replicated(mesh))
+    taught_by = {"teacher": {"fingerprint": opened_teacher.digest}}
+  initial, origin = {}, {}
+  if experiment.init_from is not None and not resuming:
+    with blaming("config.init_from"):
+      initial, lines = read_initial(experiment)
+    report("\n".join(lines))
+    origin = {"init_from": lines}
+  total_steps = experiment.num_steps(len(source), taken_per_step)
+  with blaming("config.optimizer"):
+    tx = experiment.optimizer.build(total_steps)
+  run = Run(
+    experiment=experiment,
+    total_steps=total_steps,
+    mesh=mesh,
+    loader=loader,
+    validation=validation,
+    images_per_step=images_per_step,
+    tx=tx,
+    record={
+      "config": config.to_json(experiment),
+      "data": {
+        name: {"fingerprint": source.fingerprint, "images": len(source)}
+        for name, source in opened.items()
+      }
+      | taught_by,
+      "classes": list(source.classes),
+      "provenance": provenance.describe(),
+      **origin,
+      **looked_at,
+    },
+    initial=initial,
+    teacher=teacher,
+  )
+  with blaming("config.model"):
+    run.parameter_shapes  # noqa: B018 (initialises without computing)
+  with blaming("config.optimizer"):
+    run.state_shapes  # noqa: B018 (the same)
+  return run
+
+
+def _check_tiling(experiment: Experiment, image_hw) -> None:
+  if experiment.packing is None:
+    experiment.check_patch_sizes(image_hw)
+    return
+  try:
+    experiment.check_patch_sizes(image_hw)
+  except ConfigError as e:
+    text = str(e).removeprefix("config.patch_size: ")
+    raise ConfigError(
+      "config.validation has no resolution, so its images are cut as they are, "
+      f"and {text}; or give it a resolution, as config.train has"
+    ) from e
+
+
+def read_initial(experiment: Experiment) -> tuple[dict, list[str]]:
+  """What a run starts from: {name: array}, and lines that say what it is.
+
+  Raises:
+    ValueError: it cannot be loaded, or does not fit the model.
+  """
+  init = experiment.init_from
+  found = pretrained.read(init.checkpoint, step=init.step)
+  arrays, changes = fitting.fit(
+    found.model,
+    found.arrays,
+    experiment.model,
+    init.dont_load,
+    found.spec.path,
+  )
+  lines = [f"starting from {found}", *(f"  {line}" for line in changes)]
+  return arrays, "\n".join(lines).splitlines()

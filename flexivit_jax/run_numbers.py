@@ -1,0 +1,112 @@
+"""The numbers that training steps measure: their names, zeros and means."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flexivit_jax.core.means import Mean
+from flexivit_jax.core.tokens import Batch
+from flexivit_jax.evaluation.points import size_name
+from flexivit_jax.experiment import Experiment
+from flexivit_jax.nn import cost, vit
+from flexivit_jax.tasks import pack_report
+from flexivit_jax.training import norms, step
+
+# In G multiply-adds, as papers count FLOPs.
+PACKED_COST = "pack/gflops_per_image"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Numbers:
+  """What the steps of an experiment measure.
+
+  Attributes:
+    params: arrays or shapes.
+    image_hw: (height, width) of all images; None: they are packed.
+  """
+
+  experiment: Experiment
+  params: Any
+  image_hw: tuple[int, int] | None
+
+  def of_rows(self, batch: Batch) -> dict[str, Mean]:
+    """What packed rows hold and cost; nothing of images of one size."""
+    if self.experiment.packing is None:
+      return {}
+    return {
+      PACKED_COST: _packed_cost(self.experiment.model, batch),
+      **pack_report.pack_report(batch),
+    }
+
+  @property
+  def metrics(self) -> tuple[str, ...]:
+    """Names of the numbers that a training step measures, but for the
+    gradient's norm."""
+    packed = (*pack_report.METRICS, PACKED_COST)
+    packed = packed if self.experiment.packing else ()
+    return *self.experiment.task.metrics, *packed
+
+  @property
+  def arrays(self) -> dict[str, tuple[str, ...]]:
+    """Names in each array of numbers that a training step measures: a buffer
+    of its own for each number would cost small models some time."""
+    sizes = self.experiment.programs
+    by_size = tuple(f"loss@{size_name(s)}" for s in sizes if len(sizes) > 1)
+    named = {"norms": norms.names(self.params), "losses": by_size}
+    return {array: names for array, names in named.items() if names}
+
+  def zero(self) -> dict[str, Mean]:
+    """What the steps add to."""
+    zero = step.zero_metrics(self.metrics)
+    for array, names in self.arrays.items():
+      nothing = jnp.zeros(len(names))
+      count = jnp.zeros(()) if array == "norms" else nothing
+      zero[array] = Mean(nothing, count)
+    return zero
+
+  def with_loss_by_size(
+    self, measured: dict[str, Mean], program: tuple[int, int] | None
+  ) -> dict[str, Mean]:
+    """With the loss as that of its patch size as well, where there is one."""
+    if program is None:
+      return measured
+    programs = self.experiment.programs
+    place = programs.index(program), len(programs)
+    return measured | {"losses": measured["loss"].at(*place)}
+
+  def values(self, metrics) -> dict[str, float]:
+    """The means by name, without those of nothing; waits for them once."""
+    metrics = jax.device_get(metrics)
+    names = (*self.metrics, "gradient_norm")
+    values = {name: float(metrics[name]) for name in names}
+    for array, names in self.arrays.items():
+      total, count = np.broadcast_arrays(
+        metrics[array].total, metrics[array].count
+      )
+      means_of = zip(names, total.tolist(), count.tolist(), strict=True)
+      values |= {name: x / k for name, x, k in means_of if k}
+    return values
+
+  def gflops(self, program: tuple[int, int] | None) -> float:
+    """G multiply-adds of a step's forward pass; of packed rows it is measured.
+
+    A training step takes two floating-point operations for each, three times.
+    """
+    if program is None:
+      return 0.0
+    per_image = cost.multiply_adds(
+      self.experiment.model, self.image_hw, program
+    )
+    return self.experiment.batch_size * per_image / 1e9
+
+
+def _packed_cost(model: vit.ViT, batch: Batch) -> Mean:
+  """G multiply-adds that the forward pass of a packed image needs."""
+  tokens = batch.inputs
+  images = jnp.arange(1, tokens.num_images + 1)[None, :, None]
+  counts = (tokens.segments[:, None] == images).sum(axis=-1, dtype=jnp.float32)
+  needed = cost.packed_image_multiply_adds(model, counts, tokens.patch_sizes)
+  return Mean.of(needed / 1e9, batch.weights)
