@@ -15,7 +15,6 @@ import pytest
 
 import train
 from flexivit_jax import preparation
-from flexivit_jax import run as run_lib
 from flexivit_jax.experiment import ConfigError
 from flexivit_jax.training import time_split, writers
 from flexivit_jax.training.log import read_rows
@@ -305,7 +304,7 @@ def test_a_writer_that_fails_ends_no_run(
   # It is no choice of a config.
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(
-      run_lib.config, "to_json", lambda e: {"total_steps": e.total_steps}
+      preparation.config, "to_json", lambda e: {"total_steps": e.total_steps}
     )
     assert train.train(experiment, tmp_path) == 0
   assert capsys.readouterr().out.count("warning: lost: no network: ") == 1

@@ -217,11 +217,11 @@ def for_another_size(
       size: either would show something else.
   """
   sized = [hasattr(x, "size") for x in transforms]
-  first = sized.index(True) if True in sized else 0
+  first = sized.index(True) if True in sized else len(sized)
   if any(isinstance(x, RandAugment) for x in transforms[first:]):
     raise ValueError(
-      "rand_augment moves and cuts by pixels, so that images of two sizes would "
-      "not show the same: put it before the transform that sets the size"
+      "rand_augment moves and cuts by pixels, so images of two sizes would not "
+      "show the same: put it before the transform that sets the size"
     )
   if old_hw[0] * new_hw[1] != old_hw[1] * new_hw[0]:
     raise ValueError(

@@ -391,3 +391,66 @@ def test_what_enters_is_black():
   expected = np.zeros_like(white)
   expected[4:12, 4:12] = 255
   np.testing.assert_array_equal(transform(white, rng()), expected)
+
+
+# For a teacher that sees the same at another size.
+
+
+def shown(transforms, seed):
+  """One smooth image, as wide as high, through transforms."""
+  y, x = np.mgrid[:120, :160] / 120
+  image = np.stack([x, y, (x + y) / 3], -1) * 255
+  rng = np.random.default_rng(seed)
+  image = image.astype(np.uint8)
+  for transform in transforms:
+    image = transform(image, rng)
+  return image.astype(np.float64)
+
+
+@pytest.mark.parametrize(
+  "transforms",
+  [
+    (augment.InceptionCrop((24, 24)), augment.Flip()),
+    (augment.ResizeCrop(28, (24, 24)), augment.Affine()),
+    (augment.Resize((28, 28)), augment.CentralCrop((24, 24)), augment.Flip()),
+    (augment.RandAugment(2, 10), augment.Resize((24, 24))),
+  ],
+)
+def test_another_size_shows_the_same(transforms):
+  scaled = augment.for_another_size(transforms, (24, 24), (72, 72))
+  far = []
+  for seed in range(8):
+    small, large = shown(transforms, seed), shown(scaled, seed)
+    assert (small.shape, large.shape) == ((24, 24, 3), (72, 72, 3))
+    means = large.reshape(24, 3, 24, 3, 3).mean((1, 3))
+    # Edges of crops and turned corners fall between pixels.
+    assert np.abs(means - small)[3:-3, 3:-3].mean() < 6
+    far.append(np.abs(shown(transforms, seed + 1) - small).mean())
+  assert np.median(far) > 10 or isinstance(transforms[0], augment.Resize)
+
+
+def test_another_size_of_images_that_no_transform_sizes():
+  found = augment.for_another_size((augment.Flip(),), (24, 24), (48, 48))
+  assert found == (augment.Flip(), augment.Resize((48, 48)))
+
+
+@pytest.mark.parametrize(
+  ("transforms", "new", "text"),
+  [
+    (
+      (augment.Resize((24, 24)),),
+      (48, 36),
+      "48x36 pixels have another aspect ratio than 24x24",
+    ),
+    (
+      (augment.Resize((24, 24)), augment.RandAugment(2, 10)),
+      (48, 48),
+      "rand_augment moves and cuts by pixels, so images of two sizes would not "
+      "show the same: put it before the transform that sets the size",
+    ),
+  ],
+)
+def test_what_would_show_something_else_is_refused(transforms, new, text):
+  with pytest.raises(ValueError) as caught:
+    augment.for_another_size(transforms, (24, 24), new)
+  assert str(caught.value) == text
