@@ -74,7 +74,8 @@ def _others(file):
 
 
 def _scripts(folder):
-  return sorted(f for f in folder.glob("*.py") if f.stem != "__init__")
+  # What begins with an underscore is no config: configs share it.
+  return sorted(folder.glob("[!_]*.py"))
 
 
 def _run(path, spec, function):

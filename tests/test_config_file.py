@@ -7,6 +7,7 @@ import pytest
 
 from flexivit_jax import config, config_file
 from flexivit_jax.core import patch_size
+from flexivit_jax.core.text import listed
 from flexivit_jax.experiment import ConfigError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -46,7 +47,8 @@ def test_a_missing_file_lists_those_there(tmp_path):
 
 def test_without_config_files_there_the_projects_are_listed(monkeypatch):
   monkeypatch.chdir(CONFIGS.parent)
-  names = ", ".join(path.name for path in sorted(CONFIGS.glob("*.py")))
+  names = listed(path.name for path in sorted(CONFIGS.glob("[!_]*.py")))
+  assert "_recipe.py" not in names
   hint = "(did you mean configs/vit_digits.py?)"
   # Beside the commands lie no configs, whatever else lies there.
   for path in ("vit_digits", "nowhere/vit_digits.py", "docs/vit_digit.py"):

@@ -39,7 +39,7 @@ RECIPES = {
     "--config.test.source.split=test",
   ),
   "flexivit_digits_distill:TEACHER": (
-    "--config.task.teacher.patch_size=16",
+    "--config.task.teacher.patch_size=6",
     "--config.init_from=None",
   ),
   "navit_digits": (),
@@ -88,6 +88,9 @@ SLOW = (
   "pit_digits",
   "pit_digits:16",
   "flexi_navit_digits",
+  "flexivit_digits_distill:TEACHER",
+  "flexivit_folder:FOLDER",
+  "pit_cifar:28",
 )
 
 

@@ -208,7 +208,8 @@ def test_another_teacher_under_the_same_name_is_refused(
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(command, small_run, tmp_path):
   def start(workdir, **kwargs):
-    overrides = [f"--config.{x}" for x in (*SMALL, *LONG, "workers=1")]
+    more = ("workers=1", "ema=0.99", "accumulate=2")
+    overrides = [f"--config.{x}" for x in (*SMALL, *LONG, *more)]
     arguments = (f"--config={DISTILL}:{small_run[0]}", *overrides)
     return command("train.py", *arguments, f"--workdir={workdir}", **kwargs)
 

@@ -163,6 +163,7 @@ def test_a_run_without_a_checkpoint_can_be_started_otherwise(
   assert saved["config"]["total_steps"] == 3
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept_between_runs(
   command, small_config, tmp_path
 ):

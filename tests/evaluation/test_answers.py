@@ -42,6 +42,31 @@ def test_what_is_not_a_number_is_never_right():
   assert gather([got]).top(1) == 0
 
 
+def test_of_several_labels_the_one_that_comes_first_counts():
+  rng = np.random.default_rng(1)
+  logits = rng.normal(size=(50, 7)).astype(np.float32)
+  labels = np.sort(rng.integers(-1, 7, (50, 3)), axis=1)[:, ::-1]
+  labels[:2] = -1  # two images without a label
+  got = answer(
+    jnp.asarray(logits)[None],
+    jnp.full((1, 50, 7), 1 / 7),
+    jnp.zeros((1, 50)),
+    jnp.asarray(labels, jnp.int32)[None],
+    jnp.arange(50, dtype=jnp.int32)[None],
+  )
+  order = np.argsort(-logits, axis=-1).tolist()
+  for image in range(2, 50):
+    own = [x for x in labels[image].tolist() if x >= 0]
+    if not own:
+      continue
+    first = min(own, key=order[image].index)
+    assert got.label[0, image] == first
+    assert got.rank[0, image] == order[image].index(first)
+  assert got.label[0, :2].tolist() == [-1, -1]
+  assert got.rank[0, :2].tolist() == [7, 7]
+  assert gather([got]).top(7) == 0.96
+
+
 def some(index, rank=None, confidence=None, loss=None):
   n = len(index)
   zeros = np.zeros(n, np.int32)

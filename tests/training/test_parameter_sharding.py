@@ -112,7 +112,11 @@ def _step(model, where, **options):
   ("changes", "options"),
   [
     ({"size": vit.Size(16, 1, 32, 2)}, {}),
-    ({"scan": True, "remat": True, "dropout": 0.1}, {"accumulate": 2}),
+    pytest.param(
+      {"scan": True, "remat": True, "dropout": 0.1},
+      {"accumulate": 2},
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_a_step_equals_data_parallelism_in_float64(changes, options, float64):
