@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from flexivit_jax import config, pretrained
+from flexivit_jax import pretrained
 from flexivit_jax.cli import (
   arguments,
   cascades,
@@ -35,7 +35,7 @@ from flexivit_jax.cli import (
 )
 from flexivit_jax.core import resize
 from flexivit_jax.core.text import cut
-from flexivit_jax.data import bad_images, modes
+from flexivit_jax.data import modes
 from flexivit_jax.evaluation import (
   choice,
   costs,
@@ -70,14 +70,7 @@ def main(argv=None):
     help="how the patch embedding is resized: the way of FlexiViT, or one of "
     "those that it is compared with; default: pi",
   )
-  add("--batch_size", type=int, help="default: the run's, or 128")
-  add("--step", type=int, help="of a run: which checkpoint; default: the best")
-  add(
-    "--on_bad_image",
-    choices=tuple(config.CHOICES[bad_images.OnBadImage]),
-    help="whether an image that cannot be decoded ends the evaluation, or is "
-    "left out; default: the run's, or error",
-  )
+  views.add_loading_arguments(add)
   add(
     "--no_timing",
     action="store_true",
@@ -127,19 +120,12 @@ def evaluate(args) -> Sweep:
   run = vit.spec.experiment
   data = views.choose_data(args, run)
   mode = named_data.choose_mode(args, run, packed=args.budgets is not None)
-  batch_size = args.batch_size
-  if batch_size is None:
-    batch_size = run.eval_batch_size if run else 128
-  if batch_size < 1:
-    raise ConfigError(f"--batch_size {batch_size}: give at least 1")
   mesh = sharding.make_mesh()
-  batch_size = sharding.round_up(batch_size, mesh)
+  batch_size = views.choose_batch_size(args, run, mesh)
   with blaming("--data" if args.data else "config.test"):
     source = modes.open_source(data.source, mode)
     check_classes(vit, source)
-    policy = run.on_bad_image if run else bad_images.ERROR
-    if args.on_bad_image:
-      policy = config.CHOICES[bad_images.OnBadImage][args.on_bad_image]()
+    policy = views.choose_policy(args, run)
     whole = views.choose_reading(args, vit, data, source, batch_size, policy)
 
   compilation.enable_persistent_cache()

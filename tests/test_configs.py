@@ -58,7 +58,7 @@ SMOKE = (
   *("vit_s16_i1k", "flexivit_s_i1k", "flexivit_b_i1k", "flexivit_l_i1k"),
   *("flexivit_b_i21k", "flexivit_b_i21k,distilled", "navit_b16"),
   *("pix2struct_finetune", "pit_cifar100", "pit_in1k", "pit_trend"),
-  *("finetune", "linear_probe"),
+  *("finetune", "linear_probe", "flexivit_cifar", "flexivit_cifar,4"),
 )
 
 

@@ -29,11 +29,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from flexivit_jax import config, pretrained
+from flexivit_jax import pretrained
 from flexivit_jax.checkpoints import files
 from flexivit_jax.cli import arguments, errors, few_shot_data, reading, views
 from flexivit_jax.core.faults import Fault
-from flexivit_jax.data import bad_images
 from flexivit_jax.evaluation import features, few_shot, few_shot_results, sweep
 from flexivit_jax.evaluation.drawing import style
 from flexivit_jax.evaluation.drawing.few_shot import draw_few_shot
@@ -83,14 +82,7 @@ def main(argv=None):
     help="of --data, to choose the penalty on; without --data a run's "
     "validation data",
   )
-  add("--batch_size", type=int, help="default: the run's, or 128")
-  add("--step", type=int, help="of a run: which checkpoint; default: the best")
-  add(
-    "--on_bad_image",
-    choices=tuple(config.CHOICES[bad_images.OnBadImage]),
-    help="whether an image that cannot be decoded ends the evaluation, or is "
-    "left out; default: the run's, or error",
-  )
+  views.add_loading_arguments(add)
   add("--output", help="directory for few_shot.json and the figure")
   reading.add_facts(parser)
   args, _ = arguments.parse(parser, argv)
@@ -118,16 +110,9 @@ def evaluate(args) -> FewShot:
       "channels, and the images have 3"
     )
   run = vit.spec.experiment
-  batch_size = args.batch_size
-  if batch_size is None:
-    batch_size = run.eval_batch_size if run else 128
-  if batch_size < 1:
-    raise ConfigError(f"--batch_size {batch_size}: give at least 1")
   mesh = sharding.make_mesh()
-  batch_size = sharding.round_up(batch_size, mesh)
-  policy = run.on_bad_image if run else bad_images.ERROR
-  if args.on_bad_image:
-    policy = config.CHOICES[bad_images.OnBadImage][args.on_bad_image]()
+  batch_size = views.choose_batch_size(args, run, mesh)
+  policy = views.choose_policy(args, run)
   chosen = few_shot_data.choose(args, vit, (batch_size, policy))
 
   compilation.enable_persistent_cache()

@@ -3,16 +3,20 @@
 import functools
 from collections.abc import Callable
 
+from jax.sharding import Mesh
+
+from flexivit_jax import config
 from flexivit_jax.cli import named_data
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.resolution import NaFlex
-from flexivit_jax.data import augment, packs
+from flexivit_jax.data import augment, bad_images, packs
 from flexivit_jax.evaluation import readings
 from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.evaluation.sweep import Reading
 from flexivit_jax.experiment import (
   ConfigError,
   Data,
+  Experiment,
   TilingError,
   blaming,
   check_patch_size,
@@ -21,6 +25,7 @@ from flexivit_jax.experiment import (
 from flexivit_jax.loaded import LoadedViT
 from flexivit_jax.nn.vit import MAX_SIDE
 from flexivit_jax.run_data import eval_reading, shard
+from flexivit_jax.training import sharding
 
 Size = tuple[int, int]
 
@@ -46,6 +51,34 @@ def add_arguments(add: Callable) -> None:
     help="64,256: most patches of an image, which is scaled to come near them "
     "and keeps its aspect ratio; instead of --resolutions",
   )
+
+
+def add_loading_arguments(add: Callable) -> None:
+  add("--batch_size", type=int, help="default: the run's, or 128")
+  add("--step", type=int, help="of a run: which checkpoint; default: the best")
+  add(
+    "--on_bad_image",
+    choices=tuple(config.CHOICES[bad_images.OnBadImage]),
+    help="whether an image that cannot be decoded ends the evaluation, or is "
+    "left out; default: the run's, or error",
+  )
+
+
+def choose_batch_size(args, run: Experiment | None, mesh: Mesh) -> int:
+  """Over all devices: as asked for, or the run's, or 128; rounded up."""
+  size = args.batch_size
+  if size is None:
+    size = run.eval_batch_size if run else 128
+  if size < 1:
+    raise ConfigError(f"--batch_size {size}: give at least 1")
+  return sharding.round_up(size, mesh)
+
+
+def choose_policy(args, run: Experiment | None) -> bad_images.OnBadImage:
+  """For images that cannot be decoded: as asked for, or the run's."""
+  if args.on_bad_image:
+    return config.CHOICES[bad_images.OnBadImage][args.on_bad_image]()
+  return run.on_bad_image if run else bad_images.ERROR
 
 
 def choose_data(args, run) -> Data:
