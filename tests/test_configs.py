@@ -82,6 +82,7 @@ def folder(tmp_path_factory):
 # Whose parts the others have.
 SLOW = (
   "vit_digits",
+  "navit_digits",
   "navit_folder:FOLDER",
   "vit_digits:8",
   "vit_s16_i1k:FOLDER",

@@ -160,6 +160,7 @@ def test_packed_rows_have_neither(override, text):
   assert str(caught.value) == text
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_it(taught, capsys):
   dry_run.run(taught())
   out = capsys.readouterr().out

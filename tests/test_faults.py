@@ -406,6 +406,7 @@ def test_a_damaged_compilation_cache_changes_nothing(
 # Workers and disks.
 
 
+@pytest.mark.slow
 def test_a_lost_worker_ends_the_run_and_nothing_is_lost(
   uninterrupted, long_run, tmp_path
 ):

@@ -30,6 +30,8 @@ from flexivit_jax.core.text import format_bytes
 DIRECTORY = "checkpoints"
 ARRAYS = "arrays"
 PROGRESS = "progress.json"
+# Names of sums of metrics since the last row.
+NUMBERS = "running/"
 MODEL = "model.json"
 
 # The operating system's words for a full disk.
@@ -151,7 +153,8 @@ class Checkpoints:
     """The last step that is undamaged; None: nothing was saved yet.
 
     Args:
-      like: the arrays' items, as arrays that say shape, dtype and sharding.
+      like: the arrays' items, as arrays that say shape, dtype and sharding;
+        of those under "running" that were not saved, their values.
       report: called with a text for each damaged step, which is put aside.
 
     Raises:
@@ -295,12 +298,20 @@ def _restore_numpy(checkpointer, path, wanted):
 
 
 def _restore(path, like):
+  begun = _by_name(like)
   like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
   with ocp.StandardCheckpointer() as checkpointer:
     tree = checkpointer.metadata(path).item_metadata.tree
     # Before a byte is read: Orbax would cast silently, and says no more than
     # one difference.
     stored, wanted = _by_name(tree), _by_name(like)
+    # Numbers that an older program did not measure begin now.
+    new = {
+      name: x
+      for name, x in begun.items()
+      if name.startswith(NUMBERS) and name not in stored
+    }
+    wanted = {name: x for name, x in wanted.items() if name not in new}
     match.check_shapes(_params(stored), _params(wanted), path)
     match.check_shapes(stored, wanted, path)
     # In the stored tree's own structure: what holds no array, as optax's empty
@@ -309,9 +320,9 @@ def _restore(path, like):
       path,
       jax.tree.unflatten(jax.tree.structure(tree), map(wanted.get, stored)),
     )
-  arrays = _by_name(restored)
+  arrays = _by_name(restored) | new
   return jax.tree.unflatten(
-    jax.tree.structure(like), [arrays[name] for name in wanted]
+    jax.tree.structure(like), [arrays[name] for name in begun]
   )
 
 

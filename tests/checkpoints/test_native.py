@@ -137,6 +137,22 @@ def test_what_holds_no_array_may_have_changed_since(tmp_path):
     np.testing.assert_array_equal(x, np.ones(x.shape))
 
 
+def test_numbers_that_were_not_measured_yet_begin_now(tmp_path):
+  _save_all(tmp_path, [(1, None)])
+  like = _arrays(0.0)
+  like["running"] |= {"norms": {"total": jnp.arange(3.0)}}
+  checkpoints = native.Checkpoints(tmp_path)
+  restored = checkpoints.restore(like, print).arrays
+  assert jax.tree.structure(restored) == jax.tree.structure(like)
+  assert restored["running"]["loss"] == 1
+  assert restored["running"]["norms"]["total"].tolist() == [0, 1, 2]
+  # Of the state nothing may be missing.
+  like["state"]["params"]["new"] = jnp.zeros(2)
+  with pytest.raises(ValueError, match="new"):
+    checkpoints.restore(like, print)
+  checkpoints.close()
+
+
 def test_no_checkpoint_is_no_step(tmp_path):
   assert native.steps(tmp_path) == []
   assert _restore(tmp_path / "new") == (None, [])
