@@ -56,12 +56,7 @@ from flexivit_jax.training import compilation, memory, provenance, sharding
 def main(argv=None):
   parser = arguments.parser(__doc__)
   add = parser.add_argument
-  add(
-    "--checkpoint",
-    required=True,
-    help="a run, a file or directory of another program, or the name of a "
-    "published model: docs/checkpoints.md",
-  )
+  reading.add_checkpoint(parser)
   views.add_arguments(add)
   add(
     "--resize",
@@ -102,7 +97,6 @@ def main(argv=None):
     "data",
   )
   add("--output", help="directory for the report, results.json and figures")
-  reading.add_facts(parser)
   args, _ = arguments.parse(parser, argv)
   args.command = shlex.join(["python", "evaluate.py", *(argv or sys.argv[1:])])
   evaluate(args)

@@ -1,6 +1,12 @@
 """FlexiViT on ImageNet-1k, distilled from DeiT III, for any size of model."""
 
-from configs._recipe import FLEXIVIT_SIZES, config_of, source, split_argument
+from configs._recipe import (
+  FLEXIVIT_SIZES,
+  big_vision_adam,
+  config_of,
+  source,
+  split_argument,
+)
 
 
 def get_config(argument: str, size: str):
@@ -34,15 +40,7 @@ def get_config(argument: str, size: str):
     test=dict(source=source(where, "validation"), transforms=center),
     preprocessing="bv_compat",
     mix=(dict(name="mixup", alpha=1.0),),
-    optimizer=dict(
-      name="adamw",
-      learning_rate=1e-4,
-      weight_decay=1e-5,
-      decay_scale="schedule",
-      clip_norm=1.0,
-      mu_dtype="bfloat16",
-      schedule=dict(name="cosine", warmup_steps=5000),
-    ),
+    optimizer=big_vision_adam(1e-4, 1e-5, warmup_steps=5000),
     batch_size=1024,
     eval_batch_size=1024,
     total_epochs=90,

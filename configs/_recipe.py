@@ -37,6 +37,21 @@ def source(where: str, split: str) -> dict:
   return dict(name="image_folder", path=where, split=split)
 
 
+def big_vision_adam(
+  learning_rate: float, weight_decay: float, warmup_steps: int
+) -> dict:
+  """The optimiser that big_vision's recipes share, its decay in their way."""
+  return dict(
+    name="adamw",
+    learning_rate=learning_rate,
+    weight_decay=weight_decay,
+    decay_scale="schedule",
+    clip_norm=1.0,
+    mu_dtype="bfloat16",
+    schedule=dict(name="cosine", warmup_steps=warmup_steps),
+  )
+
+
 def config_of(where: str, **values) -> ConfigDict:
   """The recipe's config; of smoke, as much of it as runs in seconds."""
   config = ConfigDict(values)

@@ -19,7 +19,13 @@ Expected: no accuracies per patch size are published for these recipes; the
 released models are flexivit_b_i21k_300ep and its like. Not run here.
 """
 
-from configs._recipe import FLEXIVIT_SIZES, config_of, source, split_argument
+from configs._recipe import (
+  FLEXIVIT_SIZES,
+  big_vision_adam,
+  config_of,
+  source,
+  split_argument,
+)
 
 
 def get_config(argument: str):
@@ -68,15 +74,9 @@ def get_config(argument: str):
     test=dict(source=source(where, "full[:25600]"), transforms=center),
     preprocessing="bv_compat",
     mix=(dict(name="mixup", alpha=1.0 if distilled else 0.2),),
-    optimizer=dict(
-      name="adamw",
-      learning_rate=1e-4 if distilled else 1e-3,
-      weight_decay=1e-5 if distilled else 1e-4,
-      decay_scale="schedule",
-      clip_norm=1.0,
-      mu_dtype="bfloat16",
-      schedule=dict(name="cosine", warmup_steps=5000 if distilled else 10_000),
-    ),
+    optimizer=big_vision_adam(1e-4, 1e-5, warmup_steps=5000)
+    if distilled
+    else big_vision_adam(1e-3, 1e-4, warmup_steps=10_000),
     batch_size=4096,
     eval_batch_size=1024,
     total_epochs=90,

@@ -18,7 +18,12 @@ Expected, from the paper: 76.5 % in 90 epochs, 78.5 in 150, 80.0 in 300
 (--config.total_epochs=300); 6.5 hours on eight TPU v3 for 90. Not run here.
 """
 
-from configs._recipe import config_of, source, split_argument
+from configs._recipe import (
+  big_vision_adam,
+  config_of,
+  source,
+  split_argument,
+)
 
 
 def get_config(argument: str):
@@ -48,15 +53,7 @@ def get_config(argument: str):
     test=dict(source=source(where, "validation"), transforms=center),
     preprocessing="bv_compat",
     mix=(dict(name="mixup", alpha=0.2),),
-    optimizer=dict(
-      name="adamw",
-      learning_rate=1e-3,
-      weight_decay=1e-4,
-      decay_scale="schedule",
-      clip_norm=1.0,
-      mu_dtype="bfloat16",
-      schedule=dict(name="cosine", warmup_steps=10_000),
-    ),
+    optimizer=big_vision_adam(1e-3, 1e-4, warmup_steps=10_000),
     batch_size=1024,
     eval_batch_size=1024,
     total_epochs=90,

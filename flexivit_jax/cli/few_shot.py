@@ -48,12 +48,7 @@ MOST_SEEDS = 1000
 def main(argv=None):
   parser = arguments.parser(__doc__)
   add = parser.add_argument
-  add(
-    "--checkpoint",
-    required=True,
-    help="a run, a file or directory of another program, or the name of a "
-    "published model: docs/checkpoints.md",
-  )
+  reading.add_checkpoint(parser)
   views.add_arguments(add)
   add(
     "--train_split",
@@ -84,7 +79,6 @@ def main(argv=None):
   )
   views.add_loading_arguments(add)
   add("--output", help="directory for few_shot.json and the figure")
-  reading.add_facts(parser)
   args, _ = arguments.parse(parser, argv)
   words = sys.argv[1:] if argv is None else argv
   args.command = shlex.join(

@@ -43,13 +43,7 @@ def main(argv=None):
   parser = arguments.parser(__doc__)
   add = parser.add_argument
   add("images", nargs="+", metavar="IMAGE", help="a file or a folder")
-  add(
-    "--checkpoint",
-    required=True,
-    help="a run, a file or directory of another program, or the name of a "
-    "published model: docs/checkpoints.md",
-  )
-  add("--step", type=int, help="of a run: which checkpoint; default: the best")
+  reading.add_checkpoint(parser)
   add(
     "--patch_size",
     help="16 or 16x12; default: the checkpoint's, where it has one only",
@@ -99,7 +93,6 @@ def main(argv=None):
     action="store_true",
     help="with --features: those of each patch as well",
   )
-  reading.add_facts(parser)
   args, _ = arguments.parse(parser, argv)
   predict(args)
 

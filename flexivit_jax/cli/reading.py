@@ -14,6 +14,21 @@ def add_source(parser: Parser) -> None:
   parser.add_argument(
     "source", metavar="IN", help="a checkpoint, or a published one's name"
   )
+  _add_step_and_facts(parser)
+
+
+def add_checkpoint(parser: Parser) -> None:
+  """--checkpoint, which step of it, and what its file may not say."""
+  parser.add_argument(
+    "--checkpoint",
+    required=True,
+    help="a run, a file or directory of another program, or the name of a "
+    "published model: docs/checkpoints.md",
+  )
+  _add_step_and_facts(parser)
+
+
+def _add_step_and_facts(parser: Parser) -> None:
   parser.add_argument(
     "--step", type=int, help="of a run: which checkpoint; default: the best"
   )

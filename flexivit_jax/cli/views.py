@@ -55,7 +55,6 @@ def add_arguments(add: Callable) -> None:
 
 def add_loading_arguments(add: Callable) -> None:
   add("--batch_size", type=int, help="default: the run's, or 128")
-  add("--step", type=int, help="of a run: which checkpoint; default: the best")
   add(
     "--on_bad_image",
     choices=tuple(config.CHOICES[bad_images.OnBadImage]),

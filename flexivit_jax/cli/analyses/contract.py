@@ -49,20 +49,6 @@ class Analysis:
   run: Callable[[argparse.Namespace], Findings]
 
 
-def add_checkpoint(parser: Parser) -> None:
-  """--checkpoint, which step of it, and what its file may not say."""
-  parser.add_argument(
-    "--checkpoint",
-    required=True,
-    help="a run, a file or directory of another program, or the name of a "
-    "published model: docs/checkpoints.md",
-  )
-  parser.add_argument(
-    "--step", type=int, help="of a run: which checkpoint; default: the best"
-  )
-  reading.add_facts(parser)
-
-
 def read(args: argparse.Namespace) -> Checkpoint:
   """The checkpoint's arrays as they are stored; prints what was found."""
   given = reading.facts(args)

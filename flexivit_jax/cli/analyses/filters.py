@@ -1,6 +1,7 @@
 """filters: the patch embedding's filters, resized to every patch size."""
 
 from flexivit_jax.analysis import filters
+from flexivit_jax.cli import reading
 from flexivit_jax.cli.analyses import contract
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
 from flexivit_jax.core.patch_size import parse_hw
@@ -26,7 +27,7 @@ MOST = 32
 
 
 def add_arguments(parser) -> None:
-  contract.add_checkpoint(parser)
+  reading.add_checkpoint(parser)
   add = parser.add_argument
   add(
     "--patch_sizes",

@@ -6,8 +6,8 @@ import dataclasses
 import numpy as np
 
 from flexivit_jax.analysis import passes
-from flexivit_jax.cli import named_data
-from flexivit_jax.cli.analyses.contract import add_checkpoint, load
+from flexivit_jax.cli import named_data, reading
+from flexivit_jax.cli.analyses.contract import load
 from flexivit_jax.cli.arguments import Parser
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.patch_size import parse_hw
@@ -87,7 +87,7 @@ def add_arguments(
     images: how many, unless asked.
     most: images that a figure can show; None: it does not show them.
   """
-  add_checkpoint(parser)
+  reading.add_checkpoint(parser)
   add = parser.add_argument
   add(
     "--images",

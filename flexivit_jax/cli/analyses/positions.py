@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from flexivit_jax.analysis import similarity
+from flexivit_jax.cli import reading
 from flexivit_jax.cli.analyses import contract
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
 from flexivit_jax.core.patch_size import parse_hw
@@ -18,7 +19,7 @@ USUAL = (14, 14)
 
 
 def add_arguments(parser) -> None:
-  contract.add_checkpoint(parser)
+  reading.add_checkpoint(parser)
   parser.add_argument(
     "--grids",
     help="7x7,15x10: rows and columns of patches, beside the stored table; "
