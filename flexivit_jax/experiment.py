@@ -14,7 +14,12 @@ from flexivit_jax.data.parts import MAX_PARTS
 from flexivit_jax.nn import positions, vit
 from flexivit_jax.tasks import distill, supervised
 from flexivit_jax.tasks.task import Task
-from flexivit_jax.training import mixing, optimizer, parameter_sharding
+from flexivit_jax.training import (
+  mixing,
+  optimizer,
+  parameter_sharding,
+  sharding,
+)
 from flexivit_jax.training import writers as writers_lib
 
 
@@ -115,6 +120,7 @@ class Experiment:
       less memory for the same step.
     ema: decay of a moving average of the parameters, which is then what is
       evaluated; None: no average.
+    mesh: how the devices share rows, and the tokens of each.
     sharding: of parameters and optimiser state over the devices.
     seed: of parameters, data order, augmentation, patch sizes and dropout.
     eval_batch_size: images or rows per evaluation batch, over all devices.
@@ -146,6 +152,7 @@ class Experiment:
   total_epochs: float | None = None
   accumulate: int = 1
   ema: float | None = None
+  mesh: sharding.MeshSpec = sharding.MeshSpec()
   sharding: parameter_sharding.ParameterSharding = (
     parameter_sharding.Replicated()
   )

@@ -37,7 +37,8 @@ def prepare(
   Raises:
     ConfigError: naming what cannot work, and what would.
   """
-  mesh = sharding.make_mesh()
+  with blaming("config.mesh"):
+    mesh = sharding.make_mesh(experiment.mesh)
   with blaming("config.writers"):
     for writer in experiment.writers:
       writer.check()

@@ -13,6 +13,7 @@ import numpy as np
 from flexivit_jax import run_numbers
 from flexivit_jax.checkpoints import native
 from flexivit_jax.core.text import format_bytes
+from flexivit_jax.core.tokens import grid_shape
 from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.data import pack_loader
 from flexivit_jax.evaluation import sweep
@@ -21,6 +22,7 @@ from flexivit_jax.experiment import (
   blaming,
 )
 from flexivit_jax.nn import cost
+from flexivit_jax.nn.positions import TABLE, LearnedGrid
 from flexivit_jax.tasks import distill, losses
 from flexivit_jax.training import (
   compilation,
@@ -147,7 +149,22 @@ class Run:
       jax.eval_shape(init, self.parameter_shapes),
       self.experiment.sharding,
       self.mesh,
+      self._by_token,
     )
+
+  @property
+  def _by_token(self) -> dict[str, int]:
+    """Tables that have a row for each token, where these are shared."""
+    position = self.experiment.model.position
+    grids = {
+      grid_shape(self.loader.image_hw, size)
+      for size in self.experiment.programs
+      if size is not None
+    }
+    shared = self.mesh.shape["seq"] > 1
+    if shared and isinstance(position, LearnedGrid) and grids == {position.size}:
+      return {TABLE: math.prod(position.size)}
+    return {}
 
   @functools.cached_property
   def parameter_shapes(self):
@@ -201,7 +218,7 @@ class Run:
     batch = sharding.shapes(self.loader.example(), self.mesh)
     with self.explaining_memory(sizes):
       compiled = compilation.compile_sizes(
-        train_step,
+        sharding.on_mesh(train_step, self.mesh),
         sizes,
         arguments=(state, metrics, batch, self._read),
         jit_options={
@@ -227,8 +244,11 @@ class Run:
       reading = reading.only(
         lambda view, s: reading.is_packed(view) or s.patch_hw in sizes
       )
-    answer = functools.partial(
-      sweep.forward, self.experiment.task, self.experiment.model
+    answer = sharding.on_mesh(
+      functools.partial(
+        sweep.forward, self.experiment.task, self.experiment.model
+      ),
+      self.mesh,
     )
     with self.explaining_evaluation():
       return sweep.compile_programs(

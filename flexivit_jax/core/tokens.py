@@ -38,6 +38,8 @@ class Tokens:
       is a new trace, by type.
     num_images: static, image slots per row (E_max in the NaViT paper,
       arXiv:2307.06304); 1 on grids.
+    whole_grid: static (rows, cols) where every row is one image, all of this
+      grid; None: a row may be anything.
   """
 
   patches: jax.Array
@@ -47,6 +49,7 @@ class Tokens:
   size_index: jax.Array | None = None
   patch_sizes: tuple[tuple[int, int], ...] = _static(default=())
   num_images: int = _static(default=1)
+  whole_grid: tuple[int, int] | None = _static(default=None)
 
 
 @jax.tree_util.register_dataclass
@@ -121,6 +124,7 @@ def patchify_numpy(images, patch_hw: tuple[int, int]) -> Tokens:
     coords=coords[None].astype(np.int32),
     grid_hw=np.tile(np.array((gh, gw), np.int32), (1, gh * gw, 1)),
     patch_sizes=((ph, pw),),
+    whole_grid=(gh, gw),
   )
 
 

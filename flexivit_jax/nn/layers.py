@@ -12,7 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flexivit_jax.attention import kernels
+from flexivit_jax.attention import axes, dense, local
+from flexivit_jax.attention.distribution import Distribution
+from flexivit_jax.attention.kernels import Kernel
+from flexivit_jax.attention.query_sharded import QuerySharded
 from flexivit_jax.nn.context import Context, RelativeIndex, Rotation
 
 _bias_init = nn.initializers.normal(stddev=1e-6)
@@ -138,8 +141,8 @@ class RMSNorm(nn.Module):
     return rms_norm(x, scale, self.eps)
 
 
-def norm(eps: float, rms: bool, name: str) -> nn.Module:
-  return (RMSNorm if rms else LayerNorm)(eps, name=name)
+def norm(eps: float, rms: bool, name: str | None, **options) -> nn.Module:
+  return (RMSNorm if rms else LayerNorm)(eps, name=name, **options)
 
 
 class Dense(nn.Module):
@@ -178,6 +181,7 @@ class Attention(nn.Module):
     out_bias: whether the projection of the output has one.
     scale: of the products of queries and keys; None: 1 / sqrt(d / heads).
     rms_norm: for qk_norm: RMSNorm.
+    distribution: of the tokens' attention over devices.
   """
 
   num_heads: int
@@ -185,10 +189,11 @@ class Attention(nn.Module):
   eps: float
   qk_norm: bool = False
   qkv_bias: bool = True
-  kernel: kernels.Kernel = kernels.dense
+  kernel: Kernel = dense.Dense()
   out_bias: bool = True
   scale: float | None = None
   rms_norm: bool = False
+  distribution: Distribution = local.Local()
 
   @nn.compact
   def __call__(self, x, y, *, x_segments=None, y_segments=None, relation=None):
@@ -197,48 +202,86 @@ class Attention(nn.Module):
     relation: as in `Context`, for lq = lk.
     """
     d = x.shape[-1]
-    heads = (self.num_heads, d // self.num_heads)
-    project = functools.partial(
-      Dense, heads, self.dtype, use_bias=self.qkv_bias
-    )
-    q, k, v = (
-      project(name=name)(z)
-      for name, z in (("query", x), ("key", y), ("value", y))
-    )
-    if self.qk_norm:
-      q = norm(self.eps, self.rms_norm, "query_ln")(q)
-      k = norm(self.eps, self.rms_norm, "key_ln")(k)
-    if self.scale is not None:
-      # Every kernel divides by sqrt(d / heads).
-      q = q * (self.scale * heads[1] ** 0.5)
-    q, k, options = self._related(q, k, relation)
-    # For analysis, which computes the weights again; dropped by jit if unread.
-    self.sow("intermediates", "queries", q)
-    self.sow("intermediates", "keys", k)
-    attended = self.kernel(
-      q, k, v, q_segments=x_segments, kv_segments=y_segments, **options
-    )
+    segments = {"q_segments": x_segments, "kv_segments": y_segments}
+    q = self._query(x, relation)
+    if self._gathers_activations():
+      attended = self.distribution.from_activations(
+        self.kernel,
+        q,
+        y,
+        {
+          name: self.variables["params"][name]
+          for name in ("key", "value", "key_ln")[: 3 if self.qk_norm else 2]
+        },
+        self._keys_values_of,
+        extra=relation,
+        **segments,
+      )
+    else:
+      k = self._normed("key_ln", self._project("key", d)(y))
+      if isinstance(relation, Rotation):
+        k = relation(k)
+      v = self._project("value", d)(y)
+      # For analysis, which computes the weights again; dropped by jit if unread.
+      self.sow("intermediates", "queries", q)
+      self.sow("intermediates", "keys", k)
+      if isinstance(relation, RelativeIndex):
+        attended = self._biased(q, k, v, relation, segments)
+      else:
+        attended = self.distribution(self.kernel, q, k, v, **segments)
     return Dense(
       (d,), self.dtype, contract=2, use_bias=self.out_bias, name="out"
     )(attended.out)
 
-  def _related(self, q, k, relation):
-    """Queries, keys and the kernel's options, as a position asks for."""
-    match relation:
-      case Rotation():
-        return relation(q), relation(k), {}
-      case RelativeIndex():
-        if self.kernel is not kernels.dense:
-          raise ValueError(
-            "relative positions need the attention kernel dense: the others "
-            "have no bias"
-          )
-        shape = (*relation.table_hw, *q.shape[2:])
-        table = self.param("relative_key", nn.initializers.zeros, shape)
-        bias = relation.bias(q, table)
-        self.sow("intermediates", "bias", bias)
-        return q, k, {"bias": bias}
-    return q, k, {}
+  def _project(self, name, d, **options):
+    heads = (self.num_heads, d // self.num_heads)
+    return Dense(
+      heads, self.dtype, use_bias=self.qkv_bias, name=name, **options
+    )
+
+  def _query(self, x, relation):
+    q = self._normed("query_ln", self._project("query", x.shape[-1])(x))
+    if self.scale is not None:
+      # Every kernel divides by sqrt(d / heads).
+      q = q * (self.scale * q.shape[-1] ** 0.5)
+    return relation(q) if isinstance(relation, Rotation) else q
+
+  def _normed(self, name, x):
+    return norm(self.eps, self.rms_norm, name)(x) if self.qk_norm else x
+
+  def _gathers_activations(self) -> bool:
+    return (
+      isinstance(self.distribution, QuerySharded)
+      and self.distribution.gather == "activations"
+      and axes.parts() > 1
+      and not self.is_initializing()
+    )
+
+  def _keys_values_of(self, parameters, y, relation):
+    """The keys and values of y with these parameters: a pure function."""
+
+    def apply(module, name, x):
+      return module.apply({"params": parameters[name]}, x)
+
+    k, v = (
+      apply(self._project(None, y.shape[-1], parent=None), name, y)
+      for name in ("key", "value")
+    )
+    if self.qk_norm:
+      k = apply(norm(self.eps, self.rms_norm, None, parent=None), "key_ln", k)
+    return (relation(k) if isinstance(relation, Rotation) else k), v
+
+  def _biased(self, q, k, v, relation, segments):
+    if not isinstance(self.kernel, dense.Dense):
+      raise ValueError(
+        "relative positions need the attention kernel dense: the others "
+        "have no bias"
+      )
+    shape = (*relation.table_hw, *q.shape[2:])
+    table = self.param("relative_key", nn.initializers.zeros, shape)
+    bias = relation.bias(q, table)
+    self.sow("intermediates", "bias", bias)
+    return self.kernel(q, k, v, bias=bias, **segments)
 
 
 class Mlp(nn.Module):
@@ -294,11 +337,12 @@ class EncoderBlock(nn.Module):
   qkv_bias: bool = True
   layer_scale: float | None = None
   dropout: float = 0.0
-  kernel: kernels.Kernel = kernels.dense
+  kernel: Kernel = dense.Dense()
   rms_norm: bool = False
   gated_mlp: bool = False
   proj_bias: bool = True
   attention_scale: float | None = None
+  distribution: Distribution = local.Local()
 
   @nn.compact
   def __call__(self, x, context, drop_path, train: bool):
@@ -316,6 +360,7 @@ class EncoderBlock(nn.Module):
       self.proj_bias,
       self.attention_scale,
       self.rms_norm,
+      self.distribution,
       name="MultiHeadDotProductAttention_0",
     )(y, y, x_segments=segments, y_segments=segments, relation=relation)
     x = x + self._branch(y, "LayerScale_0", segments, drop_path, train)

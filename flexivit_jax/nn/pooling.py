@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flexivit_jax.attention import kernels
+from flexivit_jax.attention import key_sharded, shares
 from flexivit_jax.nn import layers
 
 
@@ -53,15 +53,16 @@ def average(x, segments, num_images: int):
   """
   dtype = jnp.promote_types(x.dtype, jnp.float32)
   if segments is None:
-    return x.astype(dtype).mean(axis=1, keepdims=True).astype(x.dtype)
+    mean = x.astype(dtype).mean(axis=1, keepdims=True)
+    return shares.mean(mean).astype(x.dtype)
   slots = jnp.arange(1, num_images + 1).reshape(1, 1, -1)
   member = (segments[..., None] == slots).astype(dtype)
   # where, not a product: what padding holds may not be finite.
   real = jnp.where(segments[..., None] > 0, x.astype(dtype), 0)
   member = jnp.broadcast_to(member, (x.shape[0], *member.shape[1:]))
-  total = jnp.einsum("ble,bld->bed", member, real)
-  count = jnp.maximum(member.sum(axis=1), 1)[..., None]
-  return (total / count).astype(x.dtype)
+  total = shares.total(jnp.einsum("ble,bld->bed", member, real))
+  count = jnp.maximum(shares.total(member.sum(axis=1)), 1)
+  return (total / count[..., None]).astype(x.dtype)
 
 
 class MapHead(nn.Module):
@@ -75,7 +76,6 @@ class MapHead(nn.Module):
   dtype: jnp.dtype
   eps: float
   exact_gelu: bool = False
-  kernel: kernels.Kernel = kernels.dense
   rms_norm: bool = False
 
   @nn.compact
@@ -92,7 +92,7 @@ class MapHead(nn.Module):
       self.num_heads,
       self.dtype,
       self.eps,
-      kernel=self.kernel,
+      distribution=key_sharded.KeySharded(),
       name="MultiHeadDotProductAttention_0",
     )(probes, x, x_segments=slots, y_segments=segments)
     y = layers.norm(self.eps, self.rms_norm, "LayerNorm_0")(x)

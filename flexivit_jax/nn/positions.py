@@ -47,6 +47,13 @@ class Position(Protocol):
     """
     del tables, coords, grid_hw, width
 
+  def of_whole(
+    self, tables: dict[str, jax.Array], grid_hw: tuple[int, int]
+  ) -> jax.Array | None:
+    """`[1, l, width]` of a whole grid where that is a table as it is stored;
+    None: it is computed token by token."""
+    del tables, grid_hw
+
   def relation(
     self, coords, *, prefix: int, head_width: int
   ) -> Rotation | RelativeIndex | None:
@@ -134,6 +141,10 @@ class LearnedGrid(Position):
   def tables(self, width):
     init = nn.initializers.normal(stddev=width**-0.5)
     return {TABLE: (init, (1, self.size[0] * self.size[1], width))}
+
+  def of_whole(self, tables, grid_hw):
+    # Not only cheaper: tokens and table may lie on many devices, by place.
+    return tables[TABLE] if grid_hw == self.size else None
 
   def __call__(self, tables, coords, grid_hw, width):
     table = tables[TABLE].reshape(*self.size, width)

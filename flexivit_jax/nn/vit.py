@@ -8,6 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flexivit_jax.attention import axes, dense, query_sharded, shares
+from flexivit_jax.attention.distribution import Distribution
+from flexivit_jax.attention.kernels import Kernel
 from flexivit_jax.core.tokens import Tokens, standardize
 from flexivit_jax.nn import layers, pooling, positions
 from flexivit_jax.nn.context import Context
@@ -123,6 +126,10 @@ class ViT(nn.Module):
       softmax, norms' statistics and logits stay float32.
     scan: one traced block over stacked parameters; compiles faster.
     remat: recompute each block in the backward pass; takes less memory.
+    kernel: how attention is computed. `dense` where rows are short, `blockwise`
+      where their tokens squared are too many numbers.
+    distribution: of attention where devices share the tokens of a row; on one
+      device all are the same.
   """
 
   size: Size
@@ -155,6 +162,8 @@ class ViT(nn.Module):
   dtype: str = "float32"
   scan: bool = False
   remat: bool = False
+  kernel: Kernel = dense.Dense()
+  distribution: Distribution = query_sharded.QuerySharded()
 
   def __post_init__(self):
     super().__post_init__()
@@ -214,6 +223,7 @@ class ViT(nn.Module):
     dtype = jnp.dtype(self.dtype)
     if self.standardize:
       tokens = standardize(tokens)
+    tokens = jax.tree.map(shares.own, tokens)
     stem = PatchEmbedding(
       self.size.width,
       self.kernel_hw,
@@ -244,14 +254,26 @@ class ViT(nn.Module):
       name: self._table(name, *init_and_shape)
       for name, init_and_shape in self.position.tables(self.size.width).items()
     }
-    added = self.position(
-      tables, tokens.coords, tokens.grid_hw, self.size.width
-    )
-    return stem if added is None else stem + added.astype(stem.dtype)
+    added = None
+    if tokens.whole_grid is not None:
+      added = self.position.of_whole(tables, tokens.whole_grid)
+    if added is None:
+      added = self.position(
+        tables, tokens.coords, tokens.grid_hw, self.size.width
+      )
+    if added is None:
+      return stem
+    if added.shape[1] != stem.shape[1]:  # whole, but the tokens are a share
+      added = shares.own(added)
+    return shares.split(stem + added.astype(stem.dtype))
 
   def _table(self, name, init, shape):
     """The parameter of a name that may have a slash."""
     group, _, leaf = name.rpartition("/")
+    if axes.inside_shard_map():
+      # Maybe the rows of the device's own tokens alone, not what `shape` says.
+      found = self.get_variable("params", group or leaf)
+      return found[leaf] if group else found
     if not group:
       return self.param(name, init, shape)
     return self.param(group, lambda key: {leaf: init(key, shape)})[leaf]
@@ -270,7 +292,12 @@ class ViT(nn.Module):
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     block = layers.EncoderBlock
     if self.remat:
-      block = nn.remat(block, prevent_cse=not self.scan, static_argnums=(4,))
+      block = nn.remat(
+        block,
+        prevent_cse=not self.scan,
+        static_argnums=(4,),
+        policy=self.distribution.kept,
+      )
     block = functools.partial(
       block,
       num_heads=self.size.num_heads,
@@ -286,6 +313,8 @@ class ViT(nn.Module):
       gated_mlp=self.gated_mlp,
       proj_bias=self.proj_bias,
       attention_scale=self.attention_scale,
+      kernel=self.kernel,
+      distribution=self.distribution,
     )
     x = layers.Encoder(
       block,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Protocol
 
 import jax
@@ -56,18 +57,31 @@ class Fsdp:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
-def placed(shapes, sharding: ParameterSharding, mesh: Mesh):
+def placed(
+  shapes,
+  sharding: ParameterSharding,
+  mesh: Mesh,
+  by_token: Mapping[str, int] | None = None,
+):
   """Shapes that say where each array lies.
 
   Args:
     shapes: a tree of arrays or shapes.
+    by_token: names of tables with a row for each token, `[1, l, d]`, and their
+      l: such a table, its average and its moments lie where the tokens lie,
+      over `seq`.
   """
+  by_token = by_token or {}
 
-  def place(x):
-    where = sharding(x.shape, mesh)
+  def place(path, x):
+    rows = by_token.get(getattr(path[-1], "key", None)) if path else None
+    if x.shape[:2] == (1, rows):
+      where = NamedSharding(mesh, PartitionSpec(None, "seq"))
+    else:
+      where = sharding(x.shape, mesh)
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
-  return jax.tree.map(place, shapes)
+  return jax.tree_util.tree_map_with_path(place, shapes)
 
 
 def gathered(params, where):
@@ -81,7 +95,7 @@ def gathered(params, where):
     where: the sharding of each.
   """
   return jax.tree.map(
-    lambda x, at: x if at.is_fully_replicated else _gather(x, at),
+    lambda x, at: _gather(x, at) if "data" in at.spec else x,
     params,
     where,
   )

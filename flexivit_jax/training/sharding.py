@@ -1,15 +1,71 @@
-"""Devices: one mesh, rows over `data`, everything else replicated."""
+"""Devices: one mesh, rows over `data`, the tokens of a row over `seq`."""
+
+import dataclasses
+import functools
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
-def make_mesh() -> Mesh:
-  """All devices of all processes along one axis, `data`."""
+@dataclasses.dataclass(frozen=True)
+class MeshSpec:
+  """How all devices of all processes share a step.
+
+  Attributes:
+    data: groups of devices, each with rows of its own; None: as many as there
+      are devices for.
+    seq: devices in a group, each with its share of every row's tokens.
+  """
+
+  data: int | None = None
+  seq: int = 1
+
+  def __post_init__(self):
+    for name in ("data", "seq"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f"{name} is {value}: give at least 1")
+
+
+def make_mesh(spec: MeshSpec | None = None) -> Mesh:
+  """All devices along the axes `data` and `seq`; neighbours share a sequence.
+
+  Args:
+    spec: None: rows alone are shared.
+
+  Raises:
+    ValueError: there are not as many, with the meshes that there are.
+  """
+  spec, count = spec or MeshSpec(), jax.device_count()
+  data = spec.data or max(1, count // spec.seq)
+  if data * spec.seq != count:
+    meshes = [
+      f"data={count // seq}, seq={seq}"
+      for seq in range(1, count + 1)
+      if count % seq == 0
+    ]
+    raise ValueError(
+      f"data={data}, seq={spec.seq} is a mesh of {data * spec.seq} devices, "
+      f"but there are {count}: give {' or '.join(meshes)}"
+    )
   return jax.make_mesh(
-    (jax.device_count(),), ("data",), axis_types=(AxisType.Auto,)
+    (data, spec.seq),
+    ("data", "seq"),
+    axis_types=(AxisType.Auto, AxisType.Auto),
   )
+
+
+def on_mesh(function, mesh: Mesh):
+  """A function that is traced for these devices: what shares tokens between
+  them (`attention`, `nn`) finds the mesh there."""
+
+  @functools.wraps(function)
+  def traced(*args, **kwargs):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return function(*args, **kwargs)
+
+  return traced
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -98,6 +98,8 @@ def stream(key: jax.Array, name: str, step) -> jax.Array:
 Measure = Callable[..., dict[str, Mean]]
 # (key, batch) -> batch, what is drawn on the devices for each step.
 Augment = Callable[..., Any]
+# (measure, params, batch, key, images=, accumulate=) -> gradients, metrics.
+Gradients = Callable[..., tuple[Any, dict[str, Mean]]]
 
 
 def zero_metrics(names) -> dict[str, Mean]:
@@ -117,6 +119,7 @@ def train_step(
   beside: Mapping[str, Mean] | None = None,
   accumulate: int = 1,
   ema: float | None = None,
+  gradients_of: Gradients | None = None,
 ) -> tuple[TrainState, dict[str, Mean]]:
   """One step down the gradient of the batch's loss.
 
@@ -135,6 +138,8 @@ def train_step(
       t it is (1 + t) / (10 + t) where that is less, so that the average forgets
       the initial parameters soon (as TensorFlow's ExponentialMovingAverage with
       num_updates).
+    gradients_of: how gradients are averaged over devices; None: as the
+      compiler does it (`mean_gradients`).
 
   Returns:
     The new state, and `metrics` with this step's sums and counts added.
@@ -144,24 +149,9 @@ def train_step(
   if augment is not None:
     batch = augment(stream(run_key, "augment", state.step), batch)
 
-  def loss(params, batch, key):
-    measured = measure(params, batch, dropout_key=key)
-    value = measured["loss"]
-    if accumulate > 1:
-      return value.total, measured
-    if images is None:
-      return value.compute(), measured
-    return value.total / images, measured
-
-  gradient = jax.grad(loss, has_aux=True)
-  if accumulate == 1:
-    gradients, measured = gradient(state.params, batch, key)
-  else:
-    gradients, measured = _summed(
-      functools.partial(gradient, state.params), batch, key, accumulate
-    )
-    count = measured["loss"].count if images is None else images
-    gradients = jax.tree.map(lambda x: x / jnp.maximum(count, 1e-30), gradients)
+  gradients, measured = (gradients_of or mean_gradients)(
+    measure, state.params, batch, key, images=images, accumulate=accumulate
+  )
   updates, opt_state = tx.update(gradients, state.opt_state, state.params)
   norm = optax.tree.norm(gradients)
   measured = {**measured, "gradient_norm": Mean(norm, jnp.ones(()))}
@@ -185,8 +175,45 @@ def train_step(
   return new, {name: metrics[name] + measured[name] for name in metrics}
 
 
-def _summed(gradient, batch, key, accumulate):
-  """Gradients and metrics, each summed over microbatches one after another."""
+def mean_gradients(
+  measure: Measure, params, batch, key, *, images=None, accumulate: int = 1
+):
+  """Gradients of the loss, and the batch's metrics; arguments as for
+  `train_step`. Where devices share the batch or the parameters, the compiler
+  sums over them."""
+  if accumulate > 1:
+    gradients, measured = summed_gradients(
+      measure, params, batch, key, accumulate
+    )
+    count = measured["loss"].count if images is None else images
+    return divided(gradients, count), measured
+
+  def loss(params):
+    measured = measure(params, batch, dropout_key=key)
+    value = measured["loss"]
+    mean = value.compute() if images is None else value.total / images
+    return mean, measured
+
+  return jax.grad(loss, has_aux=True)(params)
+
+
+def divided(gradients, count):
+  """Of a summed loss, by the number of its images, or by 1 where there are
+  none."""
+  return jax.tree.map(lambda x: x / jnp.maximum(count, 1e-30), gradients)
+
+
+def summed_gradients(measure: Measure, params, batch, key, accumulate: int):
+  """Gradients of the loss's sum, and the batch's metrics, each summed over
+  microbatches one after another."""
+
+  def loss(params, batch, key):
+    measured = measure(params, batch, dropout_key=key)
+    return measured["loss"].total, measured
+
+  gradient = functools.partial(jax.grad(loss, has_aux=True), params)
+  if accumulate == 1:
+    return gradient(batch, key)
 
   def cut(x):
     # Every n-th row: rows next to each other lie on one device, which so keeps

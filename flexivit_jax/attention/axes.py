@@ -1,0 +1,82 @@
+"""The mesh's axes, and how attention is split over them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+from jax.sharding import PartitionSpec
+
+DATA = "data"  # rows
+SEQ = "seq"  # the tokens of a row
+
+
+def parts() -> int:
+  """Devices that share a row, in the context that is being traced."""
+  return _size(SEQ)
+
+
+def inside_shard_map() -> bool:
+  """Whether arrays are already one device's share of their tokens."""
+  return SEQ in jax.sharding.get_abstract_mesh().manual_axes
+
+
+def splits_rows() -> bool:
+  """Whether arrays of the context have rows of several devices."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return _size(DATA) > 1 and DATA not in mesh.manual_axes
+
+
+def _size(axis: str) -> int:
+  return dict(jax.sharding.get_abstract_mesh().shape).get(axis, 1)
+
+
+def per_device(
+  f: Callable,
+  split: Any,
+  whole: Any,
+  replicated: Any = None,
+  *,
+  whole_rows: bool = False,
+  check_vma: bool = True,
+):
+  """f on each device's share: one `shard_map`, manual over every axis.
+
+  Args:
+    f: of three pytrees of arrays, as `split`, `whole` and `replicated`;
+      returns arrays `[b, l, ...]`, of the device's own tokens.
+    split: arrays `[b or 1, l, ...]` of which f sees its own tokens.
+    whole: the same, of which f sees all tokens.
+    replicated: arrays of which f sees everything.
+    whole_rows: f returns all tokens of its rows.
+    check_vma: see `jax.shard_map`; kernels of libraries lack it.
+
+  Rows go over `data` if it divides them, else each of its devices computes
+  all: a model is initialised with one row.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  rows = max(x.shape[0] for x in jax.tree.leaves((split, whole)))
+  data = DATA if splits_rows() and rows % _size(DATA) == 0 else None
+
+  def spec(tokens):
+    def of(x):
+      return PartitionSpec(data if x.shape[0] == rows else None, tokens)
+
+    return of
+
+  return jax.shard_map(
+    f,
+    in_specs=(
+      jax.tree.map(spec(SEQ), split),
+      jax.tree.map(spec(None), whole),
+      jax.tree.map(lambda _: PartitionSpec(), replicated),
+    ),
+    out_specs=PartitionSpec(data, None if whole_rows else SEQ),
+    axis_names=set(mesh.axis_names) - set(mesh.manual_axes),
+    check_vma=check_vma,
+  )(split, whole, replicated)
+
+
+def gather(x, axis: int = 1):
+  """All tokens of an array that holds its device's own; inside shard_map."""
+  return lax.all_gather(x, SEQ, axis=axis, tiled=True)

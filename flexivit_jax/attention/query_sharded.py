@@ -1,0 +1,161 @@
+"""Each device attends from its own tokens to all (LSS Transformer)."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from flexivit_jax.attention import axes, distribution, kernels, local
+from flexivit_jax.attention.kernels import Kernel, Partial
+
+# What is gathered, for `jax.checkpoint_policies.save_only_these_names`: kept,
+# it is not gathered again in the backward pass of a rematerialised layer.
+GATHERED = "gathered"
+
+
+@dataclasses.dataclass(frozen=True)
+class QuerySharded:
+  """Queries stay, keys and values are gathered (arXiv:2311.02382).
+
+  One all-gather forward, one reduce-scatter backward. Each device sends, with
+  A = b l d and P devices, in elements, for each direction:
+
+    gather="keys_values": 2 A (P - 1) / P, keys and values in one.
+    gather="activations": A (P - 1) / P: the input of both projections, which
+      every device then computes for all tokens. See `from_activations`.
+
+  Memory is O(l): all keys and values are on each device.
+
+  Attributes:
+    gather: what is gathered.
+    keep: where a layer is rematerialised, keep what was gathered, O(l) for each
+      layer, instead of gathering it again in the backward pass.
+  """
+
+  gather: Literal["keys_values", "activations"] = "keys_values"
+  keep: bool = True
+
+  def __post_init__(self):
+    if self.gather not in ("keys_values", "activations"):
+      raise ValueError(
+        f"gather is keys_values or activations, not {self.gather!r}"
+      )
+
+  def __call__(
+    self, kernel: Kernel, q, k, v, *, q_segments=None, kv_segments=None
+  ) -> Partial:
+    """As in `Distribution`, for gather="keys_values"."""
+    if self.gather != "keys_values" and axes.parts() > 1:
+      raise ValueError(
+        "QuerySharded(gather='activations') gathers what keys and values are "
+        "made of: call from_activations"
+      )
+    if axes.parts() == 1:
+      return local.attend(kernel, q, k, v, q_segments, kv_segments)
+    kernels.check_segments(q_segments, kv_segments)
+    if axes.inside_shard_map():
+      if kv_segments is not None:
+        kv_segments = axes.gather(kv_segments)
+      return _keys_values((kernel, q, k, v, q_segments), kv_segments)
+    self.check(
+      length=q.shape[1],
+      num_heads=q.shape[2],
+      parts=axes.parts(),
+      kernel=kernel,
+    )
+
+    def own(split, whole, _):
+      return _keys_values((kernel, *split), whole)
+
+    return axes.per_device(own, (q, k, v, q_segments), kv_segments)
+
+  def from_activations(
+    self,
+    kernel: Kernel,
+    q,
+    y,
+    parameters: Any,
+    project: Callable,
+    *,
+    extra: Any = None,
+    q_segments=None,
+    kv_segments=None,
+  ) -> Partial:
+    """Attention with keys and values made from gathered activations.
+
+    Args:
+      q: `[b, l, h, dh]`.
+      y: `[b, l, d]`, what keys and values are projected from.
+      parameters: pytree, the same on all devices. Each device's gradient is of
+        its own queries; `shard_map` with check_vma=True sums them, else the
+        caller does.
+      project: pure `(parameters, y, extra) -> (k, v)` for any number of
+        tokens.
+      extra: pytree of arrays `[b or 1, l, ...]` that `project` reads, as
+        rotations; not differentiated if they are the same in all layers.
+    """
+    if axes.parts() == 1:
+      k, v = project(parameters, y, extra)
+      return local.attend(kernel, q, k, v, q_segments, kv_segments)
+
+    kernels.check_segments(q_segments, kv_segments)
+
+    def own(split, whole, parameters):
+      q, y, q_segments = split
+      kv_segments, extra = whole
+      y = checkpoint_name(axes.gather(y), GATHERED)
+      k, v = project(parameters, y, extra)
+      return kernel(q, k, v, q_segments=q_segments, kv_segments=kv_segments)
+
+    split, whole = (q, y, q_segments), (kv_segments, extra)
+    if axes.inside_shard_map():
+      return own(split, jax.tree.map(axes.gather, whole), parameters)
+    self.check(
+      length=q.shape[1],
+      num_heads=q.shape[2],
+      parts=axes.parts(),
+      kernel=kernel,
+    )
+
+    def own_gradients(split, whole, parameters):
+      # Each device's own until the end, where they are summed once: `project`
+      # may have a derivative of its own, which knows of no other devices.
+      mesh = jax.sharding.get_abstract_mesh()
+      names = tuple(mesh.axis_names)
+      vary = functools.partial(lax.pcast, axis_name=names, to="varying")
+      return own(split, whole, jax.tree.map(vary, parameters))
+
+    return axes.per_device(own_gradients, split, whole, parameters)
+
+  def check(
+    self, *, length: int, num_heads: int, parts: int, kernel: Kernel
+  ) -> None:
+    if parts == 1:
+      return
+    distribution.check_length(length, parts)
+    if not kernel.takes_other_queries:
+      raise ValueError(
+        f"kernel {distribution.name_of(kernel)} attends among one set of "
+        "tokens, but query_sharded from a device's own to all: take the "
+        "distribution ulysses, or the kernel blockwise"
+      )
+
+  @property
+  def kept(self):
+    """What rematerialisation keeps, so that nothing is gathered twice."""
+    if not self.keep:
+      return None
+    return jax.checkpoint_policies.save_only_these_names(GATHERED)
+
+
+def _keys_values(split, kv_segments) -> Partial:
+  kernel, q, k, v, q_segments = split
+  # One collective for both; the gradient is one reduce-scatter.
+  both = axes.gather(jnp.stack([k, v]), axis=2)
+  k, v = checkpoint_name(both, GATHERED)
+  return kernel(q, k, v, q_segments=q_segments, kv_segments=kv_segments)

@@ -1,0 +1,75 @@
+"""Devices swap tokens for heads, attend, and swap back (DeepSpeed-Ulysses)."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from flexivit_jax.attention import axes, distribution, kernels, local
+from flexivit_jax.attention.kernels import Kernel, Partial
+
+
+@dataclasses.dataclass(frozen=True)
+class Ulysses:
+  """Each device attends among all tokens, in its share of the heads
+  (arXiv:2309.14509).
+
+  One all-to-all of queries, keys and values together and one of the output,
+  and the same backward: each device sends 4 A (P - 1) / P^2 elements in each
+  direction, with A = b l d and P devices, which must divide the heads. Any
+  kernel serves. The lse stays with its head's device: None.
+  """
+
+  kept: ClassVar[None] = None
+
+  def __call__(
+    self, kernel: Kernel, q, k, v, *, q_segments=None, kv_segments=None
+  ) -> Partial:
+    if axes.parts() == 1:
+      return local.attend(kernel, q, k, v, q_segments, kv_segments)
+    kernels.check_segments(q_segments, kv_segments)
+    self.check(
+      length=q.shape[1] * (axes.parts() if axes.inside_shard_map() else 1),
+      num_heads=q.shape[2],
+      parts=axes.parts(),
+      kernel=kernel,
+    )
+    # One array where the caller has one: kernels may ask for that.
+    segments = [q_segments]
+    if kv_segments is not q_segments:
+      segments.append(kv_segments)
+
+    def own(split, segments, _):
+      q_segments, kv_segments = (segments * 2)[:2]
+      # Heads over devices, tokens together: [3, b, l, h / P, dh].
+      q, k, v = lax.all_to_all(
+        jnp.stack(split), axes.SEQ, split_axis=3, concat_axis=2, tiled=True
+      )
+      out = kernel(q, k, v, q_segments=q_segments, kv_segments=kv_segments).out
+      out = lax.all_to_all(
+        out, axes.SEQ, split_axis=1, concat_axis=2, tiled=True
+      )
+      return Partial(out, None)
+
+    if axes.inside_shard_map():
+      return own((q, k, v), jax.tree.map(axes.gather, segments), None)
+    return axes.per_device(
+      own, (q, k, v), segments, check_vma=kernel.partitionable
+    )
+
+  def check(
+    self, *, length: int, num_heads: int, parts: int, kernel: Kernel
+  ) -> None:
+    if parts == 1:
+      return
+    distribution.check_length(length, parts)
+    if num_heads % parts:
+      works = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
+      raise ValueError(
+        f"{num_heads} heads do not divide over the {parts} devices of the "
+        "mesh's axis seq, as the distribution ulysses needs: take "
+        f"{' or '.join(map(str, works))} devices, or the distribution "
+        "query_sharded or ring"
+      )
