@@ -19,6 +19,17 @@ import flax.linen as nn
 import numpy as np
 
 from flexivit_jax import config_file
+from flexivit_jax.attention import (
+  blockwise,
+  dense,
+  local,
+  query_sharded,
+  ring,
+  triton,
+  ulysses,
+)
+from flexivit_jax.attention.distribution import Distribution
+from flexivit_jax.attention.kernels import Kernel
 from flexivit_jax.config_file import to_plain
 from flexivit_jax.core import patch_size, resolution, token_drop
 from flexivit_jax.core.text import cut, listed, nearest, quoted, show
@@ -61,6 +72,17 @@ CHOICES: dict[Any, dict[str, Any]] = {
     "gap": pooling.Gap,
     "tok": pooling.ClassToken,
     "map": pooling.Map,
+  },
+  Kernel: {
+    "dense": dense.Dense,
+    "blockwise": blockwise.Blockwise,
+    "triton": triton.Triton,
+  },
+  Distribution: {
+    "local": local.Local,
+    "query_sharded": query_sharded.QuerySharded,
+    "ring": ring.Ring,
+    "ulysses": ulysses.Ulysses,
   },
   task.Task: {
     "supervised": supervised.Supervised,

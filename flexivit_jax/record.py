@@ -21,7 +21,7 @@ RESUMABLE = (
   # Bad images change no batch before the first of them.
   *("threads", "workers", "test", "on_bad_image", "writers"),
   # The same step, computed another way.
-  *("accumulate", "sharding"),
+  *("accumulate", "sharding", "mesh", "model.kernel", "model.distribution"),
 )
 
 
@@ -70,7 +70,9 @@ def _check_same_run(old: Mapping, new: Mapping, workdir) -> None:
     line
     for part in ("config", "data")
     for line in config.differences(old[part], new[part])
-    if line.split(":")[0].split(".")[0] not in RESUMABLE
+    if not f"{line.split(':')[0]}.".startswith(
+      tuple(f"{name}." for name in RESUMABLE)
+    )
   ]
   if changed:
     raise ConfigError(

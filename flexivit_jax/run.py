@@ -26,6 +26,7 @@ from flexivit_jax.nn.positions import TABLE, LearnedGrid
 from flexivit_jax.tasks import distill, losses
 from flexivit_jax.training import (
   compilation,
+  double_averaging,
   matmul_rate,
   memory,
   mixing,
@@ -210,6 +211,7 @@ class Run:
         augment=self.augment if self.experiment.mix else None,
         accumulate=self.experiment.accumulate,
         ema=self.experiment.ema,
+        gradients_of=self._gradients_of,
       )
 
     everywhere = sharding.replicated(self.mesh)
@@ -230,6 +232,15 @@ class Run:
         what="train step",
       )
     return {size: Step(x, self._read) for size, x in compiled.items()}
+
+  @property
+  def _gradients_of(self):
+    if not self.experiment.mesh.double_averaging:
+      return None
+    is_by_token = jax.tree_util.tree_map_with_path(
+      lambda path, _: path[-1].key in self._by_token, self.parameter_shapes
+    )
+    return functools.partial(double_averaging.gradients, by_token=is_by_token)
 
   def compile_evaluation(self, params, report, sizes=None):
     """Programs of the evaluation by setting; none without validation data.

@@ -5,10 +5,16 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 DATA = "data"  # rows
 SEQ = "seq"  # the tokens of a row
+
+# What came from other devices, or was made of it, by the name that
+# `jax.checkpoint_policies.save_only_these_names` takes: kept, a rematerialised
+# layer sends nothing again in its backward pass.
+GATHERED = "gathered"
 
 
 def parts() -> int:
@@ -75,6 +81,11 @@ def per_device(
     axis_names=set(mesh.axis_names) - set(mesh.manual_axes),
     check_vma=check_vma,
   )(split, whole, replicated)
+
+
+def received(x):
+  """x, named `GATHERED`."""
+  return jax.tree.map(lambda x: checkpoint_name(x, GATHERED), x)
 
 
 def gather(x, axis: int = 1):

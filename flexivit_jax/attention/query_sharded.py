@@ -3,19 +3,14 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 
 from flexivit_jax.attention import axes, distribution, kernels, local
 from flexivit_jax.attention.kernels import Kernel, Partial
-
-# What is gathered, for `jax.checkpoint_policies.save_only_these_names`: kept,
-# it is not gathered again in the backward pass of a rematerialised layer.
-GATHERED = "gathered"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +32,7 @@ class QuerySharded:
       layer, instead of gathering it again in the backward pass.
   """
 
-  gather: Literal["keys_values", "activations"] = "keys_values"
+  gather: str = "keys_values"
   keep: bool = True
 
   def __post_init__(self):
@@ -108,7 +103,7 @@ class QuerySharded:
     def own(split, whole, parameters):
       q, y, q_segments = split
       kv_segments, extra = whole
-      y = checkpoint_name(axes.gather(y), GATHERED)
+      y = axes.received(axes.gather(y))
       k, v = project(parameters, y, extra)
       return kernel(q, k, v, q_segments=q_segments, kv_segments=kv_segments)
 
@@ -156,6 +151,5 @@ class QuerySharded:
 def _keys_values(split, kv_segments) -> Partial:
   kernel, q, k, v, q_segments = split
   # One collective for both; the gradient is one reduce-scatter.
-  both = axes.gather(jnp.stack([k, v]), axis=2)
-  k, v = checkpoint_name(both, GATHERED)
+  k, v = axes.received(axes.gather(jnp.stack([k, v]), axis=2))
   return kernel(q, k, v, q_segments=q_segments, kv_segments=kv_segments)

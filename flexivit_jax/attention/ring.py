@@ -79,7 +79,7 @@ def _forward(kernel, parts, q, k, v, q_segments, kv_segments):
   block = jnp.stack([k, v]), kv_segments
   total, block = lax.fori_loop(0, parts - 1, hop, (total, block))
   total = merged(total, block)
-  total = Partial(total.out.astype(v.dtype), total.lse)
+  total = axes.received(Partial(total.out.astype(v.dtype), total.lse))
   return total, (q, k, v, q_segments, kv_segments, total)
 
 

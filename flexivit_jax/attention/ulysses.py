@@ -44,14 +44,16 @@ class Ulysses:
     def own(split, segments, _):
       q_segments, kv_segments = (segments * 2)[:2]
       # Heads over devices, tokens together: [3, b, l, h / P, dh].
-      q, k, v = lax.all_to_all(
-        jnp.stack(split), axes.SEQ, split_axis=3, concat_axis=2, tiled=True
+      q, k, v = axes.received(
+        lax.all_to_all(
+          jnp.stack(split), axes.SEQ, split_axis=3, concat_axis=2, tiled=True
+        )
       )
       out = kernel(q, k, v, q_segments=q_segments, kv_segments=kv_segments).out
       out = lax.all_to_all(
         out, axes.SEQ, split_axis=1, concat_axis=2, tiled=True
       )
-      return Partial(out, None)
+      return Partial(axes.received(out), None)
 
     if axes.inside_shard_map():
       return own((q, k, v), jax.tree.map(axes.gather, segments), None)

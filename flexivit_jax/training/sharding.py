@@ -16,10 +16,13 @@ class MeshSpec:
     data: groups of devices, each with rows of its own; None: as many as there
       are devices for.
     seq: devices in a group, each with its share of every row's tokens.
+    double_averaging: gradients are averaged explicitly (`double_averaging`)
+      instead of by the compiler: once for all microbatches.
   """
 
   data: int | None = None
   seq: int = 1
+  double_averaging: bool = False
 
   def __post_init__(self):
     for name in ("data", "seq"):
