@@ -190,6 +190,8 @@ class Experiment:
         f"keep is {self.keep}: keep at least 2 checkpoints, so that one "
         "survives damage to the other"
       )
+    if self.mesh.double_averaging:
+      self._check_double_averaging()
     if self.packing is None:
       for name in ("train", "validation", "test"):
         data = getattr(self, name)
@@ -222,6 +224,21 @@ class Experiment:
       )
     elif isinstance(self.patch_size, patch_size.ScheduledPatchSize):
       self.patch_size.for_image(None, None)  # says why not
+
+  def _check_double_averaging(self):
+    """Refuses what one `shard_map` round the whole model does not do."""
+    problem = None
+    if self.sharding != parameter_sharding.Replicated():
+      problem = 'parameters that are shared by fsdp: take sharding="replicated"'
+    elif isinstance(self.task, distill.Distill):
+      problem = "a teacher: take the task supervised"
+    elif self.model.standardize:
+      problem = "images standardised by all their patches: give image_mean"
+    if problem:
+      raise ValueError(
+        f"mesh.double_averaging does not go with {problem}, or "
+        "mesh.double_averaging=False"
+      )
 
   def program(self, step: int) -> tuple[int, int] | None:
     """The patch size that a step's program is compiled for; None: any, packed.

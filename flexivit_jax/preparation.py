@@ -7,6 +7,7 @@ import jax
 from flexivit_jax import config, pretrained, teaching
 from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.data import scan
+from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import (
   ConfigError,
   Experiment,
@@ -14,6 +15,7 @@ from flexivit_jax.experiment import (
   check_same_classes,
 )
 from flexivit_jax.formats import fitting
+from flexivit_jax.nn import cost, shared_rows
 from flexivit_jax.run import Run
 from flexivit_jax.run_data import eval_reading, teacher_hw, train_loader
 from flexivit_jax.tasks import distill
@@ -87,6 +89,7 @@ def prepare(
         loader_lib.refuse_random(
           (*experiment.test.transforms, experiment.test.resolution)
         )
+  _check_shared_rows(experiment, mesh, loader, validation)
   teacher, taught_by = None, {}
   if isinstance(experiment.task, distill.Distill):
     with blaming("config.task.teacher"):
@@ -136,6 +139,35 @@ def prepare(
   with blaming("config.optimizer"):
     run.state_shapes  # noqa: B018 (the same)
   return run
+
+
+def _check_shared_rows(experiment: Experiment, mesh, loader, validation):
+  """Refuses rows of patches that the devices could not share."""
+
+  def check(place, length):
+    with blaming(place):
+      shared_rows.check(
+        experiment.model,
+        length=length,
+        parts=mesh.shape["seq"],
+        platform=mesh.devices.flat[0].platform,
+      )
+
+  if experiment.packing is not None:
+    check("config.packing", experiment.packing.row_length)
+  else:
+    for size in experiment.patch_size.sizes:
+      place = f"{size_name(size)} patches of config.patch_size"
+      check(place, cost.tokens(loader.image_hw, size))
+  if validation is None:
+    return
+  for view, settings in enumerate(validation.views):
+    for setting in settings:
+      if validation.is_packed(view):
+        length = validation.loader.example(view).inputs.patches.shape[1]
+      else:
+        length = cost.tokens(setting.image_hw, setting.patch_hw)
+      check("config.validation", length)
 
 
 def _check_tiling(experiment: Experiment, image_hw) -> None:

@@ -163,7 +163,9 @@ class Run:
       if size is not None
     }
     shared = self.mesh.shape["seq"] > 1
-    if shared and isinstance(position, LearnedGrid) and grids == {position.size}:
+    if (
+      shared and isinstance(position, LearnedGrid) and grids == {position.size}
+    ):
       return {TABLE: math.prod(position.size)}
     return {}
 
@@ -276,7 +278,8 @@ class Run:
       sharding.shapes(self.loader.example(), self.mesh),
       ema=state.ema,
       patch_hw=patch_hw,
-      num_devices=self.mesh.size,
+      num_devices=self.mesh.shape["data"],
+      parts=self.mesh.shape["seq"],
       held=self._read,
       accumulate=self.experiment.accumulate,
     )

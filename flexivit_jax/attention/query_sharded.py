@@ -145,7 +145,7 @@ class QuerySharded:
     """What rematerialisation keeps, so that nothing is gathered twice."""
     if not self.keep:
       return None
-    return jax.checkpoint_policies.save_only_these_names(GATHERED)
+    return jax.checkpoint_policies.save_only_these_names(axes.GATHERED)
 
 
 def _keys_values(split, kv_segments) -> Partial:

@@ -1,8 +1,8 @@
 """Keys and values travel round the devices (ring attention)."""
 
 import dataclasses
-from typing import ClassVar
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp

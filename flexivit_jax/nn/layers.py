@@ -222,7 +222,7 @@ class Attention(nn.Module):
       if isinstance(relation, Rotation):
         k = relation(k)
       v = self._project("value", d)(y)
-      # For analysis, which computes the weights again; dropped by jit if unread.
+      # For analysis, which computes the weights again; jit drops them unread.
       self.sow("intermediates", "queries", q)
       self.sow("intermediates", "keys", k)
       if isinstance(relation, RelativeIndex):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.extend import core
+from jax.sharding import AbstractMesh, AxisType, use_abstract_mesh
 
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.text import format_bytes
@@ -68,6 +69,7 @@ def estimate(
   held=(),
   ema=None,
   accumulate: int = 1,
+  parts: int = 1,
 ) -> Memory:
   """Memory of a training step at one patch size, without compiling it.
 
@@ -92,12 +94,14 @@ def estimate(
       for those that have a sharding and so say which part.
     batch: arrays or shapes, rows first, of the whole batch.
     patch_hw: (height, width) of a patch in pixels.
-    num_devices: that share the rows.
+    num_devices: groups of devices that share the rows.
     platform: "cpu", "gpu" or "tpu"; None: JAX's default. A CPU computes
       bfloat16 in float32, and attends with one head at a time.
     held: arrays that `measure` holds, such as a teacher's; they count as
       activations.
     accumulate: microbatches that the batch is cut into.
+    parts: devices of a group, which share the tokens of each row: outside of
+      attention each has so much less to keep.
   """
   platform = platform or jax.default_backend()
 
@@ -116,9 +120,13 @@ def estimate(
   def rows(parts):
     return jax.tree.map(lambda x: share(x, parts), batch)
 
-  gradient = jax.make_jaxpr(jax.grad(loss))(
-    jax.tree.map(whole, params), rows(num_devices * accumulate)
+  group = AbstractMesh(
+    (1, parts), ("data", "seq"), axis_types=(AxisType.Auto,) * 2
   )
+  with use_abstract_mesh(group):
+    gradient = jax.make_jaxpr(jax.grad(loss))(
+      jax.tree.map(whole, params), rows(num_devices * accumulate)
+    )
   parameters = _tree_bytes(params)
   return Memory(
     parameters=parameters,
@@ -126,7 +134,7 @@ def estimate(
     # Those of a microbatch, and the sum so far.
     gradients=parameters * (2 if accumulate > 1 else 1),
     activations=_tree_bytes((rows(num_devices), held))
-    + _peak(gradient.jaxpr, platform, results=False),
+    + _peak(gradient.jaxpr, platform, results=False, parts=parts),
   )
 
 
@@ -147,11 +155,14 @@ def _bytes(array, platform: str = "") -> int:
   return array.dtype.itemsize * math.prod(array.shape)
 
 
-def _peak(jaxpr: core.Jaxpr, platform: str, *, results: bool = True) -> int:
-  """Most bytes that are alive at once in a traced program.
+def _peak(
+  jaxpr: core.Jaxpr, platform: str, *, results: bool = True, parts: int = 1
+) -> int:
+  """Most bytes of a device that are alive at once in a traced program.
 
   Args:
     results: whether what it returns counts. What it is given never does.
+    parts: devices that share its arrays.
   """
   source, last_use = {}, {}
 
@@ -177,24 +188,29 @@ def _peak(jaxpr: core.Jaxpr, platform: str, *, results: bool = True) -> int:
     for v in eqn.outvars:
       kept = v in last_use and v not in source
       if kept and (results or v not in returned):
-        size = _bytes(v.aval, platform)
+        size = _bytes(v.aval, platform) // parts
         dying[last_use[v]] = dying.get(last_use[v], 0) + size
         born += size
-    peak = max(peak, live + max(born, _work(eqn, born, platform)))
+    peak = max(peak, live + max(born, _work(eqn, born, platform, parts)))
     live += born - dying.pop(i, 0)
   return peak
 
 
-def _work(eqn: core.JaxprEqn, born: int, platform: str) -> int:
+def _work(eqn: core.JaxprEqn, born: int, platform: str, parts: int) -> int:
   """Bytes that one operation needs at once, with its results."""
-  parts = [part for value in eqn.params.values() for part in _programs(value)]
+  programs = [
+    part for value in eqn.params.values() for part in _programs(value)
+  ]
   name = eqn.primitive.name
   if name == "cond" and eqn.params.get("branches_platforms"):
     # lax.platform_dependent: the first branch that is for this platform.
     platforms = eqn.params["branches_platforms"]
     chosen = [p is None or platform in p for p in platforms].index(True)
-    parts = [parts[chosen]]
-  inner = max((_peak(part, platform) for part in parts), default=0)
+    programs = [programs[chosen]]
+  if name == "shard_map":
+    parts = 1  # what it sees is one device's share
+  needs = (_peak(program, platform, parts=parts) for program in programs)
+  inner = max(needs, default=0)
   # A loop fills its stacked results while the body runs; elsewhere what comes
   # out of the inner program is the result.
   return born + inner if name in ("scan", "while") else inner

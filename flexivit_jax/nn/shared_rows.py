@@ -1,0 +1,47 @@
+"""Which models can share the tokens of a row between devices."""
+
+from flexivit_jax.nn.relations import Relative
+from flexivit_jax.nn.vit import ViT
+
+
+def check(model: ViT, *, length: int, parts: int, platform: str) -> None:
+  """Refuses what attention could not compute, before anything is compiled.
+
+  Args:
+    length: patches of a row.
+    parts: devices that share it.
+    platform: of the devices: "cpu", "gpu" or "tpu".
+
+  Raises:
+    ValueError: with what would work.
+  """
+  heads = model.size.num_heads
+  model.kernel.check(
+    platform=platform,
+    head_width=model.size.width // heads,
+    dtype=model.dtype,
+  )
+  if parts > 1:
+    _check_tokens(model, parts)
+  model.distribution.check(
+    length=length, num_heads=heads, parts=parts, kernel=model.kernel
+  )
+
+
+def _check_tokens(model: ViT, parts: int) -> None:
+  shared = f"{parts} devices of the mesh's axis seq share each row"
+  if model.pool.class_token:
+    raise ValueError(
+      f"a class token stands before the patches, and {shared}, which then "
+      'would not divide: take pool="gap" or "map"'
+    )
+  if model.registers:
+    raise ValueError(
+      f"{model.registers} register tokens stand before the patches, and "
+      f"{shared}, which then would not divide: take registers=0"
+    )
+  if isinstance(model.position, Relative):
+    raise ValueError(
+      f"relative positions need all pairs of tokens, and {shared}: take "
+      "learned_grid, sincos2d or rotary positions, or seq=1"
+    )
