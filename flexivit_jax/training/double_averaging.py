@@ -46,7 +46,7 @@ def gradients(
       lies over `seq`.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  parts, groups = mesh.shape[SEQ], mesh.shape[DATA]
+  groups = mesh.shape[DATA]
 
   def own(params, batch, key):
     key = jax.random.fold_in(key, lax.axis_index(DATA))
@@ -58,7 +58,7 @@ def gradients(
 
     def average(gradient, is_by_token):
       if is_by_token:
-        return lax.pmean(gradient / parts, DATA)
+        return lax.pmean(_own_share(gradient), DATA)
       # Both means at once: the same number, fewer bytes.
       return lax.pmean(gradient, (DATA, SEQ))
 
@@ -76,3 +76,7 @@ def gradients(
     # What a device computes is meant to differ from the others'.
     check_vma=False,
   )(params, batch, key)
+
+
+def _own_share(gradient):
+  return gradient / lax.axis_size(SEQ)
