@@ -11,8 +11,9 @@ than Ti, its heads as it has them: `pit_cifar.py:32,S`.
 After arXiv:2406.09415 as others report it: Ti with 12 heads, learned positions
 without a prior of two dimensions, class token; AdamW with b2 0.95 and weight
 decay 0.3, peak 0.004 at batch 1024, 20 epochs of warm-up, crops of 0.2 to 1 of
-the area, and 2,400 epochs. Not in it: their jitter of colours, and their mean
-and deviation of pixels. A CPU needs other numbers: --config.batch_size=8.
+the area, and 2,400 epochs. Their jitter of colours, grey images and ImageNet's
+mean and deviation of pixels are left out; configs/pit_cifar100.py has all of
+them. A CPU needs other numbers: --config.batch_size=8.
 """
 
 from ml_collections import ConfigDict
