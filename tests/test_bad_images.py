@@ -51,7 +51,7 @@ def test_a_bad_image_ends_the_run_with_its_path(
   assert line.startswith(f"error: {torn}: cannot decode this image: ")
   assert way_out == (
     "mend it, or leave it out: --config.on_bad_image=skip of train.py, "
-    "--on_bad_image=skip of evaluate.py"
+    "--on_bad_image=skip of evaluate.py and cli.few_shot"
   )
   # The batches before it are kept, and the run can go on without it.
   (saved,) = native.steps(workdir)

@@ -30,7 +30,8 @@ def run(main: Callable[[], None]) -> None:
     _end(f"error: {e}", 2)
   except BadImageError as e:
     way_out = "mend it, or leave it out: --config.on_bad_image=skip of train.py"
-    _end(f"error: {e}\n{way_out}, --on_bad_image=skip of evaluate.py", 1)
+    others = "--on_bad_image=skip of evaluate.py and cli.few_shot"
+    _end(f"error: {e}\n{way_out}, {others}", 1)
   except WorkerError as e:
     print(f"error: {e}", file=sys.stderr)
     files.remove_unfinished()

@@ -71,7 +71,7 @@ def test_faults_are_told_as_they_are(capsys):
   image = BadImageError("a.jpg: cannot decode this image: cut")
   way_out = (
     "mend it, or leave it out: --config.on_bad_image=skip of train.py, "
-    "--on_bad_image=skip of evaluate.py"
+    "--on_bad_image=skip of evaluate.py and cli.few_shot"
   )
   assert ending(image, capsys) == (1, f"error: {image}\n{way_out}\n")
 
