@@ -223,13 +223,52 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
       )
     place = child
   try:
-    value = to_plain(ast.literal_eval(text))
-  # What is not Python's notation, too deep for it, or no value in it.
-  except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+    value = to_plain(_parse(text))
+  except _NOT_PYTHON:
+    if _HOLDS_DICT.match(text):
+      raise ConfigError(
+        f"--config.{cut(key, 100)}: {show(text)} is not in Python's notation: "
+        f"{_QUOTES}"
+      ) from None
     value = {"true": True, "false": False}.get(text, text)
   if last == "name" and place.get("name") not in (None, value):
     place.clear()
   place[last] = value
+
+
+# What is not Python's notation, too deep for it, or no value in it.
+_NOT_PYTHON = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
+_HOLDS_DICT = re.compile(r"[(\[\s]*(\{|dict\()")
+_QUOTES = (
+  "quote the texts in it, and the whole once more for the shell: "
+  "'--config.KEY=(dict(name=\"x\", size=8),)'"
+)
+
+
+def _parse(text: str):
+  """A value in Python's notation, in which `dict(a=1)` is `{"a": 1}`.
+
+  Raises: one of `_NOT_PYTHON`.
+  """
+  return ast.literal_eval(_Dicts().visit(ast.parse(text.strip(), mode="eval")))
+
+
+class _Dicts(ast.NodeTransformer):
+  """Calls of dict with names and values, as a config file has them, to dicts.
+
+  Any other call stays one, which `ast.literal_eval` refuses.
+  """
+
+  def visit_Call(self, node):
+    self.generic_visit(node)
+    names = [keyword.arg for keyword in node.keywords]
+    is_dict = isinstance(node.func, ast.Name) and node.func.id == "dict"
+    if not is_dict or node.args or len({*names} - {None}) < len(names):
+      return node
+    return ast.Dict(
+      [ast.Constant(name) for name in names],
+      [keyword.value for keyword in node.keywords],
+    )
 
 
 def from_plain(raw: Mapping[str, Any]) -> Experiment:
@@ -420,6 +459,8 @@ def _remedy(hint, value):
       # One pair of quotes is the shell's.
       text = f'"{text}"' if isinstance(candidate, str) else text
       return f"; give {text}"
+  if isinstance(value, str) and value.startswith(("(", "[")):
+    return f"; {_QUOTES}"
   return ""
 
 
@@ -435,6 +476,10 @@ def _candidates(value):
     for kind in (int, float):
       with contextlib.suppress(ValueError):
         yield kind(value)
+    with contextlib.suppress(*_NOT_PYTHON):
+      # In quotes too many.
+      parsed = to_plain(_parse(value))
+      yield from (parsed, (parsed,))
   if isinstance(value, float) and value.is_integer():
     yield int(value)
   if type(value) is int:

@@ -15,6 +15,7 @@ from flexivit_jax.experiment import ConfigError, Data, Experiment
 from flexivit_jax.nn import pooling, positions, vit
 from flexivit_jax.tasks import losses, supervised
 from flexivit_jax.training import optimizer
+from flexivit_jax.training.parameter_groups import Group
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # Recipes on a folder need its path.
@@ -218,6 +219,89 @@ def test_an_override_is_typed(override, expected):
     value = getattr(value, name)
   assert value == expected
   assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+  ("written", "same"),
+  [
+    ("dict(name='fixed', size=8)", "{'name': 'fixed', 'size': 8}"),
+    (" dict(name='fixed',size=(8,6)) ", "{'name': 'fixed', 'size': (8, 6)}"),
+  ],
+)
+def test_dict_is_written_as_in_a_config_file(written, same):
+  assert build(f"patch_size={written}") == build(f"patch_size={same}")
+  assert build(f"patch_size={written}") != build()
+
+
+def test_dicts_within_others_are_read_too():
+  groups = "(dict(pattern='head/.*', multiplier=10.0),)"
+  assert build(f"optimizer.groups={groups}").optimizer.groups == (
+    Group("head/.*", multiplier=10.0),
+  )
+  whole = f"dict(name='adamw', learning_rate=0.1, groups={groups})"
+  assert build(f"optimizer={whole}").optimizer == optimizer.AdamW(
+    0.1, groups=(Group("head/.*", multiplier=10.0),)
+  )
+
+
+# A pattern may begin as a tuple does.
+def test_what_is_no_notation_is_a_text_where_a_text_may_stand():
+  overrides = (
+    "optimizer.weight_decay=0",
+    "optimizer.decay_pattern=(cls|head)/.*",
+  )
+  assert build(*overrides).optimizer.decay_pattern == "(cls|head)/.*"
+
+
+QUOTES = (
+  "quote the texts in it, and the whole once more for the shell: "
+  "'--config.KEY=(dict(name=\"x\", size=8),)'"
+)
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "dict(pattern=head, multiplier=10.0)",  # the shell took the quotes
+    "(dict(pattern=head/.*, multiplier=10.0),)",
+    "({name: wandb},)",
+    "dict(a=1, a=2)",
+    "dict(**{'a': 1})",
+    "dict([('a', 1)])",
+    "dict(a=print('run'))",
+    "(dict(a=1)",
+  ],
+)
+def test_a_dict_that_cannot_be_read_is_refused_with_what_can(text, capsys):
+  assert refusal(f"optimizer.groups={text}") == (
+    f"--config.optimizer.groups: {text!r} is not in Python's notation: {QUOTES}"
+  )
+  assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+  ("text", "shown"),
+  [
+    (
+      "dict(pattern='a', multiplier=2)",
+      "{'pattern': 'a', 'multiplier': 2}",
+    ),
+    # In quotes too many.
+    (
+      "'dict(pattern=\"a\", multiplier=2)'",
+      "'dict(pattern=\"a\", multiplier=2)'",
+    ),
+    (
+      "'(dict(pattern=\"a\", multiplier=2),)'",
+      "'(dict(pattern=\"a\", multiplier=2),)'",
+    ),
+  ],
+)
+def test_a_dict_alone_or_in_quotes_is_pointed_to_its_tuple(text, shown):
+  assert refusal(f"optimizer.groups={text}") == (
+    f"config.optimizer.groups is {shown}: expected a tuple; give "
+    "({'pattern': 'a', 'multiplier': 2},)"
+  )
 
 
 def test_the_last_override_wins_and_others_stay():
@@ -453,6 +537,10 @@ def test_a_whole_group_can_be_taken_away():
       "train.transforms=({'name': 'affine', 'shfit': 0.1},)",
       "config.train.transforms[0].shfit: no such key (did you mean 'shift'?); "
       "valid: degrees, scale, shift",
+    ),
+    (
+      "train.transforms=(flip,)",
+      f"config.train.transforms is '(flip,)': expected a tuple; {QUOTES}",
     ),
     # Choices.
     (
