@@ -11,6 +11,7 @@ with status 143, 130 or 129; a second one ends it at once.
 
 import collections
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -102,7 +103,12 @@ def train(
   if workdir.exists() and not workdir.is_dir():
     raise ConfigError(f"--workdir {workdir} is a file: give a directory")
   resuming = bool(native.steps(workdir))
-  run = preparation.prepare(experiment, print, resuming=resuming)
+  run = preparation.prepare(
+    experiment,
+    print,
+    resuming=resuming,
+    has_step=functools.partial(native.is_whole, workdir),
+  )
   if window is not None:
     with blaming("--profile"):
       window.check(run.total_steps)
@@ -138,8 +144,10 @@ def run_steps(run, workdir: pathlib.Path, checkpoints, window) -> int:
   watch.open_writers()
   profiler = profile.Profiler(window, workdir / "profile", watch.line)
   profiler.begin(first)
-  run.check_memory(watch.line)
-  steps = run.compile_steps(state, metrics, watch.line)
+  steps = {}
+  if first < run.total_steps:  # else an evaluation is left, without a teacher
+    run.check_memory(watch.line)
+    steps = run.compile_steps(state, metrics, watch.line)
   programs = run.compile_evaluation(state.evaluated, watch.line)
   in_flight = collections.deque()
   recent = collections.deque(maxlen=4)  # programs of the steps under way

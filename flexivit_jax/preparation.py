@@ -27,6 +27,7 @@ def prepare(
   report: Callable[[str], None],
   *,
   resuming: bool = False,
+  has_step: Callable[[int], bool] = lambda step: False,
 ) -> Run:
   """Opens and checks everything, before anything expensive starts.
 
@@ -35,6 +36,8 @@ def prepare(
   Args:
     report: called with lines on the checkpoint to start from.
     resuming: the run has checkpoints of its own, so it starts from none.
+    has_step: whether the run has an undamaged checkpoint of a step; of the last
+      one, it needs no teacher any more, and is prepared without.
 
   Raises:
     ConfigError: naming what cannot work, and what would.
@@ -90,8 +93,10 @@ def prepare(
           (*experiment.test.transforms, experiment.test.resolution)
         )
   _check_shared_rows(experiment, mesh, loader, validation)
+  total_steps = experiment.num_steps(len(source), taken_per_step)
   teacher, taught_by = None, {}
-  if isinstance(experiment.task, distill.Distill):
+  learns = isinstance(experiment.task, distill.Distill)
+  if learns and not has_step(total_steps):
     with blaming("config.task.teacher"):
       opened_teacher = teaching.load(
         experiment.task.teacher,
@@ -108,7 +113,6 @@ def prepare(
       initial, lines = read_initial(experiment)
     report("\n".join(lines))
     origin = {"init_from": lines}
-  total_steps = experiment.num_steps(len(source), taken_per_step)
   with blaming("config.optimizer"):
     tx = experiment.optimizer.build(total_steps)
   run = Run(

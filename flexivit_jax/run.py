@@ -61,7 +61,8 @@ class Run:
     images_per_step: mean, of packed rows.
     record: of config, data and machine, as JSON.
     initial: parameters to start with, by name; `init_state` takes them.
-    teacher: that the task learns from, on the devices; None: it has none.
+    teacher: that the task learns from, on the devices; None: it has none, or
+      no step is left to learn in.
   """
 
   experiment: Experiment

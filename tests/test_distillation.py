@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import train
-from flexivit_jax import config, preparation, teaching
+from flexivit_jax import config, preparation, record, teaching
 from flexivit_jax.checkpoints import native
 from flexivit_jax.cli import dry_run
 from flexivit_jax.experiment import ConfigError
@@ -160,6 +160,59 @@ def test_packed_rows_have_neither(override, text):
   assert str(caught.value) == text
 
 
+def test_a_run_with_all_its_steps_needs_no_teacher(taught):
+  gone = taught(
+    "init_from=None", "total_steps=7", "task.teacher.checkpoint=/nowhere.npz"
+  )
+  asked = []
+
+  def prepare(answer):
+    return preparation.prepare(
+      gone, print, has_step=lambda step: asked.append(step) or answer
+    )
+
+  opened = prepare(True)
+  opened.loader.close()
+  assert opened.teacher is None
+  assert "teacher" not in opened.record["data"]
+  with pytest.raises(ConfigError, match=r"^config\.task\.teacher: "):
+    prepare(False)
+  assert asked == [7, 7]
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_without_its_teacher(
+  taught, small_run, tmp_path, capsys
+):
+  teacher, workdir = tmp_path / "teacher", tmp_path / "run"
+  shutil.copytree(small_run[0], teacher)
+  experiment = taught(
+    *("total_steps=3", "eval_every=3", "save_every=1", "log_every=1"),
+    f"task.teacher.checkpoint={teacher}",
+    "init_from=None",
+  )
+  assert train.train(experiment, workdir) == 0
+  taught_by = record.read(workdir)["data"]["teacher"]
+  teacher.rename(tmp_path / "elsewhere")
+  assert train.train(experiment, workdir) == 0
+  assert f"{workdir} is finished: it has all 3 steps" in capsys.readouterr().out
+  assert record.read(workdir)["data"]["teacher"] == taught_by
+  # An evaluation that is left needs the student alone.
+  metrics = workdir / "metrics.jsonl"
+  *before, last = metrics.read_text().splitlines(keepends=True)
+  assert "validation/top1" in last
+  metrics.write_text("".join(before))
+  assert train.train(experiment, workdir) == 0
+  assert "validation/top1" in metrics.read_text().splitlines()[-1]
+  # A damaged end leaves steps to go.
+  (workdir / "checkpoints" / "3" / native.PROGRESS).write_text("{}")
+  with pytest.raises(ConfigError, match=r"^config\.task\.teacher: "):
+    train.train(experiment, workdir)
+  (tmp_path / "elsewhere").rename(teacher)
+  assert train.train(experiment, workdir) == 0
+  assert native.is_whole(workdir, 3)
+
+
 @pytest.mark.slow
 def test_a_dry_run_of_it(taught, capsys):
   dry_run.run(taught())
@@ -192,11 +245,12 @@ def test_another_teacher_under_the_same_name_is_refused(
   task = dataclasses.replace(experiment.task, teacher=longer)
   with pytest.raises(ConfigError, match=r"data\.teacher\.fingerprint|teacher"):
     train.train(dataclasses.replace(experiment, task=task), workdir)
-  # The same name, other weights.
-  record = workdir / "config.json"
-  said = json.loads(record.read_text())
+  # The same name, other weights, and a step to go.
+  shutil.rmtree(workdir / "checkpoints" / "3")
+  path = workdir / "config.json"
+  said = json.loads(path.read_text())
   said["data"]["teacher"]["fingerprint"] = "0" * 64
-  record.write_text(json.dumps(said))
+  path.write_text(json.dumps(said))
   with pytest.raises(
     ConfigError,
     match=re.escape(

@@ -43,6 +43,17 @@ def test_a_resumed_run_keeps_its_origin_and_records_what_may_change(tmp_path):
   assert record.read(tmp_path) == changed(workers=4)
 
 
+def test_data_that_are_not_looked_at_again_stay_in_the_record(tmp_path):
+  taught = RECORD["data"] | {"teacher": {"fingerprint": "cd"}}
+  record.write(tmp_path, RECORD | {"data": taught})
+  with_checkpoint(tmp_path)
+  record.write(tmp_path, RECORD)
+  assert record.read(tmp_path)["data"] == taught
+  other = taught | {"teacher": {"fingerprint": "ef"}}
+  with pytest.raises(ConfigError, match=r"teacher\.fingerprint: 'cd' -> 'ef'"):
+    record.write(tmp_path, RECORD | {"data": other})
+
+
 def test_another_run_is_refused(tmp_path):
   record.write(tmp_path, RECORD)
   with_checkpoint(tmp_path)

@@ -220,6 +220,13 @@ def steps(workdir) -> list[int]:
   return sorted(int(p.name) for p in found)
 
 
+def is_whole(workdir, step: int) -> bool:
+  """Whether a run has this step, undamaged."""
+  if step not in steps(workdir):
+    return False
+  return manifest.damage(_directory(workdir) / str(step)) is None
+
+
 class Parameters(NamedTuple):
   """Nested dicts of numpy arrays, and whether they are a moving average."""
 

@@ -257,6 +257,14 @@ def test_nothing_but_damage_is_an_error_and_no_new_start(tmp_path):
     _restore(tmp_path)
 
 
+def test_a_step_is_whole_if_it_is_there_and_undamaged(tmp_path):
+  _save_all(tmp_path, [(1, None), (2, None)])
+  (tmp_path / "checkpoints" / "2" / "progress.json").write_text("{}")
+  assert [native.is_whole(tmp_path, step) for step in (0, 1, 2)] == [
+    *(False, True, False)
+  ]
+
+
 def test_parameters_of_a_damaged_step_are_refused(tmp_path):
   _save_all(tmp_path, [(1, None), (2, None)])
   path = tmp_path / "checkpoints" / "2" / "progress.json"
