@@ -13,6 +13,7 @@ from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import Experiment
 from flexivit_jax.nn import cost, vit
 from flexivit_jax.tasks import pack_report
+from flexivit_jax.tasks.by_patch_size import LOSSES
 from flexivit_jax.training import norms, step
 
 # In G multiply-adds, as papers count FLOPs.
@@ -53,9 +54,9 @@ class Numbers:
   def arrays(self) -> dict[str, tuple[str, ...]]:
     """Names in each array of numbers that a training step measures: a buffer
     of its own for each number would cost small models some time."""
-    sizes = self.experiment.programs
+    sizes = self.experiment.patch_size.sizes
     by_size = tuple(f"loss@{size_name(s)}" for s in sizes if len(sizes) > 1)
-    named = {"norms": norms.names(self.params), "losses": by_size}
+    named = {"norms": norms.names(self.params), LOSSES: by_size}
     return {array: names for array, names in named.items() if names}
 
   def zero(self) -> dict[str, Mean]:
@@ -70,12 +71,13 @@ class Numbers:
   def with_loss_by_size(
     self, measured: dict[str, Mean], program: tuple[int, int] | None
   ) -> dict[str, Mean]:
-    """With the loss as that of its patch size as well, where there is one."""
+    """With the loss as that of its patch size as well; of packed rows the task
+    has measured it."""
     if program is None:
       return measured
     programs = self.experiment.programs
     place = programs.index(program), len(programs)
-    return measured | {"losses": measured["loss"].at(*place)}
+    return measured | {LOSSES: measured["loss"].at(*place)}
 
   def values(self, metrics) -> dict[str, float]:
     """The means by name, without those of nothing; waits for them once."""

@@ -185,6 +185,30 @@ def test_flops_of_packed_rows_are_those_of_their_images(
     assert row["speed/tflops_per_s"] * 1e12 == pytest.approx(flops)
 
 
+def test_the_loss_by_size_of_packed_rows_is_that_of_their_images(
+  small_experiment, packed_run
+):
+  run = preparation.prepare(
+    small_experiment(*PACKED, *SHORT), lambda line: None
+  )
+  for row in logs(packed_run):
+    counts = np.zeros(2)
+    for _ in range(2):
+      tokens = next(run.loader).inputs
+      for segments, sizes in zip(tokens.segments, tokens.size_index):
+        first = np.unique(segments, return_index=True)[1]
+        first = first[segments[first] > 0]
+        counts += np.bincount(sizes[first], minlength=2)
+    assert min(counts) > 5
+    losses = np.array([row["loss@6"], row["loss@12"]])
+    assert abs(losses[0] - losses[1]) > 1e-3
+    # Sums of a hundred images in float32, in another order.
+    assert (counts * losses).sum() / counts.sum() == pytest.approx(
+      row["loss"], rel=1e-6
+    )
+  run.loader.close()
+
+
 def _one_image(model, n):
   """Patches of 6 px resized to the kernel of 32 px, width 32, one block."""
   assert (model.size.width, model.size.depth, model.size.mlp_dim) == (

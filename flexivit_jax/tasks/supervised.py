@@ -8,6 +8,7 @@ from flexivit_jax.core.means import Mean
 from flexivit_jax.core.tokens import Batch, to_tokens
 from flexivit_jax.nn.vit import ViT
 from flexivit_jax.tasks import losses
+from flexivit_jax.tasks.by_patch_size import loss_by_patch_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +40,13 @@ class Supervised:
     patch_hw: tuple[int, int] | None,
     dropout_key: jax.Array | None = None,
   ) -> dict[str, Mean]:
-    """Loss and accuracy; arguments as for `task.Task`."""
+    """Loss and accuracy, as `task.Task`."""
     logits = self.logits(
       model, params, batch, patch_hw=patch_hw, dropout_key=dropout_key
     )
-    return {
-      name: Mean.of(x, batch.weights)
-      for name, x in by_labels(self.loss, logits, batch).items()
-    }
+    values = by_labels(self.loss, logits, batch)
+    means = {name: Mean.of(x, batch.weights) for name, x in values.items()}
+    return means | loss_by_patch_size(values["loss"], batch)
 
   def logits(
     self,

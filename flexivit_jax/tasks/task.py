@@ -15,7 +15,7 @@ class Task(Protocol):
 
   Attributes:
     loss: by the labels, for evaluation as well.
-    metrics: names of what `measure` returns.
+    metrics: names of the single numbers that `measure` returns.
   """
 
   loss: Loss
@@ -33,7 +33,8 @@ class Task(Protocol):
     patch_hw: tuple[int, int] | None,
     dropout_key: jax.Array | None = None,
   ) -> dict[str, Mean]:
-    """Sums and counts over the batch's real images, among them "loss".
+    """Sums and counts over the batch's real images, among them "loss"; where
+    patch sizes share rows, also `by_patch_size.loss_by_patch_size`.
 
     Args:
       patch_hw: patch size in pixels; static. None: packed rows know it.
