@@ -297,10 +297,10 @@ class Watch:
       "pack/images_per_step", self._run.experiment.batch_size
     )
     self._logged = done
-    gflops += images * values.get(run_numbers.PACKED_COST, 0.0)
+    packed_cost = values.get(run_numbers.PACKED_COST, 0.0)
+    gflops += run_numbers.TRAINING * images * packed_cost
     seconds, shares = self.split.take()
-    # Backward every product becomes two, and a multiply-add counts twice.
-    flops_per_s = 2 * 3 * 1e9 * gflops / seconds
+    flops_per_s = 2 * 1e9 * gflops / seconds
     values["speed/images_per_s"] = images / seconds
     values["speed/tflops_per_s"] = flops_per_s / 1e12
     values["speed/mfu"] = flops_per_s / self._run.matmul_rate

@@ -23,6 +23,7 @@ from flexivit_jax.experiment import (
 )
 from flexivit_jax.nn import cost
 from flexivit_jax.nn.positions import TABLE, LearnedGrid
+from flexivit_jax.run_data import teacher_hw
 from flexivit_jax.tasks import distill, losses
 from flexivit_jax.training import (
   compilation,
@@ -101,6 +102,16 @@ class Run:
       self.experiment,
       self.parameter_shapes,
       None if packed else self.loader.image_hw,
+      self._teacher_cost,
+    )
+
+  @property
+  def _teacher_cost(self) -> int:
+    if self.teacher is None:
+      return 0
+    image_hw = teacher_hw(self.experiment) or self.loader.image_hw
+    return cost.multiply_adds(
+      self.teacher.model, image_hw, self.teacher.patch_hw
     )
 
   def zero_metrics(self):

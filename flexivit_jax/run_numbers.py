@@ -18,6 +18,8 @@ from flexivit_jax.training import norms, step
 
 # In G multiply-adds, as papers count FLOPs.
 PACKED_COST = "pack/gflops_per_image"
+# Of a training step, in forward passes: backward, each product becomes two.
+TRAINING = 3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,11 +29,14 @@ class Numbers:
   Attributes:
     params: arrays or shapes.
     image_hw: (height, width) of all images; None: they are packed.
+    teacher_cost: multiply-adds of a teacher's forward pass of one image; 0:
+      there is none.
   """
 
   experiment: Experiment
   params: Any
   image_hw: tuple[int, int] | None
+  teacher_cost: int = 0
 
   def of_rows(self, batch: Batch) -> dict[str, Mean]:
     """What packed rows hold and cost; nothing of images of one size."""
@@ -93,15 +98,16 @@ class Numbers:
     return values
 
   def gflops(self, program: tuple[int, int] | None) -> float:
-    """G multiply-adds of a step's forward pass; of packed rows it is measured.
+    """G multiply-adds of a training step; of packed rows they are measured.
 
-    A training step takes two floating-point operations for each, three times.
+    A teacher's forward pass is part of it, and has no backward pass.
     """
     if program is None:
       return 0.0
     per_image = cost.multiply_adds(
       self.experiment.model, self.image_hw, program
     )
+    per_image = TRAINING * per_image + self.teacher_cost
     return self.experiment.batch_size * per_image / 1e9
 
 

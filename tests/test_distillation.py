@@ -71,6 +71,25 @@ def test_a_teacher_sees_the_same_crop_at_its_own_size(taught):
   opened.loader.close()
 
 
+def test_a_step_costs_its_teacher_s_forward_pass_too(taught):
+  opened, _ = prepared(taught("init_from=None"))
+
+  def forward(side, patch):
+    # "mu": one block of width 32 and MLP 128, 10 classes.
+    l, d = (side // patch) ** 2, 32
+    block = 4 * l * d * d + 2 * l * l * d + 2 * l * d * 128
+    return l * patch * patch * 3 * d + block + d * 10
+
+  for patch in (6, 12):
+    # Patches of 6 px of 48 for the teacher, whatever the student has.
+    expected = 16 * (3 * forward(24, patch) + forward(48, 6)) / 1e9
+    assert opened.numbers.gflops((patch, patch)) == pytest.approx(expected)
+  alone = dataclasses.replace(opened, teacher=None)
+  assert alone.numbers.gflops((6, 6)) == pytest.approx(
+    16 * 3 * forward(24, 6) / 1e9
+  )
+
+
 def test_a_student_starts_as_its_teacher(taught, small_run):
   opened, _ = prepared(taught("task.teacher.image_size=None", "mix=()"))
   state = opened.init_state()

@@ -1,5 +1,6 @@
 """Runs with an average, microbatches, groups and shards, through train.py."""
 
+import functools
 import shutil
 
 import jax
@@ -13,6 +14,7 @@ from flexivit_jax import preparation, pretrained, record
 from flexivit_jax.checkpoints import native
 from flexivit_jax.evaluation import sweep
 from flexivit_jax.experiment import ConfigError
+from flexivit_jax.run import start
 from flexivit_jax.training import sharding
 from flexivit_jax.training.log import read_rows
 
@@ -36,15 +38,21 @@ ALL = (
 FSDP = "sharding={'name':'fsdp','min_size':16}"
 
 
-def numbers(workdir, step):
+def arrays(workdir, step):
   with ocp.StandardCheckpointer() as checkpointer:
-    arrays = checkpointer.restore(
-      workdir / "checkpoints" / str(step) / "arrays"
-    )
-  return {
-    jax.tree_util.keystr(path): np.asarray(x)
-    for path, x in jax.tree_util.tree_leaves_with_path(arrays)
-  }
+    return checkpointer.restore(workdir / "checkpoints" / str(step) / "arrays")
+
+
+def numbers(workdir, step):
+  leaves = jax.tree_util.tree_leaves_with_path(arrays(workdir, step))
+  return {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
+
+
+def by_name(tree):
+  """{name: leaf}, the same for a state and for what was saved of it."""
+  name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {name(path): x for path, x in leaves}
 
 
 def rows(workdir):
@@ -151,6 +159,56 @@ def test_a_run_goes_on_with_other_shards(grid_run, small_experiment, tmp_path):
     # apart; the steps moved parameters by 3e-3.
     np.testing.assert_allclose(x, before[name], rtol=0, atol=5e-5, err_msg=name)
   assert record.read(copy)["config"]["sharding"]["name"] == "fsdp"
+
+
+@pytest.fixture(scope="module")
+def sharded_run(small_experiment, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "sharded"
+  assert train.train(small_experiment(*ALL, FSDP), workdir) == 0
+  return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("devices", "where", "parts"),
+  [(4, FSDP, 4), (8, "sharding='replicated'", 1), (2, FSDP, 2), (8, FSDP, 8)],
+)
+def test_a_sharded_run_goes_on_elsewhere(
+  devices, where, parts, sharded_run, small_experiment, tmp_path, monkeypatch
+):
+  workdir = tmp_path / "run"
+  shutil.copytree(sharded_run, workdir)
+  shutil.rmtree(workdir / "checkpoints" / "8")
+  mesh = jax.make_mesh(
+    *((devices,), ("data",)),
+    axis_types=(jax.sharding.AxisType.Auto,),
+    devices=jax.devices()[:devices],
+  )
+  monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
+  experiment = small_experiment(*ALL, where)
+  run = preparation.prepare(experiment, lambda line: None, resuming=True)
+  checkpoints = native.Checkpoints(workdir)
+  state, _ = start(run, checkpoints, lambda line: None)
+  checkpoints.close()
+  run.loader.close()
+  # Restored it is what was saved, bit for bit, on these devices.
+  saved = by_name(arrays(sharded_run, 4)["state"])
+  restored = by_name(state)
+  assert saved.keys() == restored.keys()
+  for path, x in restored.items():
+    np.testing.assert_array_equal(x, saved[path], err_msg=path)
+    assert x.sharding.mesh == mesh
+  kernel = state.params["head"]["kernel"]
+  for x in (kernel, state.ema["head"]["kernel"]):
+    assert x.addressable_shards[0].data.size * parts == x.size
+  # It goes on to the same end.
+  assert train.train(experiment, workdir) == 0
+  before = numbers(sharded_run, 8)
+  for path, x in numbers(workdir, 8).items():
+    if (devices, where) == (8, FSDP):
+      np.testing.assert_array_equal(x, before[path], err_msg=path)
+    # As above: sums in another order.
+    np.testing.assert_allclose(x, before[path], rtol=0, atol=5e-5, err_msg=path)
 
 
 @pytest.mark.parametrize(

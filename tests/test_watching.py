@@ -159,7 +159,7 @@ def test_flops_are_those_of_the_sizes_that_were_drawn(
     gflops = (
       sum(run.numbers.gflops(experiment.program(i)) for i in steps) / 5 / 16
     )
-    found = row["speed/tflops_per_s"] * 1e3 / row["speed/images_per_s"] / 6
+    found = row["speed/tflops_per_s"] * 1e3 / row["speed/images_per_s"] / 2
     assert found == pytest.approx(gflops)
   assert run.numbers.gflops((6, 6)) > 2 * run.numbers.gflops((12, 12))
 
@@ -201,11 +201,12 @@ def test_the_loss_by_size_of_packed_rows_is_that_of_their_images(
         counts += np.bincount(sizes[first], minlength=2)
     assert min(counts) > 5
     losses = np.array([row["loss@6"], row["loss@12"]])
-    assert abs(losses[0] - losses[1]) > 1e-3
     # Sums of a hundred images in float32, in another order.
     assert (counts * losses).sum() / counts.sum() == pytest.approx(
       row["loss"], rel=1e-6
     )
+  # Fresh heads have the same loss at both sizes, trained ones not.
+  assert abs(losses[0] - losses[1]) > 1e-3
   run.loader.close()
 
 
