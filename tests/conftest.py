@@ -1,5 +1,6 @@
 """JAX for the tests: eight simulated devices, no implicit rank promotion."""
 
+import importlib
 import os
 import pathlib
 import shutil
@@ -10,6 +11,7 @@ import jax
 import pytest
 
 from flexivit_jax import config
+from flexivit_jax.cli import errors
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -56,6 +58,24 @@ def command(tmp_path_factory):
     return subprocess.CompletedProcess(
       process.args, process.returncode, out, err
     )
+
+  return run
+
+
+@pytest.fixture
+def here(capsys):
+  """`command` of a script with a main, in this process: sooner, and on the
+  tests' eight devices. Not for what ends by a signal, or reads its environment.
+  """
+
+  def run(script, *arguments):
+    main = importlib.import_module(script.removesuffix(".py")).main
+    status = 0
+    try:
+      errors.run(lambda: main([*map(str, arguments)]))
+    except SystemExit as e:
+      status = e.code
+    return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
 
   return run
 

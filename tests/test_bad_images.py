@@ -40,12 +40,12 @@ def _on(folder, *overrides):
 
 
 def test_a_bad_image_ends_the_run_with_its_path(
-  folder, command, small_config, tmp_path
+  folder, here, small_config, tmp_path
 ):
   root, torn = folder
   workdir = tmp_path / "run"
   arguments = (*small_config(*_on(root)), f"--workdir={workdir}")
-  done = command("train.py", *arguments)
+  done = here("train.py", *arguments)
   assert done.returncode == 1, (done.stdout, done.stderr)
   line, way_out = done.stderr.strip().splitlines()
   assert line.startswith(f"error: {torn}: cannot decode this image: ")
@@ -55,7 +55,7 @@ def test_a_bad_image_ends_the_run_with_its_path(
   )
   # The batches before it are kept, and the run can go on without it.
   (saved,) = native.steps(workdir)
-  done = command("train.py", *arguments, "--config.on_bad_image=skip")
+  done = here("train.py", *arguments, "--config.on_bad_image=skip")
   assert done.returncode == 0, done.stderr
   assert f"resuming after step {saved} of 12" in done.stdout
   assert f"skipped: {torn}: cannot decode" in done.stdout
@@ -63,12 +63,12 @@ def test_a_bad_image_ends_the_run_with_its_path(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_image_can_be_skipped(
-  workers, folder, command, small_config, tmp_path
+  workers, folder, here, small_config, tmp_path
 ):
   root, torn = folder
   overrides = _on(root, "on_bad_image=skip", f"workers={workers}")
   workdir = tmp_path / "run"
-  done = command("train.py", *small_config(*overrides), f"--workdir={workdir}")
+  done = here("train.py", *small_config(*overrides), f"--workdir={workdir}")
   assert done.returncode == 0, done.stderr
   named = [x for x in done.stdout.splitlines() if x.startswith("skipped: ")]
   (line,) = named
@@ -76,14 +76,12 @@ def test_a_bad_image_can_be_skipped(
   assert read_rows(workdir / "metrics.jsonl")[-1]["bad_images"] == 1
 
 
-def test_too_many_bad_images_end_the_run(
-  folder, command, small_config, tmp_path
-):
+def test_too_many_bad_images_end_the_run(folder, here, small_config, tmp_path):
   root, torn = folder
   other = torn.with_name("08.png")
   other.write_bytes(b"")
   overrides = _on(root, "on_bad_image=skip")
-  done = command(
+  done = here(
     "train.py", *small_config(*overrides), f"--workdir={tmp_path / 'run'}"
   )
   assert done.returncode == 1, done.stderr

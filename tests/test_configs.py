@@ -151,8 +151,8 @@ def test_recipe_runs_on_embedded_data(recipe, command, tmp_path):
   assert "top-1" in evaluated.stdout
 
 
-def test_a_recipe_that_needs_a_folder_says_so(command, tmp_path):
-  done = command(
+def test_a_recipe_that_needs_a_folder_says_so(here, tmp_path):
+  done = here(
     "train.py", "--config=configs/flexivit_folder.py", f"--workdir={tmp_path}"
   )
   assert done.returncode == 2

@@ -73,13 +73,13 @@ def test_evaluates_a_run_at_every_size(evaluated):
     assert min(curve.size) > 300
 
 
-def test_a_finished_point_is_not_measured_again(evaluated, small_run, command):
+def test_a_finished_point_is_not_measured_again(evaluated, small_run, here):
   _, output = evaluated
   before = json.loads((output / "results.json").read_text())["points"]
   kept = {p.name: p.stat().st_mtime_ns for p in (output / "points").iterdir()}
   assert len(kept) == 4
   arguments = (f"--checkpoint={small_run[0]}", f"--output={output}")
-  done = command("evaluate.py", *arguments, "--patch_sizes=12,4,24")
+  done = here("evaluate.py", *arguments, "--patch_sizes=12,4,24")
   assert done.returncode == 0, done.stderr
   assert f"2 points were measured before: {output}/points" in done.stdout
   assert "compiled evaluation: 24x24 patches" in done.stdout
@@ -94,11 +94,11 @@ def test_a_finished_point_is_not_measured_again(evaluated, small_run, command):
       path.name, path.stat().st_mtime_ns
     )
   # But of other images it is.
-  done = command(
+  done = here(
     "evaluate.py", *arguments, "--patch_sizes=4", "--data=digits", "--split=val"
   )
   assert done.returncode == 2
-  done = command(
+  done = here(
     *("evaluate.py", *arguments, "--patch_sizes=4", "--no_timing"),
     *("--data=digits", "--split=train[:50]"),
   )
@@ -130,8 +130,8 @@ def test_points_survive_a_kill_while_they_are_timed(
   assert len(_rows(done)) == 2
 
 
-def test_several_resolutions_in_one_reading(small_run, command):
-  done = command(
+def test_several_resolutions_in_one_reading(small_run, here):
+  done = here(
     *("evaluate.py", f"--checkpoint={small_run[0]}", "--no_timing"),
     *("--resolutions=24,36", "--patch_sizes=6,8,12"),
   )
@@ -346,18 +346,18 @@ def test_data_of_other_classes_is_refused(
   assert "compiled" not in out
 
 
-def test_a_file_that_names_no_data_or_sizes_asks_for_them(npz, command):
-  done = command("evaluate.py", f"--checkpoint={npz}")
+def test_a_file_that_names_no_data_or_sizes_asks_for_them(npz, here):
+  done = here("evaluate.py", f"--checkpoint={npz}")
   assert done.returncode == 2
   assert "names no data: give --data" in done.stderr
-  done = command(
+  done = here(
     "evaluate.py", f"--checkpoint={npz}", "--data=digits", "--resolutions=48"
   )
   assert done.returncode == 2
   assert "does not say at which patch sizes" in done.stderr
 
 
-def test_budgets_pack_images_of_any_aspect_ratio(npz, command, tmp_path):
+def test_budgets_pack_images_of_any_aspect_ratio(npz, here, tmp_path):
   """And each image counts once, whatever its budget."""
   shapes = [(30, 90), (64, 64), (90, 30), (17, 200), (50, 40)] * 2
   rng = np.random.default_rng(0)
@@ -367,7 +367,7 @@ def test_budgets_pack_images_of_any_aspect_ratio(npz, command, tmp_path):
     pixels = rng.integers(0, 256, (*shape, 3), np.uint8)
     Image.fromarray(pixels).save(folder / "a.png")
   output = tmp_path / "out"
-  done = command(
+  done = here(
     "evaluate.py",
     f"--checkpoint={npz}",
     f"--data=folder:{tmp_path / 'data'}",
@@ -545,8 +545,8 @@ def test_what_no_cascade_goes_through(small_run, arguments, message, capsys):
 
 
 @pytest.mark.parametrize("output", ["README.md", "/dev/null"])
-def test_output_into_a_file_is_refused_at_once(small_run, command, output):
-  done = command(
+def test_output_into_a_file_is_refused_at_once(small_run, here, output):
+  done = here(
     "evaluate.py", f"--checkpoint={small_run[0]}", f"--output={output}"
   )
   assert done.returncode == 2

@@ -12,14 +12,12 @@ from flexivit_jax.training.log import read_rows
 
 
 @pytest.fixture
-def run(command, small_config):
+def run(here, small_config):
   """Runs train.py in a directory."""
 
   def start(workdir, *overrides):
     overrides = ("total_steps=300", "eval_every=60", *overrides)
-    return command(
-      "train.py", *small_config(*overrides), f"--workdir={workdir}"
-    )
+    return here("train.py", *small_config(*overrides), f"--workdir={workdir}")
 
   return start
 
@@ -74,9 +72,9 @@ def test_out_of_memory_says_what_to_change(command, tmp_path):
 
 
 def test_far_too_little_memory_is_told_before_compiling(
-  command, small_config, tmp_path
+  here, small_config, tmp_path
 ):
-  done = command(
+  done = here(
     "train.py",
     *small_config("batch_size=1000000", "patch_size.choices=(1,)"),
     f"--workdir={tmp_path}",
@@ -85,7 +83,7 @@ def test_far_too_little_memory_is_told_before_compiling(
   first, *_, settings, _ = done.stderr.strip().splitlines()
   assert re.fullmatch(
     r"error: too little memory \([\d.]+ GiB\) for the train step: 1x1 patches, "
-    "576 tokens per image, 1000000 images on 1 device",
+    "576 tokens per image, 1000000 images on 8 devices",
     first,
   )
   # What fits, not half.
@@ -99,6 +97,7 @@ DIVERGING = (
   "optimizer.learning_rate=1e12",
   "optimizer.weight_decay=0.0",
   "optimizer.clip_norm=None",
+  "patch_size.choices=(12,)",
 )
 
 
@@ -114,7 +113,7 @@ def test_numbers_that_are_not_finite_end_the_run(run, tmp_path):
   first, second, third = done.stderr.strip().splitlines()
   found = re.fullmatch(
     r"error: step (\d+) was not finite \(seen after step (\d+)\): loss (\S+), "
-    r"gradient norm (\S+), update norm (\S+), patch size (6x6|12x12), learning "
+    r"gradient norm (\S+), update norm (\S+), patch size (12x12), learning "
     r"rate 1e\+12",
     first,
   )

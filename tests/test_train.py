@@ -1,4 +1,4 @@
-"""train.py as a process: what it writes, and what it refuses."""
+"""train.py: what it writes as a process, and what it refuses."""
 
 import json
 import re
@@ -86,11 +86,11 @@ def test_each_patch_size_is_traced_once(
 
 
 def test_another_config_in_the_same_directory_is_refused(
-  small_run, command, small_config
+  small_run, here, small_config
 ):
   workdir, _ = small_run
   overrides = ("total_steps=31", "eval_every=15")
-  done = command("train.py", *small_config(*overrides), f"--workdir={workdir}")
+  done = here("train.py", *small_config(*overrides), f"--workdir={workdir}")
   assert done.returncode == 2
   (line,) = done.stderr.strip().splitlines()
   assert "started otherwise (total_steps: 30 -> 31)" in line
@@ -98,14 +98,14 @@ def test_another_config_in_the_same_directory_is_refused(
 
 
 def test_other_data_in_the_same_directory_is_refused(
-  small_run, command, small_run_config, tmp_path
+  small_run, here, small_run_config, tmp_path
 ):
   workdir = tmp_path / "copy"
   shutil.copytree(small_run[0], workdir)
   saved = json.loads((workdir / "config.json").read_text())
   saved["data"]["train"]["fingerprint"] = "0" * 16
   (workdir / "config.json").write_text(json.dumps(saved))
-  done = command("train.py", *small_run_config, f"--workdir={workdir}")
+  done = here("train.py", *small_run_config, f"--workdir={workdir}")
   assert done.returncode == 2
   assert "train.fingerprint: '0000000000000000' -> " in done.stderr
 
@@ -135,15 +135,10 @@ def test_other_data_in_the_same_directory_is_refused(
   ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_compiled(
-  argument, message, command, small_config, tmp_path
+  argument, message, here, small_config, tmp_path
 ):
-  done = command(
-    "train.py",
-    *small_config(),
-    f"--workdir={tmp_path / 'run'}",
-    argument,
-    JAX_NUM_CPU_DEVICES="8",
-  )
+  workdir = f"--workdir={tmp_path / 'run'}"
+  done = here("train.py", *small_config(), workdir, argument)
   assert done.returncode == 2, done.stderr
   assert message in done.stderr
   assert len(done.stderr.strip().splitlines()) == 1
@@ -151,6 +146,7 @@ def test_what_cannot_work_is_refused_before_anything_is_compiled(
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow  # tests/test_record.py has the same without a run
 def test_a_run_without_a_checkpoint_can_be_started_otherwise(
   small_run, command, small_config, tmp_path
 ):
@@ -239,21 +235,21 @@ def test_a_dry_run_tells_the_cost_trains_on_a_batch_and_writes_nothing(
 
 
 def test_a_dry_run_needs_no_workdir_and_refuses_what_cannot_work(
-  command, small_config
+  here, small_config
 ):
-  done = command(
-    "train.py", *small_config("patch_size.choices=(7,)"), "--dry_run"
-  )
+  done = here("train.py", *small_config("patch_size.choices=(7,)"), "--dry_run")
   assert done.returncode == 2
   (line,) = done.stderr.strip().splitlines()
   assert "24x24 pixels is not a whole number of 7x7 patches" in line
   assert done.stdout == ""
 
 
-def test_a_dry_run_tells_of_numbers_that_are_not_finite(command, small_config):
-  done = command(
+def test_a_dry_run_tells_of_numbers_that_are_not_finite(here, small_config):
+  done = here(
     "train.py",
     *small_config(
+      "patch_size.choices=(12,)",
+      "validation=None",
       "optimizer.learning_rate=1e30",
       "optimizer.weight_decay=0.0",
       "optimizer.schedule=constant",
@@ -264,9 +260,9 @@ def test_a_dry_run_tells_of_numbers_that_are_not_finite(command, small_config):
   assert "error: the first step is not finite: loss 2.3" in done.stderr
 
 
-def test_a_run_without_a_workdir_is_refused(command, small_config):
-  done = command("train.py", *small_config())
+def test_a_run_without_a_workdir_is_refused(here, small_config):
+  done = here("train.py", *small_config())
   assert done.returncode == 2
-  assert done.stderr == (
-    "error: --workdir is missing: give the run a directory\n"
+  assert (
+    done.stderr == "error: --workdir is missing: give the run a directory\n"
   )

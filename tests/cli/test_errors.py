@@ -226,14 +226,24 @@ def test_ctrl_c_in_a_callback_whose_exceptions_are_lost(start):
   ],
 )
 def test_the_train_command_refuses_in_a_few_lines(
-  command, tmp_path, argv, message
+  here, tmp_path, argv, message
 ):
   broken = tmp_path / "broken.py"
   broken.write_text("import math\nx = foo\n")
   argv = [word.format(broken=broken) for word in argv]
-  done = command("train.py", *argv, f"--workdir={tmp_path / 'run'}")
+  done = here("train.py", *argv, f"--workdir={tmp_path / 'run'}")
   assert done.returncode == 2
   assert done.stderr.startswith(f"error: {message.format(broken=broken)}")
   assert len(done.stderr.splitlines()) == 1
   assert done.stdout == ""
   assert not (tmp_path / "run").exists()
+
+
+def test_a_refusal_ends_a_process_alike(command, tmp_path):
+  arguments = ("--config=configs/vit_digits.py", "config.seed=1")
+  done = command("train.py", *arguments, f"--workdir={tmp_path / 'run'}")
+  assert done.returncode == 2
+  assert done.stderr == (
+    "error: 'config.seed=1' lacks its dashes: write --config.seed=1\n"
+  )
+  assert done.stdout == ""

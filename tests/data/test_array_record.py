@@ -357,7 +357,7 @@ def test_a_shard_that_is_replaced_is_read_anew(data_dir, shard):
 
 
 def test_a_run_on_a_damaged_shard_saves_and_names_it(
-  data_dir, shard, command, small_config, tmp_path
+  data_dir, shard, here, small_config, tmp_path
 ):
   overrides = (
     "train.source.name=tfds",
@@ -373,7 +373,7 @@ def test_a_run_on_a_damaged_shard_saves_and_names_it(
   content = bytearray(shard.read_bytes())
   content[len(content) // 2] ^= 1
   shard.write_bytes(content)
-  done = command("train.py", *arguments)
+  done = here("train.py", *arguments)
   assert done.returncode == 1, done.stdout
   assert f"error: {shard}: " in done.stderr
   assert "prepare" in done.stderr

@@ -35,8 +35,8 @@ POOLS = {
   "map": pooling.Map(),
   "tok": pooling.ClassToken(),
 }
-# One of the kinds that are looked up, turned and added to the logits each.
-WITH_EVERY_POOL = ("rows + columns", "rotary", "relative")
+# Pools read what any kind of position makes.
+WITH_EVERY_POOL = ("rows + columns",)
 CASES = pytest.mark.parametrize(
   ("position", "pool"),
   [
