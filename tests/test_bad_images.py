@@ -31,6 +31,7 @@ def _on(folder, *overrides):
     "train.transforms=()",
     "validation=None",
     "test=None",
+    "patch_size.choices=(12,)",
     "total_steps=12",
     "log_every=4",
     "save_every=4",

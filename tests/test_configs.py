@@ -30,7 +30,8 @@ CIFAR = (
 )
 
 RECIPES = {
-  "flexivit_digits": (),
+  # All its sizes: tests/test_main_job.py.
+  "flexivit_digits": ("--config.patch_size.choices=(4,12)",),
   "vit_digits": (),
   "vit_digits:8": (),
   "flexivit_folder:FOLDER": ("--config.patch_size.choices=(48,24)",),

@@ -73,13 +73,15 @@ def test_evaluates_a_run_at_every_size(evaluated):
     assert min(curve.size) > 300
 
 
-def test_a_finished_point_is_not_measured_again(evaluated, small_run, here):
+def test_a_finished_point_is_not_measured_again(
+  evaluated, small_run, command, here
+):
   _, output = evaluated
   before = json.loads((output / "results.json").read_text())["points"]
   kept = {p.name: p.stat().st_mtime_ns for p in (output / "points").iterdir()}
   assert len(kept) == 4
   arguments = (f"--checkpoint={small_run[0]}", f"--output={output}")
-  done = here("evaluate.py", *arguments, "--patch_sizes=12,4,24")
+  done = command("evaluate.py", *arguments, "--patch_sizes=12,4,24")
   assert done.returncode == 0, done.stderr
   assert f"2 points were measured before: {output}/points" in done.stdout
   assert "compiled evaluation: 24x24 patches" in done.stdout
@@ -98,7 +100,7 @@ def test_a_finished_point_is_not_measured_again(evaluated, small_run, here):
     "evaluate.py", *arguments, "--patch_sizes=4", "--data=digits", "--split=val"
   )
   assert done.returncode == 2
-  done = here(
+  done = command(
     *("evaluate.py", *arguments, "--patch_sizes=4", "--no_timing"),
     *("--data=digits", "--split=train[:50]"),
   )
@@ -454,17 +456,23 @@ def test_a_bad_image_can_be_left_out(small_run, command, tmp_path):
   assert "\n9 images of ImageFolder" in done.stdout
 
 
-def test_a_cascade_is_chosen_on_validation_data(small_run, capsys, tmp_path):
+@pytest.fixture(scope="module")
+def cascaded(tmp_path_factory):
+  """A directory for points that cascades share: they are measured once."""
+  return tmp_path_factory.mktemp("cascaded")
+
+
+def test_a_cascade_is_chosen_on_validation_data(small_run, capsys, cascaded):
   evaluate.main(
     [
       *(f"--checkpoint={small_run[0]}", "--cascade", "--no_timing"),
-      *("--patch_sizes=6,12", f"--output={tmp_path}", "--batch_size=64"),
+      *("--patch_sizes=6,12", f"--output={cascaded}", "--batch_size=64"),
     ]
   )
   out = capsys.readouterr().out
   assert "single size" in out
   assert "12 + 6" in out
-  numbers = json.loads((tmp_path / "results.json").read_text())
+  numbers = json.loads((cascaded / "results.json").read_text())
   chosen = [r for r in numbers["routes"] if r["chosen"]]
   assert len(chosen) == 1
   points = {p["patch_hw"][0]: p["top1"] for p in numbers["points"]}
@@ -477,12 +485,13 @@ def test_a_cascade_is_chosen_on_validation_data(small_run, capsys, tmp_path):
 
 
 def test_a_target_out_of_reach_comes_after_the_report(
-  small_run, capsys, tmp_path
+  small_run, capsys, cascaded
 ):
+  (cascaded / "report.html").unlink(missing_ok=True)
   argv = [
     *(f"--checkpoint={small_run[0]}", "--cascade", "--no_timing"),
     *("--patch_sizes=6,12", "--batch_size=64", "--target=100"),
-    f"--output={tmp_path}",
+    f"--output={cascaded}",
   ]
   with pytest.raises(SystemExit) as ended:
     errors.run(lambda: evaluate.main(argv))
@@ -490,7 +499,7 @@ def test_a_target_out_of_reach_comes_after_the_report(
   assert ended.value.code == 2
   assert err.startswith("error: --target: no cascade reaches 100 % on its ")
   assert "500 images of" in out
-  assert (tmp_path / "report.html").exists()
+  assert (cascaded / "report.html").exists()
 
 
 @pytest.mark.parametrize(

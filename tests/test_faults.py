@@ -24,7 +24,7 @@ from flexivit_jax.checkpoints import native
 from flexivit_jax.data import loader
 from flexivit_jax.training.log import read_rows
 
-TOTAL = 300
+TOTAL = 180
 LONG = (
   f"total_steps={TOTAL}",
   "eval_every=60",
@@ -142,7 +142,7 @@ def test_killed_in_a_save_and_resumed_equals_uninterrupted(
   assert TOTAL not in finished
   done = long_run(tmp_path, "workers=2")
   assert done.returncode == 0, done.stderr
-  assert re.search(r"resuming after step \d+ of 300", done.stdout)
+  assert re.search(rf"resuming after step \d+ of {TOTAL}", done.stdout)
   assert not is_saving(tmp_path)
   assert_ends_alike(tmp_path, uninterrupted)
 
@@ -187,12 +187,14 @@ def test_a_signal_saves_at_the_next_step(uninterrupted, long_run, tmp_path):
   out, err = process.communicate(timeout=300)
   assert process.returncode == 143, err
   assert err == ""
-  saved = int(re.search(r"SIGTERM: saved after step (\d+) of 300;", out)[1])
+  saved = int(
+    re.search(rf"SIGTERM: saved after step (\d+) of {TOTAL};", out)[1]
+  )
   assert native.steps(tmp_path)[-1] == saved
   assert saved >= last_row(tmp_path)  # nothing that was logged is lost
   done = long_run(tmp_path)
   assert done.returncode == 0, done.stderr
-  assert f"resuming after step {saved} of 300" in done.stdout
+  assert f"resuming after step {saved} of {TOTAL}" in done.stdout
   assert_ends_alike(tmp_path, uninterrupted)
 
 
@@ -256,15 +258,23 @@ def test_a_signal_to_the_whole_group_ends_the_run_alike(
   assert_ends_alike(tmp_path, uninterrupted)
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_signal_while_a_batch_is_loaded_loses_none(
-  moment, small_experiment, tmp_path, monkeypatch
-):
+@pytest.fixture(scope="module")
+def short_run(small_experiment, tmp_path_factory):
+  """An experiment, and the directory of its run that nothing stopped."""
   experiment = small_experiment(
     *("total_steps=12", "log_every=2", "save_every=50", "eval_every=50"),
     "patch_size.choices=(12,)",
   )
-  assert train.train(experiment, tmp_path / "whole") == 0
+  workdir = tmp_path_factory.mktemp("runs") / "short"
+  assert train.train(experiment, workdir) == 0
+  return experiment, workdir
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_signal_while_a_batch_is_loaded_loses_none(
+  moment, short_run, tmp_path, monkeypatch
+):
+  experiment, uninterrupted = short_run
   real, calls = loader.TrainLoader.__next__, []
 
   def load(self):
@@ -283,9 +293,9 @@ def test_a_signal_while_a_batch_is_loaded_loses_none(
   whole, stopped = (
     [
       {k: v for k, v in row.items() if not k.startswith("speed/")}
-      for row in read_rows(tmp_path / name / "metrics.jsonl")
+      for row in read_rows(workdir / "metrics.jsonl")
     ]
-    for name in ("whole", "stopped")
+    for workdir in (uninterrupted, tmp_path / "stopped")
   )
   assert stopped == whole
 

@@ -367,7 +367,7 @@ def test_a_run_on_a_damaged_shard_saves_and_names_it(
     "validation=None",
     "test=None",
     "total_steps=20",
-    "batch_size=4",
+    "batch_size=8",
   )
   arguments = (*small_config(*overrides), f"--workdir={tmp_path / 'run'}")
   content = bytearray(shard.read_bytes())
