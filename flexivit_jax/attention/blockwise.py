@@ -35,7 +35,7 @@ class Blockwise:
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
 
-  def check(self, *, platform: str, head_width: int, dtype: str) -> None:
+  def check(self, platform: str, head_width: int, dtype: str) -> None:
     """Takes everything."""
 
   def __call__(self, q, k, v, *, q_segments=None, kv_segments=None) -> Partial:

@@ -31,7 +31,7 @@ class Dense:
   takes_other_queries: ClassVar[bool] = True
   partitionable: ClassVar[bool] = True
 
-  def check(self, *, platform: str, head_width: int, dtype: str) -> None:
+  def check(self, platform: str, head_width: int, dtype: str) -> None:
     """Takes everything."""
 
   def __call__(
@@ -65,7 +65,7 @@ def _dense(q, k, v, mask, *bias):
 
 def _dense_forward(q, k, v, mask, *bias):
   out, lse = _forward(q, k, v, mask, *bias)
-  out = out.astype(v.dtype)
+  out, lse = kernels.attended(Partial(out.astype(v.dtype), lse))
   return (out, lse), (q, k, v, mask, bias, out, lse)
 
 

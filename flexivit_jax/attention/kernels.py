@@ -5,9 +5,15 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 # log of "no key": finite, since merging two -inf gives NaN.
 NO_KEY = -1e30
+
+# What a kernel returns, by the name that
+# `jax.checkpoint_policies.save_only_these_names` takes: kept, a rematerialised
+# layer does not attend twice.
+ATTENDED = "attended"
 
 
 class Partial(NamedTuple):
@@ -55,7 +61,7 @@ class Kernel(Protocol):
     """
     ...
 
-  def check(self, *, platform: str, head_width: int, dtype: str) -> None:
+  def check(self, platform: str, head_width: int, dtype: str) -> None:
     """Refuses what it cannot do, before anything is compiled.
 
     Args:
@@ -106,7 +112,7 @@ def from_passes(
 
 def _saving(kernel, q, k, v, q_segments, kv_segments):
   out, lse = kernel.forward(q, k, v, q_segments, kv_segments)
-  total = Partial(out.astype(v.dtype), lse)
+  total = attended(Partial(out.astype(v.dtype), lse))
   return total, (q, k, v, q_segments, kv_segments, total)
 
 
@@ -114,6 +120,11 @@ def _gradients(kernel, saved, d_total):
   q, k, v, q_segments, kv_segments, total = saved
   gradients = kernel.backward(q, k, v, total, d_total, q_segments, kv_segments)
   return *(g.astype(x.dtype) for g, x in zip(gradients, (q, k, v))), None, None
+
+
+def attended(total: Partial) -> Partial:
+  """The same, named `ATTENDED`."""
+  return jax.tree.map(lambda x: checkpoint_name(x, ATTENDED), total)
 
 
 from_passes.defvjp(_saving, _gradients)

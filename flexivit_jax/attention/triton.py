@@ -43,7 +43,7 @@ class Triton:
       if size < 16 or size & (size - 1):
         raise ValueError(f"{name} is a power of two from 16, not {size}")
 
-  def check(self, *, platform: str, head_width: int, dtype: str) -> None:
+  def check(self, platform: str, head_width: int, dtype: str) -> None:
     problem = None
     if platform not in ("gpu", "cuda") and not self.interpret:
       problem = f"needs an NVIDIA GPU, but runs on {platform}"

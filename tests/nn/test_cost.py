@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from flexivit_jax.attention import kernels
+from flexivit_jax.attention import dense
 from flexivit_jax.core.tokens import patchify
 from flexivit_jax.nn import cost, pooling, positions, relations, vit
 
@@ -152,7 +152,7 @@ def test_xla_counts_the_same_and_what_is_left_out_is_small(
 def test_within_two_percent_of_the_compiled_count(grid, monkeypatch):
   """Of a dense ViT of width 192 at 240 px, embedding and resizing included."""
   # All heads at once, or XLA would count one of them.
-  monkeypatch.setattr(kernels, "CPU_CACHE_BYTES", 1 << 60)
+  monkeypatch.setattr(dense, "CPU_CACHE_BYTES", 1 << 60)
   size, patch_hw = vit.Size(192, 2, 768, 3), (240 // grid, 240 // grid)
   model = _model(size, pool=pooling.Gap())
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flexivit_jax.attention import kernels
+from flexivit_jax.attention import dense
 from flexivit_jax.core.tokens import patchify
 from flexivit_jax.nn import layers, pooling, positions, relations, vit
 from flexivit_jax.nn.context import Context, RelativeIndex
@@ -212,7 +212,7 @@ def test_relative_positions_start_as_none():
 
 def test_another_kernel_has_no_bias():
   def other(q, k, v, *, q_segments=None, kv_segments=None):
-    return kernels.dense(
+    return dense.Dense()(
       q, k, v, q_segments=q_segments, kv_segments=kv_segments
     )
 

@@ -1,0 +1,180 @@
+"""What each distribution sends is what its formula says."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from attention_cases import QUICK, mesh, on_mesh
+
+from flexivit_jax.attention import axes, dense, query_sharded, ring, ulysses
+from flexivit_jax.attention.blockwise import Blockwise
+from flexivit_jax.core import collectives
+from flexivit_jax.core.collectives import Collectives, Sent
+
+LAYERS, P, B, L, H, E = 3, 8, 2, 64, 8, 4
+A = 4 * B * L * H * E  # bytes of one activation in float32
+KEEP = jax.checkpoint_policies.save_only_these_names(axes.GATHERED)
+
+# The formulas of the docstrings: calls and bytes of one layer, forward and
+# backward.
+SHARE = (P - 1) / P
+FORWARD = {
+  "query_sharded": Collectives(all_gather=Sent(1, 2 * A * SHARE)),
+  "activations": Collectives(all_gather=Sent(1, A * SHARE)),
+  "ring": Collectives(collective_permute=Sent(P - 1, 2 * A * SHARE)),
+  "ulysses": Collectives(all_to_all=Sent(2, 4 * A * SHARE / P)),
+}
+BACKWARD = {
+  "query_sharded": Collectives(reduce_scatter=Sent(1, 2 * A * SHARE)),
+  # The weights' gradients are summed, too: 2 times [H * E, 2 * H * E].
+  "activations": Collectives(
+    reduce_scatter=Sent(1, A * SHARE),
+    all_reduce=Sent(1, 2 * 4 * 2 * (H * E) ** 2 * SHARE),
+  ),
+  "ring": Collectives(
+    collective_permute=Sent(2 * P - 1, 2 * A * SHARE + 2 * A)
+  ),
+  "ulysses": Collectives(all_to_all=Sent(2, 4 * A * SHARE / P)),
+}
+# What a layer that keeps nothing sends again. The output of ulysses is not
+# needed twice.
+AGAIN = FORWARD | {
+  "ulysses": Collectives(all_to_all=Sent(1, 3 * A * SHARE / P))
+}
+
+ATTEND = {
+  "query_sharded": query_sharded.QuerySharded(),
+  "ring": ring.Ring(),
+  "ulysses": ulysses.Ulysses(),
+}
+
+
+def _layer(name, kernel, segments, x, w):
+  given = dict(q_segments=segments, kv_segments=segments)
+  heads = x.reshape(B, -1, H, E)
+  if name != "activations":
+    # No projections: the compiler's sums of weights' gradients stay out.
+    total = ATTEND[name](kernel, heads, heads, heads, **given)
+  else:
+
+    def project(w, y, _):
+      kv = (y @ w).reshape(*y.shape[:2], 2, H, E)
+      return kv[:, :, 0], kv[:, :, 1]
+
+    total = query_sharded.QuerySharded("activations").from_activations(
+      kernel, heads, x, w, project, **given
+    )
+  return x + total.out.reshape(x.shape), None
+
+
+def _gradient(name, remat, segments=None, kernel=dense.Dense()):  # noqa: B008
+  """Of a scan over layers; a loss that needs no communication of its own."""
+
+  def gradient(x, w, d_x):
+    layer = functools.partial(_layer, name, kernel, segments)
+    if remat == "all again":
+      layer = jax.checkpoint(layer)
+    elif remat == "gathered kept":
+      layer = jax.checkpoint(layer, policy=KEEP)
+    _, back = jax.vjp(lambda x, w: jax.lax.scan(layer, x, w)[0], x, w)
+    return back(d_x)
+
+  return gradient
+
+
+def _expected(name, remat):
+  layer = FORWARD[name] + BACKWARD[name]
+  return (layer + AGAIN[name] if remat == "all again" else layer) * LAYERS
+
+
+def _arguments(mesh_):
+  x = jnp.ones((B, L, H * E))
+  w = jnp.ones((LAYERS, H * E, 2 * H * E))
+  x, d_x = on_mesh(mesh_, x, x)
+  return x, w, d_x
+
+
+@pytest.mark.parametrize("remat", ["none", "all again", "gathered kept"])
+@pytest.mark.parametrize("name", FORWARD)
+def test_the_program_sends_what_the_formula_says(name, remat):
+  m = mesh(1, P)
+  with jax.set_mesh(m):
+    jaxpr = jax.make_jaxpr(_gradient(name, remat))(*_arguments(m))
+  assert collectives.of_jaxpr(jaxpr) == _expected(name, remat)
+
+
+COMPILED = [
+  (name, remat, Blockwise(8, 8), packed)
+  for name in FORWARD
+  for remat in ("none", "all again", "gathered kept")
+  for packed in (False, True)
+]
+
+
+def _compiled(name, remat, kernel, packed):
+  m = mesh(1, P)
+  with jax.set_mesh(m):
+    segments = None
+    if packed:
+      segments = jnp.asarray([[1] * 30 + [2] * 34] * B, jnp.int32)
+      (segments,) = on_mesh(m, segments)
+    f = jax.jit(
+      _gradient(name, remat, segments, kernel), compiler_options=QUICK
+    )
+    return collectives.of_compiled(f.lower(*_arguments(m)).compile().as_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "remat", "kernel", "packed"), COMPILED)
+def test_the_compiled_program_sends_no_more(name, remat, kernel, packed):
+  got, expected = _compiled(name, remat, kernel, packed), _expected(name, remat)
+  if not packed:
+    assert got == expected
+    return
+  # Segments are 4 bytes a token, beside 4 * H * E.
+  for kind, sent in vars(expected).items():
+    extra = getattr(got, kind).bytes - sent.bytes
+    assert 0 <= extra <= 0.05 * expected.total.bytes
+
+
+def test_the_compiled_program_of_query_sharded_sends_no_more():
+  got = _compiled("query_sharded", "gathered kept", dense.Dense(), False)
+  assert got == _expected("query_sharded", "gathered kept")
+
+
+def test_keys_and_values_apart_would_be_noticed():
+  expected = _expected("query_sharded", "none")
+  assert expected.all_gather.count == LAYERS
+  q = jnp.ones((B, L, H, E))
+
+  def apart(q, k, v):
+    k, v = axes.gather(k), axes.gather(v)
+    return dense.Dense()(q, k, v).out
+
+  with jax.set_mesh(mesh(1, P)):
+    f = functools.partial(axes.per_device, lambda x, _, __: apart(*x))
+    jaxpr = jax.make_jaxpr(f)((q, q, q), None)
+  got = collectives.of_jaxpr(jaxpr)
+  assert got.all_gather == Sent(2, 2 * A * SHARE)
+
+
+@pytest.mark.slow
+def test_ring_needs_half_the_memory_of_query_sharded():
+  """Of one device of 8, at 224 x 224 tokens and d = 192."""
+  shape = (1, 224 * 224, 3, 64)
+  sharding = jax.NamedSharding(mesh(1, P), jax.P("data", "seq"))
+  x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+
+  def temporary(distribution):
+    def gradients(q, k, v, d_out):
+      def f(*x):
+        return distribution(Blockwise(), *x).out
+
+      return jax.vjp(f, q, k, v)[1](d_out)
+
+    with jax.set_mesh(mesh(1, P)):
+      compiled = jax.jit(gradients).lower(x, x, x, x).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  assert temporary(ring.Ring()) <= 0.5 * temporary(ATTEND["query_sharded"])

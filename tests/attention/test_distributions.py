@@ -1,0 +1,283 @@
+"""Every distribution of every kernel equals the dense kernel on one device."""
+
+import functools
+
+import attention_cases as cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from flexivit_jax.attention import (
+  blockwise,
+  dense,
+  local,
+  query_sharded,
+  ring,
+  triton,
+  ulysses,
+)
+from flexivit_jax.attention.kernels import NO_KEY
+
+QuerySharded = query_sharded.QuerySharded
+KERNELS = {"dense": dense.Dense(), "blockwise": blockwise.Blockwise(3, 4)}
+SHARED = {
+  "query_sharded": QuerySharded(),
+  "ring": ring.Ring(),
+  "ulysses": ulysses.Ulysses(),
+}
+
+
+def _compare(kernel, distribution, packed, dtype, mesh, options=cases.QUICK):
+  args = cases.inputs(dtype)
+  segments = cases.segments() if packed else (None, None)
+  attend = functools.partial(distribution, kernel)
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    f = cases.both_ways(attend, *segments, options)
+    got = f(*cases.on_mesh(mesh, *args))
+    q, k, *others = args
+    mutant = f(*cases.on_mesh(mesh, q, 0 * k, *others))
+  expected = cases.reference(args, *segments, with_lse=got[0].lse is not None)
+  assert got[0].out.dtype == dtype
+  assert cases.error(got, expected) < cases.TOLERANCES[dtype]
+  # Keys that are zero: every key of a segment then weighs the same.
+  assert cases.error(mutant, expected) > 0.1
+  if packed:
+    assert not np.asarray(got[0].out[0, 2], np.float32).any()
+    if got[0].lse is not None:
+      assert (got[0].lse[0, 2] == NO_KEY).all()
+
+
+# Without segments there is less that could go wrong.
+PACKED = [
+  pytest.param(True, id="packed"),
+  pytest.param(False, id="plain", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("packed", PACKED)
+@pytest.mark.parametrize("distribution", SHARED.values(), ids=SHARED)
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+def test_equals_dense_on_one_device(float64, kernel, distribution, packed):
+  mesh = cases.mesh(2, 4)
+  _compare(kernel, distribution, packed, "float64", mesh)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize(
+  "distribution", [*SHARED.values(), local.Local()], ids=[*SHARED, "local"]
+)
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+def test_equals_dense_on_one_device_in_other_types(
+  kernel, distribution, packed, dtype
+):
+  # As users compile it. `local` has its rows over `data` alone.
+  mesh = cases.mesh(2, 1 if distribution == local.Local() else 4)
+  _compare(kernel, distribution, packed, dtype, mesh, None)
+
+
+@pytest.mark.parametrize(
+  # Checked, it is what the tests above have inside their own shard_map.
+  "check_vma",
+  [False, pytest.param(True, marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize("distribution", SHARED.values(), ids=SHARED)
+def test_inside_a_shard_map_it_adds_no_other(float64, distribution, check_vma):
+  args, segments = cases.inputs("float64"), cases.segments()
+  mesh = cases.mesh(1, 4)
+  attend = functools.partial(distribution, dense.Dense())
+
+  def own(q, k, v, d_out, d_lse, q_segments, kv_segments):
+    f = cases.both_ways(attend, q_segments, kv_segments)
+    return f(q, k, v, d_out, d_lse)
+
+  f = jax.shard_map(
+    own,
+    mesh=mesh,
+    in_specs=PartitionSpec(None, "seq"),
+    out_specs=PartitionSpec(None, "seq"),
+    check_vma=check_vma,
+  )
+  assert str(jax.make_jaxpr(f)(*args, *segments)).count("shard_map") == 1
+  got = jax.jit(f, compiler_options=cases.QUICK)(*args, *segments)
+  expected = cases.reference(args, *segments, with_lse=got[0].lse is not None)
+  assert cases.error(got, expected) < cases.TOLERANCES["float64"]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rows_that_do_not_divide_are_computed_by_all(float64, rows):
+  # As when a model is initialised with one row; the context is set_mesh's.
+  args = cases.inputs("float64", b=rows)
+  segments = tuple(x[:1] for x in cases.segments())
+  attend = functools.partial(QuerySharded(), dense.Dense())
+  with jax.set_mesh(cases.mesh(2, 4)):
+    got = cases.both_ways(attend, *segments, cases.QUICK)(*args)
+  expected = cases.reference(args, *segments)
+  assert cases.error(got, expected) < cases.TOLERANCES["float64"]
+
+
+@pytest.mark.parametrize("distribution", SHARED.values(), ids=SHARED)
+def test_with_one_device_for_a_row_it_is_the_kernel_itself(distribution):
+  q, k, v, *_ = cases.inputs("float32")
+  attend = functools.partial(distribution, dense.Dense())
+  kernel = str(jax.make_jaxpr(dense.Dense())(q, k, v))
+  assert str(jax.make_jaxpr(attend)(q, k, v)) == kernel
+  with jax.set_mesh(cases.mesh(8, 1)):
+    assert str(jax.make_jaxpr(attend)(q, k, v)) == kernel
+  with jax.set_mesh(cases.mesh(2, 4)):
+    assert "shard_map" in str(jax.make_jaxpr(attend)(q, k, v))
+
+
+def _project(parameters, y, extra):
+  """Keys and values of 4 heads of 3, keys scaled by token."""
+  k, v = ((y @ parameters[name]).reshape(*y.shape[:2], 4, 3) for name in "kv")
+  return k * extra[..., None, None], v
+
+
+def _from_activations():
+  """(f, its arguments): gradients of q, y and parameters, and out."""
+  q, *_, d_out, _ = cases.inputs("float64")
+  rng = np.random.default_rng(3)
+  y = jnp.asarray(rng.normal(size=(2, 20, 6)))
+  parameters = {x: jnp.asarray(rng.normal(size=(6, 12))) for x in "kv"}
+  extra = jnp.asarray(rng.uniform(1, 2, size=(1, 20)))
+  distribution = QuerySharded("activations")
+
+  def f(q, y, parameters, d_out, extra, q_segments, kv_segments):
+    def out(q, y, parameters):
+      return distribution.from_activations(
+        dense.Dense(),
+        q,
+        y,
+        parameters,
+        _project,
+        extra=extra,
+        q_segments=q_segments,
+        kv_segments=kv_segments,
+      ).out
+
+    result, gradient = jax.vjp(out, q, y, parameters)
+    return result, *gradient(d_out)
+
+  return f, (q, y, parameters, d_out, extra, *cases.segments())
+
+
+@pytest.mark.parametrize("way", ["global", "manual", "manual, unchecked"])
+def test_gathered_activations_equal_projecting_first(float64, way):
+  f, args = _from_activations()
+  expected = jax.jit(f, compiler_options=cases.QUICK)(*args)
+  mesh = cases.mesh(1, 4)
+  tokens = PartitionSpec(None, "seq")
+  if way != "global":
+    inner, unchecked = f, way == "manual, unchecked"
+
+    def own(*args):
+      out, d_q, d_y, d_parameters = inner(*args)
+      if unchecked:
+        # Each device has its own queries' share.
+        d_parameters = jax.lax.psum(d_parameters, "seq")
+      return out, d_q, d_y, d_parameters
+
+    f = jax.shard_map(
+      own,
+      mesh=mesh,
+      in_specs=(tokens, tokens, PartitionSpec(), *[tokens] * 4),
+      out_specs=(tokens, tokens, tokens, PartitionSpec()),
+      check_vma=not unchecked,
+    )
+  with jax.set_mesh(mesh):
+    got = jax.jit(f, compiler_options=cases.QUICK)(*args)
+  for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    # As TOLERANCES; values are of order 1 to 100.
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-12 * np.abs(y).max())
+
+
+def test_only_keys_and_values_or_activations_are_gathered():
+  message = "gather is keys_values or activations, not 'queries'"
+  with pytest.raises(ValueError) as error:
+    QuerySharded("queries")
+  assert str(error.value) == message
+  q, k, v, *_ = cases.inputs("float32")
+  with pytest.raises(ValueError) as error:
+    QuerySharded("activations")(dense.Dense(), q, k, v)
+  assert str(error.value) == (
+    "QuerySharded(gather='activations') gathers what keys and values are made "
+    "of: call from_activations"
+  )
+
+
+REFUSALS = {
+  "local": (
+    local.Local(),
+    dict(length=64, num_heads=8, parts=8, kernel=dense.Dense()),
+    "the distribution local needs whole rows, but 8 devices of the mesh's axis "
+    "seq share each: take query_sharded, ring or ulysses, or seq=1",
+  ),
+  "length": (
+    QuerySharded(),
+    dict(length=196, num_heads=3, parts=8, kernel=dense.Dense()),
+    "196 tokens of a row do not divide over the 8 devices of the mesh's axis "
+    "seq: take 192 or 200 tokens",
+  ),
+  "short": (
+    ring.Ring(),
+    dict(length=5, num_heads=3, parts=8, kernel=dense.Dense()),
+    "5 tokens of a row do not divide over the 8 devices of the mesh's axis "
+    "seq: take 8 tokens",
+  ),
+  "length for ulysses": (
+    ulysses.Ulysses(),
+    dict(length=196, num_heads=8, parts=8, kernel=dense.Dense()),
+    "196 tokens of a row do not divide over the 8 devices of the mesh's axis "
+    "seq: take 192 or 200 tokens",
+  ),
+  "heads": (
+    ulysses.Ulysses(),
+    dict(length=64, num_heads=6, parts=8, kernel=dense.Dense()),
+    "6 heads do not divide over the 8 devices of the mesh's axis seq, as the "
+    "distribution ulysses needs: take 1 or 2 or 3 or 6 devices, or the "
+    "distribution query_sharded or ring",
+  ),
+  "ring without lse": (
+    ring.Ring(),
+    dict(length=64, num_heads=6, parts=8, kernel=triton.Triton()),
+    "the distribution ring merges by the lse, which kernel triton does not "
+    "give: take the kernel blockwise, or the distribution ulysses",
+  ),
+  "query_sharded with one set of segments": (
+    QuerySharded(),
+    dict(length=64, num_heads=6, parts=8, kernel=triton.Triton()),
+    "kernel triton attends among one set of tokens, but query_sharded from a "
+    "device's own to all: take the distribution ulysses, or the kernel "
+    "blockwise",
+  ),
+}
+
+
+@pytest.mark.parametrize(
+  ("distribution", "arguments", "message"), REFUSALS.values(), ids=REFUSALS
+)
+def test_refusals(distribution, arguments, message):
+  with pytest.raises(ValueError) as error:
+    distribution.check(**arguments)
+  assert str(error.value) == message
+  distribution.check(**arguments | {"parts": 1})
+
+
+@pytest.mark.parametrize("distribution", SHARED.values(), ids=SHARED)
+def test_refuses_while_tracing_too(distribution):
+  q, k, v, *_ = cases.inputs("float32", lq=18, lk=18)
+  with (
+    jax.set_mesh(cases.mesh(2, 4)),
+    pytest.raises(ValueError, match="take 16 or 20 tokens"),
+  ):
+    jax.eval_shape(functools.partial(distribution, dense.Dense()), q, k, v)
+  q, k, v, *_ = cases.inputs("float32")
+  with (
+    jax.set_mesh(cases.mesh(2, 4)),
+    pytest.raises(ValueError, match="q_segments and kv_segments, or neither"),
+  ):
+    distribution(dense.Dense(), q, k, v, q_segments=cases.segments()[0])

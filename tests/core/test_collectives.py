@@ -1,0 +1,248 @@
+"""Collectives are counted by how often they run, and how they are spelled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from flexivit_jax.core import collectives
+from flexivit_jax.core.collectives import Collectives, Sent
+
+MESH = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+# Each device holds [2, 4] float32: 32 bytes.
+X = np.ones((4, 16), np.float32)
+
+
+def _shared(f):
+  spec = PartitionSpec("a", "b")
+  return jax.shard_map(
+    f, mesh=MESH, in_specs=spec, out_specs=spec, check_vma=False
+  )
+
+
+def _of_jaxpr(f):
+  return collectives.of_jaxpr(jax.make_jaxpr(_shared(f))(X))
+
+
+def _of_compiled(f):
+  text = jax.jit(_shared(f)).lower(X).compile().as_text()
+  return collectives.of_compiled(text)
+
+
+def _gather(x):
+  return jax.lax.all_gather(x, "b", axis=1, tiled=True)
+
+
+def _scatter(x):
+  return jax.lax.psum_scatter(x, "b", scatter_dimension=1, tiled=True)
+
+
+def _swap(x):
+  return jax.lax.all_to_all(x, "b", split_axis=1, concat_axis=0, tiled=True)
+
+
+def _pass(x):
+  return jax.lax.ppermute(x, "b", [(i, (i + 1) % 4) for i in range(4)])
+
+
+ONE = {
+  # 32 bytes to each of 3 others.
+  "all_gather": (_gather, 3 * 32),
+  # A quarter of its 32 to each of 3 others.
+  "reduce_scatter": (_scatter, 3 * 8),
+  "all_to_all": (_swap, 3 * 8),
+  "collective_permute": (_pass, 32),
+  # A reduce-scatter and an all-gather, over 4 devices or all 8.
+  "all_reduce": (lambda x: jax.lax.psum(x, "b"), 2 * 3 * 8),
+  "all_reduce of all": (lambda x: jax.lax.psum(x, ("a", "b")), 2 * 7 * 4),
+}
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_one_collective(name):
+  f, sent = ONE[name]
+  expected = Collectives(**{name.removesuffix(" of all"): Sent(1, sent)})
+  assert _of_jaxpr(f) == expected
+  assert _of_compiled(f) == expected
+  assert expected.total == Sent(1, sent)
+
+
+def _repeated(x):
+  def body(x, _):
+    return jax.lax.fori_loop(0, 5, lambda _, x: _pass(x), x), None
+
+  return jax.lax.scan(jax.checkpoint(body), x, length=3)[0]
+
+
+def test_loops_in_loops_multiply():
+  expected = Collectives(collective_permute=Sent(15, 15 * 32))
+  assert _of_jaxpr(_repeated) == expected
+  assert _of_compiled(_repeated) == expected
+
+
+def test_a_custom_derivative_is_looked_into():
+  @jax.custom_vjp
+  def f(x):
+    return _pass(x)
+
+  f.defvjp(lambda x: (_pass(x), None), lambda _, g: (_pass(_pass(g)),))
+  assert _of_jaxpr(f).collective_permute.count == 1
+  both = jax.grad(lambda x: f(x).sum())
+  assert _of_jaxpr(both).collective_permute.count == 3
+
+
+def test_groups_of_one_send_nothing():
+  mesh = jax.make_mesh((1,), ("b",), axis_types=(AxisType.Auto,))
+  spec = PartitionSpec("b")
+  f = jax.shard_map(_gather, mesh=mesh, in_specs=spec, out_specs=spec)
+  assert collectives.of_jaxpr(jax.make_jaxpr(f)(X)) == Collectives()
+
+
+def test_loops_without_a_count_are_refused():
+  def f(x):
+    return jax.lax.while_loop(lambda x: x.sum() < 9, _pass, x)
+
+  with pytest.raises(ValueError) as refused:
+    _of_jaxpr(f)
+  assert str(refused.value) == (
+    "a while loop with collectives may run any number of times: write it as a "
+    "scan, or as a fori_loop with bounds that are known"
+  )
+  with pytest.raises(ValueError, match="a loop with collectives may run any"):
+    _of_compiled(f)
+
+
+def test_branches_that_differ_are_refused():
+  def f(x, branch=lambda x: x):
+    return jax.lax.cond(x.sum() > 0, _pass, branch, x)
+
+  with pytest.raises(ValueError) as refused:
+    _of_jaxpr(f)
+  assert str(refused.value) == (
+    "the branches of a cond send different amounts: which of them runs is not "
+    "known"
+  )
+  same = _of_jaxpr(lambda x: f(x, lambda x: _pass(2 * x)))
+  assert same == Collectives(collective_permute=Sent(1, 32))
+
+
+# What compilers for other platforms write, with operands left out.
+LINES = {
+  "lists": ("%a = f32[8,4] all-gather(%x), replica_groups={{0,1},{2,3}}", 64),
+  "all devices": ("%a = f32[8,4] all-gather(%x), replica_groups={}", 112),
+  "no groups": ("%a = f32[8,4] all-gather(%x), dimensions={0}", 112),
+  "tiles": ("%a = f32[8,4] all-gather(%x), replica_groups=[2,4]<=[8]", 96),
+  "transposed tiles": (
+    "%a = f32[8,4] all-gather(%x), replica_groups=[4,2]<=[2,4]T(1,0)",
+    64,
+  ),
+  "mesh": (
+    "%a = f32[8,4] all-gather(%x), "
+    "replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}",
+    96,
+  ),
+  "mesh, both axes": (
+    "%a = f32[8,4] all-gather(%x), "
+    "replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}",
+    112,
+  ),
+  "mesh, part of an axis": (
+    "%a = f32[8,4] all-gather(%x), "
+    "replica_groups=mesh['axis_0'=8] {'axis_0':(2)4}",
+    96,
+  ),
+  "async": (
+    "%a = (f32[2,4]{1,0}, f32[8,4]{1,0}) all-gather-start(%x), "
+    "replica_groups=[2,4]<=[8]",
+    96,
+  ),
+  "async, of several": (
+    "%a = ((f32[2,4], bf16[2,4]), (f32[8,4], /*index=1*/bf16[8,4])) "
+    "all-gather-start(%x, %y), replica_groups=[2,4]<=[8]",
+    144,
+  ),
+  "async permute": (
+    "%a = (f32[8,4], f32[8,4], u32[], u32[]) collective-permute-start(%x), "
+    "source_target_pairs={{0,1},{1,0}}",
+    128,
+  ),
+  "async sum": (
+    "%a = f32[8,4] all-reduce-start(%x), replica_groups=[2,4]<=[8], "
+    "to_apply=%add",
+    192,
+  ),
+  "sum of several": (
+    "%a = (f32[8,4], f32[2]) all-reduce(%x, %y), replica_groups=[2,4]<=[8], "
+    "to_apply=%add",
+    204,
+  ),
+  "async scatter": (
+    "%a = ((f32[8,4]), f32[2,4]) reduce-scatter-start(%x), "
+    "replica_groups=[2,4]<=[8], to_apply=%add",
+    96,
+  ),
+  "narrow types": (
+    "%a = (f8e4m3fn[8], pred[8], s4[8]) all-gather(%x, %y, %z), "
+    "replica_groups=[2,4]<=[8]",
+    15,
+  ),
+}
+
+
+def _program(line):
+  return f"""HloModule f, is_scheduled=true, num_partitions=8
+
+%add (p: f32[], q: f32[]) -> f32[] {{
+  %p = f32[] parameter(0)
+  %q = f32[] parameter(1)
+  ROOT %sum = f32[] add(%p, %q)
+}}
+
+ENTRY %main (x: f32[2,4]) -> f32[2,4] {{
+  %x = f32[2,4] parameter(0)
+  {line}
+  ROOT %b = f32[8,4] all-gather-done(%a)
+}}
+"""
+
+
+@pytest.mark.parametrize(("line", "sent"), LINES.values(), ids=LINES)
+def test_every_spelling(line, sent):
+  got = collectives.of_compiled(_program(line)).total
+  assert got == Sent(1, sent)
+
+
+def test_wrapped_in_an_async_computation_it_counts_once():
+  text = _program(
+    "%a = ((f32[8,4]), f32[2,4]) async-start(%x), calls=%wrapped"
+  ).replace(
+    "ENTRY",
+    "%wrapped (x: f32[8,4]) -> f32[2,4] {\n"
+    "  ROOT %r = f32[2,4] reduce-scatter(%x), replica_groups=[2,4]<=[8], "
+    "to_apply=%add\n}\n\nENTRY",
+  )
+  assert collectives.of_compiled(text).reduce_scatter == Sent(1, 96)
+
+
+def test_what_is_not_known_is_refused():
+  line = "%a = f32[8,4] ragged-all-to-all(%x), replica_groups={}"
+  with pytest.raises(ValueError) as refused:
+    collectives.of_compiled(_program(line))
+  assert str(refused.value) == (
+    f"what ragged-all-to-all sends is not counted: {line[:80]}"
+  )
+  with pytest.raises(ValueError, match="give the text of a compiled program"):
+    collectives.of_compiled("no program")
+
+
+def test_dtypes_of_a_jaxpr_count():
+  f = jax.shard_map(
+    _gather,
+    mesh=MESH,
+    in_specs=PartitionSpec("a", "b"),
+    out_specs=PartitionSpec("a", None),
+    check_vma=False,
+  )
+  jaxpr = jax.make_jaxpr(f)(jnp.ones((4, 16), jnp.bfloat16))
+  assert collectives.of_jaxpr(jaxpr).all_gather == Sent(1, 3 * 16)
