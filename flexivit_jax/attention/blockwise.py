@@ -16,11 +16,13 @@ class Blockwise:
   arXiv:2205.14135), in XLA's operations: any platform, any length.
 
   Where blocks do not divide a length, the last one begins earlier and overlaps
-  its neighbour; nothing is padded or copied. See `Mergeable`.
+  its neighbour; nothing is padded or copied. Blocks whose segments do not meet
+  are skipped, so packed rows take as long as their images. See `Mergeable`.
 
   Attributes:
-    block_q, block_k: queries and keys at a time: `[b, h, block_q, block_k]`
-      logits exist at once.
+    block_q, block_k: queries and keys at a time, at most:
+      `[b, h, block_q, block_k]` logits exist at once. On a CPU they are several
+      times faster where those fit its cache.
   """
 
   block_q: int = 512
@@ -46,12 +48,13 @@ class Blockwise:
     dtype = kernels.accumulator(q)
     queries = Blocks.of(q.shape[1], self.block_q)
     keys = Blocks.of(k.shape[1], self.block_k)
+    meet = _meeting(queries, keys, q_segments, kv_segments)
 
     def rows(i, done: Partial) -> Partial:
       q_i = _scaled(queries.take(q, i))
       segments_i = queries.take(q_segments, i)
 
-      def step(j, carry):
+      def attend(j, carry):
         out, top, total = carry
         k_j, v_j = keys.take(k, j), keys.take(v, j)
         logits = kernels.product("bqhe,bkhe->bhqk", q_i, k_j, dtype)
@@ -69,8 +72,12 @@ class Blockwise:
         total = total * kept + weights.sum(axis=-1, keepdims=True)
         return out, new_top, total
 
-      # Zeros of q, not of nothing: inside shard_map they vary as it does.
-      zero = jnp.moveaxis(q_i, 2, 1).astype(dtype) * 0
+      def step(j, carry):
+        if meet is None:
+          return attend(j, carry)
+        return lax.cond(meet[i, j], attend, lambda _, carry: carry, j, carry)
+
+      zero = jnp.zeros_like(jnp.moveaxis(q_i, 2, 1), dtype)
       column = zero[..., :1]
       out, top, total = lax.fori_loop(
         0, keys.count, step, (zero, column + NO_KEY, column)
@@ -90,6 +97,7 @@ class Blockwise:
     dtype = kernels.accumulator(q)
     queries = Blocks.of(q.shape[1], self.block_q)
     keys = Blocks.of(k.shape[1], self.block_k)
+    meet = _meeting(queries, keys, q_segments, kv_segments)
     d_out, d_lse = d_total
     # Softmax's own term, sum_k w dw = out . d_out; lse adds its cotangent.
     row = (d_out.astype(dtype) * total.out.astype(dtype)).sum(axis=-1) - d_lse
@@ -99,8 +107,8 @@ class Blockwise:
       k_j, v_j = keys.take(k, j), keys.take(v, j)
       segments_j = keys.take(kv_segments, j)
 
-      def step(i, carry):
-        d_q, d_k_j, d_v_j = carry
+      def gradients(i):
+        """Of block i of the queries, and what it adds to those of k_j, v_j."""
         q_i, d_out_i = _scaled(queries.take(q, i)), queries.take(d_out, i)
         logits = kernels.product("bqhe,bkhe->bhqk", q_i, k_j, dtype)
         seen = _seen(
@@ -112,18 +120,30 @@ class Blockwise:
         weights = jnp.exp(logits - _column(queries.take(total.lse, i)))
         if seen is not None:
           weights = jnp.where(seen, weights, 0)
-        d_v_j = d_v_j + kernels.product(
+        d_v_j = kernels.product(
           "bhqk,bqhe->bkhe", weights.astype(v.dtype), d_out_i, dtype
         )
         d_logits = kernels.product("bqhe,bkhe->bhqk", d_out_i, v_j, dtype)
         d_logits = weights * (d_logits - _column(queries.take(row, i)))
         d_logits = d_logits.astype(q.dtype)
-        d_k_j = d_k_j + kernels.product("bhqk,bqhe->bkhe", d_logits, q_i, dtype)
+        d_k_j = kernels.product("bhqk,bqhe->bkhe", d_logits, q_i, dtype)
         d_q_i = kernels.product("bhqk,bkhe->bqhe", d_logits, k_j, dtype)
-        return queries.add(d_q, d_q_i * scale, i), d_k_j, d_v_j
+        return d_q_i * scale, d_k_j, d_v_j
+
+      def nothing(i):
+        blocks = queries.take(q, i), k_j, v_j
+        return tuple(jnp.zeros_like(x, dtype) for x in blocks)
+
+      def step(i, carry):
+        d_q, d_k_j, d_v_j = carry
+        if meet is None:
+          adds = gradients(i)
+        else:
+          adds = lax.cond(meet[i, j], gradients, nothing, i)
+        return queries.add(d_q, adds[0], i), d_k_j + adds[1], d_v_j + adds[2]
 
       d_q, d_k, d_v = carry
-      zero = k_j.astype(dtype) * 0
+      zero = jnp.zeros_like(k_j, dtype)
       d_q, d_k_j, d_v_j = lax.fori_loop(
         0, queries.count, step, (d_q, zero, zero)
       )
@@ -168,6 +188,28 @@ class Blocks:
 
   def add(self, x, block, i):
     return self.put(x, self.take(x, i) + block, i)
+
+
+def _meeting(queries, keys, q_segments, kv_segments):
+  """Which blocks have segments in common in some row, bool [queries, keys].
+
+  None without segments. By the range of segments in each block, so some that
+  have none may be there; few do where segments come in order.
+  """
+  if q_segments is None:
+    return None
+
+  def ranges(blocks, segments):
+    # Padding comes last, wherever its number would be.
+    order = jnp.where(segments > 0, segments, jnp.iinfo(jnp.int32).max)
+    order = lax.map(lambda i: blocks.take(order, i), jnp.arange(blocks.count))
+    return order.min(axis=2), order.max(axis=2)
+
+  q_low, q_high = ranges(queries, q_segments)
+  k_low, k_high = ranges(keys, kv_segments)
+  # [queries, keys, b or 1]
+  apart = (q_high[:, None] < k_low[None]) | (k_high[None] < q_low[:, None])
+  return ~apart.all(axis=-1)
 
 
 def _scaled(q):
