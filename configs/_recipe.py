@@ -79,6 +79,9 @@ def _smoke(config: ConfigDict) -> ConfigDict:
   if "task" in config and "teacher" in config.task:
     config.task.teacher.checkpoint = smoke_checkpoint()
     config.init_from.checkpoint = config.task.teacher.checkpoint
+  if "mesh" in config:
+    config.mesh.seq = 1  # however many devices there are
+    config.accumulate = 1
   config.optimizer.schedule.warmup_steps = 1
   if "cooldown_steps" in config.optimizer.schedule:
     config.optimizer.schedule.cooldown_steps = 1

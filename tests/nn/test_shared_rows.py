@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from flexivit_jax.attention import (
@@ -210,6 +211,65 @@ def test_microbatches_add_up(double):
     model, params, batch, mesh, functools.partial(how, accumulate=2)
   )
   _assert_equal(got, _gradients(model, params, batch), 1e-12)
+
+
+def _after(steps, model, params, batch, mesh=None):
+  """Parameters after so many steps of SGD with momentum."""
+  tx = optax.sgd(0.05, momentum=0.9)
+
+  def train_step(state, batch):
+    return step_lib.train_step(
+      state,
+      {},
+      batch,
+      measure=functools.partial(TASK.measure, model, patch_hw=(2, 2)),
+      tx=tx,
+    )[0]
+
+  state = step_lib.init_state(params, tx, seed=0)
+  options = {}
+  if mesh is not None:
+    rows = sharding.over_rows(mesh)
+    everywhere = sharding.replicated(mesh)
+    train_step = sharding.on_mesh(train_step, mesh)
+    options = dict(in_shardings=(everywhere, rows), out_shardings=everywhere)
+  train_step = jax.jit(train_step, **options)
+  for _ in range(steps):
+    state = train_step(state, batch)
+  return state.params
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize(
+  ("dtype", "steps", "tolerance"),
+  [
+    # Sums in another order through twelve layers.
+    ("float64", 1, 1e-10),
+    # The same in float32, through twenty steps.
+    ("float32", 20, 1e-5),
+  ],
+)
+def test_a_deep_model_on_packed_rows(name, dtype, steps, tolerance):
+  with jax.enable_x64(dtype == "float64"):
+    batch = _packs()
+    model = _model(
+      size=vit.Size(16, 12, 32, 4),
+      distribution=DISTRIBUTIONS[name],
+      dtype=dtype,
+      scan=True,
+      remat=True,
+    )
+    params = _params(model, batch)
+    mesh = sharding.make_mesh(sharding.MeshSpec(data=2, seq=4))
+    expected = _after(steps, model, params, batch)
+    got = _after(steps, model, params, batch, mesh)
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), expected, params)
+    assert max(jax.tree.leaves(moved)) > 5e-3  # it learns
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=tolerance),
+      *(got, expected),
+    )
 
 
 def test_a_model_that_shares_no_rows_has_no_collectives():
