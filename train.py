@@ -155,7 +155,7 @@ def run_steps(run, workdir: pathlib.Path, checkpoints, window) -> int:
   def save(done, position):
     watch.flush()  # no resumed run would write these rows again
     watch.check_finite(state.finite, done)
-    arrays = {"state": state, "running": metrics}
+    arrays = {"state": run.stored(state), "running": metrics}
     with watch.split.part("checkpoint"):
       checkpoints.save(done, arrays, {"loader": position}, watch.best())
 

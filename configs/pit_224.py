@@ -9,9 +9,10 @@ seconds. After it: the model, Ti or S, the devices that share an image, 8, and
 the side of the images: `DATA,S,8`.
 
 Attention is nearly all of the work: 98 % of the forward pass of Ti, 96 of S
-(2 l^2 d of 2 l^2 d + 12 l d^2 multiply-adds of a layer). Each device has the queries of its own 6,272 pixels (LSS Transformer,
-arXiv:2311.02382). The learned positions have a row for each pixel, 9.6 M
-numbers of Ti and more than the rest of it, and lie where the pixels lie.
+(2 l^2 d of 2 l^2 d + 12 l d^2 multiply-adds of a layer). Each device has the
+queries of its own 6,272 pixels (LSS Transformer, arXiv:2311.02382). The learned
+positions have a row for each pixel, 9.6 M numbers of Ti and more than the rest
+of it, and lie where the pixels lie.
 
 As the pixel transformer on ImageNet-1k (configs/pit_in1k.py), which had images
 of 28 px, so this is past what its paper has (arXiv:2406.09415): average pooling

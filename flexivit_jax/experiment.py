@@ -19,6 +19,7 @@ from flexivit_jax.training import (
   optimizer,
   parameter_sharding,
   sharding,
+  token_order,
 )
 from flexivit_jax.training import writers as writers_lib
 
@@ -224,6 +225,13 @@ class Experiment:
       )
     elif isinstance(self.patch_size, patch_size.ScheduledPatchSize):
       self.patch_size.for_image(None, None)  # says why not
+
+    strides = self.mesh.order == token_order.STRIDED
+    if strides and isinstance(self.task, distill.Distill):
+      raise ValueError(
+        "mesh.order=strided does not go with a teacher, which has an order of "
+        'its own: give mesh.order="contiguous", or the task supervised'
+      )
 
   def _check_double_averaging(self):
     """Refuses what one `shard_map` round the whole model does not do."""

@@ -7,7 +7,6 @@ import jax
 from flexivit_jax import config, pretrained, teaching
 from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.data import scan
-from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import (
   ConfigError,
   Experiment,
@@ -161,7 +160,7 @@ def _check_shared_rows(experiment: Experiment, mesh, loader, validation):
     check("config.packing", experiment.packing.row_length)
   else:
     for size in experiment.patch_size.sizes:
-      place = f"{size_name(size)} patches of config.patch_size"
+      place = "config.patch_size {}x{}".format(*size)
       check(place, cost.tokens(loader.image_hw, size))
   if validation is None:
     return

@@ -13,7 +13,7 @@ import numpy as np
 from flexivit_jax import run_numbers
 from flexivit_jax.checkpoints import native
 from flexivit_jax.core.text import format_bytes
-from flexivit_jax.core.tokens import grid_shape
+from flexivit_jax.core.tokens import grid_shape, to_tokens
 from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.data import pack_loader
 from flexivit_jax.evaluation import sweep
@@ -34,6 +34,7 @@ from flexivit_jax.training import (
   parameter_sharding,
   sharding,
   step,
+  token_order,
 )
 
 
@@ -84,9 +85,41 @@ class Run:
     """The task's metrics; a teacher must be given as `teacher`."""
     params = self.experiment.optimizer.hold(params)
     params = parameter_sharding.gathered(params, self.state_shardings.params)
+    batch = self._in_order(batch, kwargs["patch_hw"])
     return self.experiment.task.measure(
       self.experiment.model, params, batch, **kwargs
     )
+
+  def _in_order(self, batch, patch_hw):
+    """With tokens in the order in which devices share them."""
+    if not self._strides:
+      return batch
+    tokens = to_tokens(batch.inputs, patch_hw)
+    tokens = token_order.reorder(tokens, self.mesh.shape["seq"])
+    return dataclasses.replace(batch, inputs=tokens)
+
+  @property
+  def _strides(self) -> bool:
+    order = self.experiment.mesh.order
+    return order == token_order.STRIDED and self.mesh.shape["seq"] > 1
+
+  def stored(self, state):
+    """A state as checkpoints have it, whatever devices it was trained on."""
+    return self._reordered(state, token_order.contiguous)
+
+  def shared(self, state):
+    """The inverse of `stored`."""
+    return self._reordered(state, token_order.strided)
+
+  def _reordered(self, state, order):
+    if not self._strides:
+      return state
+
+    def table(x):
+      f = functools.partial(order, parts=self.mesh.shape["seq"])
+      return jax.jit(f, out_shardings=x.sharding)(x)
+
+    return token_order.of_tables(table, state, self._by_token)
 
   def augment(self, key, batch):
     """What each step draws on the devices."""
@@ -152,7 +185,7 @@ class Run:
     init = jax.jit(init, out_shardings=self.state_shardings)
     state = init(self._one_row, self.initial)
     self.initial.clear()  # they would take the memory of a second model
-    return state
+    return self.shared(state)
 
   @functools.cached_property
   def state_shapes(self) -> step.TrainState:
@@ -269,12 +302,17 @@ class Run:
       reading = reading.only(
         lambda view, s: reading.is_packed(view) or s.patch_hw in sizes
       )
-    answer = sharding.on_mesh(
-      functools.partial(
-        sweep.forward, self.experiment.task, self.experiment.model
-      ),
-      self.mesh,
-    )
+
+    def forward(params, batch, *, patch_hw):
+      return sweep.forward(
+        self.experiment.task,
+        self.experiment.model,
+        params,
+        self._in_order(batch, patch_hw),
+        patch_hw=patch_hw,
+      )
+
+    answer = sharding.on_mesh(forward, self.mesh)
     with self.explaining_evaluation():
       return sweep.compile_programs(
         lambda setting: (answer, params), [reading], self.mesh, report
@@ -377,7 +415,7 @@ def start(
   with blaming(f"the checkpoint of step {restored.step}"):
     run.loader.set_state(restored.progress["loader"])
   report(f"resuming after step {restored.step} of {run.total_steps}")
-  return restored.arrays["state"], restored.arrays["running"]
+  return run.shared(restored.arrays["state"]), restored.arrays["running"]
 
 
 def _init_state(experiment: Experiment, tx, inputs, initial) -> step.TrainState:

@@ -83,6 +83,26 @@ def per_device(
   )(split, whole, replicated)
 
 
+def everywhere(x):
+  """Constrains `[b or 1, l, ...]` to have all tokens on every device.
+
+  For segments and rotations, before the layers: each layer reads all of them,
+  and a rematerialised one would gather them again. As it is without an axis
+  `seq`, or inside `shard_map`.
+  """
+  if parts() == 1 or inside_shard_map():
+    return x
+  data = DATA if splits_rows() and x.shape[0] % _size(DATA) == 0 else None
+  return lax.with_sharding_constraint(x, PartitionSpec(data))
+
+
+def own(x):
+  """The device's own tokens of all; inside shard_map."""
+  length = x.shape[1] // parts()
+  start = lax.axis_index(SEQ) * length
+  return lax.dynamic_slice_in_dim(x, start, length, axis=1)
+
+
 def received(x):
   """x, named `GATHERED`."""
   return jax.tree.map(lambda x: checkpoint_name(x, GATHERED), x)

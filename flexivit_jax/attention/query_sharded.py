@@ -52,22 +52,14 @@ class QuerySharded:
       )
     if axes.parts() == 1:
       return local.attend(kernel, q, k, v, q_segments, kv_segments)
-    kernels.check_segments(q_segments, kv_segments)
-    if axes.inside_shard_map():
-      if kv_segments is not None:
-        kv_segments = axes.gather(kv_segments)
-      return _keys_values((kernel, q, k, v, q_segments), kv_segments)
-    self.check(
-      length=q.shape[1],
-      num_heads=q.shape[2],
-      parts=axes.parts(),
-      kernel=kernel,
-    )
 
-    def own(split, whole, _):
-      return _keys_values((kernel, *split), whole)
+    def gathered(arrays, _, __):
+      q, k, v = arrays
+      # One collective for both; the gradient is one reduce-scatter.
+      both = axes.gather(jnp.stack([k, v]), axis=2)
+      return q, *axes.received(both)
 
-    return axes.per_device(own, (q, k, v, q_segments), kv_segments)
+    return self._attend(kernel, gathered, (q, k, v), q_segments, kv_segments)
 
   def from_activations(
     self,
@@ -98,34 +90,14 @@ class QuerySharded:
       k, v = project(parameters, y, extra)
       return local.attend(kernel, q, k, v, q_segments, kv_segments)
 
-    kernels.check_segments(q_segments, kv_segments)
-
-    def own(split, whole, parameters):
-      q, y, q_segments = split
-      kv_segments, extra = whole
+    def gathered(arrays, extra, parameters):
+      q, y = arrays
       y = axes.received(axes.gather(y))
-      k, v = project(parameters, y, extra)
-      return kernel(q, k, v, q_segments=q_segments, kv_segments=kv_segments)
+      return q, *project(parameters, y, extra)
 
-    split, whole = (q, y, q_segments), (kv_segments, extra)
-    if axes.inside_shard_map():
-      return own(split, jax.tree.map(axes.gather, whole), parameters)
-    self.check(
-      length=q.shape[1],
-      num_heads=q.shape[2],
-      parts=axes.parts(),
-      kernel=kernel,
+    return self._attend(
+      kernel, gathered, (q, y), q_segments, kv_segments, extra, parameters
     )
-
-    def own_gradients(split, whole, parameters):
-      # Each device's own until the end, where they are summed once: `project`
-      # may have a derivative of its own, which knows of no other devices.
-      mesh = jax.sharding.get_abstract_mesh()
-      names = tuple(mesh.axis_names)
-      vary = functools.partial(lax.pcast, axis_name=names, to="varying")
-      return own(split, whole, jax.tree.map(vary, parameters))
-
-    return axes.per_device(own_gradients, split, whole, parameters)
 
   def check(
     self, *, length: int, num_heads: int, parts: int, kernel: Kernel
@@ -147,9 +119,47 @@ class QuerySharded:
       return None
     return jax.checkpoint_policies.save_only_these_names(axes.GATHERED)
 
+  def _attend(
+    self,
+    kernel,
+    gathered,
+    arrays,
+    q_segments,
+    kv_segments,
+    extra=None,
+    parameters=None,
+  ) -> Partial:
+    """The kernel on a device's own queries and what `gathered` makes of
+    (its own arrays, all of extra, parameters): (q, all k, all v)."""
+    kernels.check_segments(q_segments, kv_segments)
+    if q_segments is kv_segments:
+      # Cut from those of all tokens, which are then all that is sent.
+      q_segments = None
 
-def _keys_values(split, kv_segments) -> Partial:
-  kernel, q, k, v, q_segments = split
-  # One collective for both; the gradient is one reduce-scatter.
-  k, v = axes.received(axes.gather(jnp.stack([k, v]), axis=2))
-  return kernel(q, k, v, q_segments=q_segments, kv_segments=kv_segments)
+    def own(split, whole, parameters):
+      arrays, q_segments = split
+      extra, kv_segments = whole
+      if kv_segments is not None and q_segments is None:
+        q_segments = axes.own(kv_segments)
+      q, k, v = gathered(arrays, extra, parameters)
+      return kernel(q, k, v, q_segments=q_segments, kv_segments=kv_segments)
+
+    split, whole = (arrays, q_segments), (extra, kv_segments)
+    if axes.inside_shard_map():
+      return own(split, jax.tree.map(axes.gather, whole), parameters)
+    q = arrays[0]
+    self.check(
+      length=q.shape[1],
+      num_heads=q.shape[2],
+      parts=axes.parts(),
+      kernel=kernel,
+    )
+
+    def own_gradients(split, whole, parameters):
+      # Each device's own until the end, where they are summed once: `gathered`
+      # may have a derivative of its own, which knows of no other devices.
+      names = tuple(jax.sharding.get_abstract_mesh().axis_names)
+      vary = functools.partial(lax.pcast, axis_name=names, to="varying")
+      return own(split, whole, jax.tree.map(vary, parameters))
+
+    return axes.per_device(own_gradients, split, whole, parameters)

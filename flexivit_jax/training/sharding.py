@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from flexivit_jax.training import token_order
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshSpec:
@@ -16,12 +18,16 @@ class MeshSpec:
     data: groups of devices, each with rows of its own; None: as many as there
       are devices for.
     seq: devices in a group, each with its share of every row's tokens.
+    order: of the tokens over a group: "contiguous" or "strided". Strided, the
+      images of a packed row are spread over all its devices, so that each has
+      about as many blocks of other images to skip.
     double_averaging: gradients are averaged explicitly (`double_averaging`)
       instead of by the compiler: once for all microbatches.
   """
 
   data: int | None = None
   seq: int = 1
+  order: str = token_order.CONTIGUOUS
   double_averaging: bool = False
 
   def __post_init__(self):
@@ -29,6 +35,9 @@ class MeshSpec:
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ValueError(f"{name} is {value}: give at least 1")
+    orders = token_order.CONTIGUOUS, token_order.STRIDED
+    if self.order not in orders:
+      raise ValueError(f"order is {self.order!r}: give {' or '.join(orders)}")
 
 
 def make_mesh(spec: MeshSpec | None = None) -> Mesh:

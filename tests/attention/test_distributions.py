@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from flexivit_jax.attention import (
+  axes,
   blockwise,
   dense,
   local,
@@ -116,6 +117,28 @@ def test_rows_that_do_not_divide_are_computed_by_all(float64, rows):
   with jax.set_mesh(cases.mesh(2, 4)):
     got = cases.both_ways(attend, *segments, cases.QUICK)(*args)
   expected = cases.reference(args, *segments)
+  assert cases.error(got, expected) < cases.TOLERANCES["float64"]
+
+
+@pytest.mark.parametrize(
+  "distribution", [QuerySharded(), ulysses.Ulysses()], ids=str
+)
+def test_queries_and_keys_may_have_one_array_of_segments(float64, distribution):
+  args = cases.inputs("float64")
+  _, segments = cases.segments()
+  attend = functools.partial(distribution, dense.Dense())
+  mesh = cases.mesh(2, 4)
+
+  def everywhere(*args, q_segments, kv_segments):
+    segments = axes.everywhere(q_segments)
+    return attend(*args, q_segments=segments, kv_segments=segments)
+
+  with jax.set_mesh(mesh):
+    f = cases.both_ways(everywhere, segments, segments, cases.QUICK)
+    got = f(*cases.on_mesh(mesh, *args))
+  expected = cases.reference(
+    args, segments, segments, with_lse=got[0].lse is not None
+  )
   assert cases.error(got, expected) < cases.TOLERANCES["float64"]
 
 
