@@ -96,10 +96,17 @@ def everywhere(x):
   return lax.with_sharding_constraint(x, PartitionSpec(data))
 
 
-def own(x):
-  """The device's own tokens of all; inside shard_map."""
+def own(x, hops: int | jax.Array = 0):
+  """A device's tokens, cut from all; inside shard_map.
+
+  Args:
+    x: `[b or 1, l, ...]`; None of None.
+    hops: how many devices before this one.
+  """
+  if x is None:
+    return None
   length = x.shape[1] // parts()
-  start = lax.axis_index(SEQ) * length
+  start = (lax.axis_index(SEQ) - hops) % parts() * length
   return lax.dynamic_slice_in_dim(x, start, length, axis=1)
 
 

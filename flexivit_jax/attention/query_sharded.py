@@ -139,7 +139,7 @@ class QuerySharded:
     def own(split, whole, parameters):
       arrays, q_segments = split
       extra, kv_segments = whole
-      if kv_segments is not None and q_segments is None:
+      if q_segments is None:
         q_segments = axes.own(kv_segments)
       q, k, v = gathered(arrays, extra, parameters)
       return kernel(q, k, v, q_segments=q_segments, kv_segments=kv_segments)

@@ -31,16 +31,23 @@ class Ring:
     if parts == 1:
       return local.attend(kernel, q, k, v, q_segments, kv_segments)
     kernels.check_segments(q_segments, kv_segments)
-    if axes.inside_shard_map():
+    if q_segments is kv_segments:
+      # Cut from those of all tokens, which are then all that is sent.
+      q_segments = None
+
+    def own(split, kv_segments, _):
+      q, k, v, q_segments = split
+      if q_segments is None:
+        q_segments = axes.own(kv_segments)
       return _ring(kernel, parts, q, k, v, q_segments, kv_segments)
+
+    split = q, k, v, q_segments
+    if axes.inside_shard_map():
+      return own(split, jax.tree.map(axes.gather, kv_segments), None)
     self.check(
       length=q.shape[1], num_heads=q.shape[2], parts=parts, kernel=kernel
     )
-
-    def own(split, _, __):
-      return _ring(kernel, parts, *split)
-
-    return axes.per_device(own, (q, k, v, q_segments, kv_segments), None)
+    return axes.per_device(own, split, kv_segments)
 
   def check(
     self, *, length: int, num_heads: int, parts: int, kernel: Kernel
@@ -64,21 +71,19 @@ def _ring(
 
 
 def _forward(kernel, parts, q, k, v, q_segments, kv_segments):
-  def merged(total, block):
-    (k, v), kv_segments = block
-    part = kernel.forward(q, k, v, q_segments, kv_segments)
+  def merged(hops, total, kv):
+    part = kernel.forward(q, *kv, q_segments, axes.own(kv_segments, hops))
     return kernels.merge(total, part)
 
-  def hop(_, carry):
-    total, block = carry
+  def hop(hops, carry):
+    total, kv = carry
     # Sent before it is used: the two can happen at the same time.
-    return merged(total, block), _next(block, parts)
+    return merged(hops, total, kv), _next(kv, parts)
 
   zeros = jnp.zeros_like(q, kernels.accumulator(q))
   total = Partial(zeros, zeros[..., 0] + NO_KEY)
-  block = jnp.stack([k, v]), kv_segments
-  total, block = lax.fori_loop(0, parts - 1, hop, (total, block))
-  total = merged(total, block)
+  carry = total, jnp.stack([k, v])
+  total = merged(parts - 1, *lax.fori_loop(0, parts - 1, hop, carry))
   total = axes.received(Partial(total.out.astype(v.dtype), total.lse))
   return total, (q, k, v, q_segments, kv_segments, total)
 
@@ -86,23 +91,22 @@ def _forward(kernel, parts, q, k, v, q_segments, kv_segments):
 def _backward(kernel, parts, saved, d_total):
   q, k, v, q_segments, kv_segments, total = saved
 
-  def added(d_q, d_kv, block):
-    (k, v), kv_segments = block
+  def added(hops, d_q, d_kv, kv):
     d_q_part, *d_kv_part = kernel.backward(
-      q, k, v, total, d_total, q_segments, kv_segments
+      q, *kv, total, d_total, q_segments, axes.own(kv_segments, hops)
     )
     # The gradients of a block follow it, one hop behind, and end at home.
     return d_q + d_q_part, _next(d_kv + jnp.stack(d_kv_part), parts)
 
-  def hop(_, carry):
-    d_q, d_kv, block = carry
-    return *added(d_q, d_kv, block), _next(block, parts)
+  def hop(hops, carry):
+    d_q, d_kv, kv = carry
+    return *added(hops, d_q, d_kv, kv), _next(kv, parts)
 
+  kv = jnp.stack([k, v])
   d_q = jnp.zeros_like(q, kernels.accumulator(q))
-  block = jnp.stack([k, v]), kv_segments
-  d_kv = jnp.zeros_like(block[0], d_q.dtype)
-  d_q, d_kv, block = lax.fori_loop(0, parts - 1, hop, (d_q, d_kv, block))
-  d_q, (d_k, d_v) = added(d_q, d_kv, block)
+  carry = d_q, jnp.zeros_like(kv, d_q.dtype), kv
+  carry = lax.fori_loop(0, parts - 1, hop, carry)
+  d_q, (d_k, d_v) = added(parts - 1, *carry)
   gradients = (g.astype(x.dtype) for g, x in zip((d_q, d_k, d_v), (q, k, v)))
   return *gradients, None, None
 
@@ -110,7 +114,7 @@ def _backward(kernel, parts, saved, d_total):
 _ring.defvjp(_forward, _backward)
 
 
-def _next(block, parts: int):
-  """Everything one device on; keys and values are one array, so one message."""
+def _next(kv, parts: int):
+  """Keys and values are one array, so one message, to the next device."""
   ring = [(i, (i + 1) % parts) for i in range(parts)]
-  return jax.tree.map(lambda x: lax.ppermute(x, axes.SEQ, ring), block)
+  return lax.ppermute(kv, axes.SEQ, ring)

@@ -126,21 +126,13 @@ def _compiled(name, remat, kernel, packed):
     return collectives.of_compiled(lowered.compile().as_text())
 
 
-def _of_segments(name, remat):
-  """What their 4 bytes of each token cost, in a step."""
-  if name != "ring":
-    return Collectives(all_gather=Sent(1, 4 * B * L * SHARE))
-  passes = 3 if remat == "all again" else 2
-  hops = Sent(P - 1, 4 * B * L * SHARE)
-  return Collectives(collective_permute=hops) * passes * LAYERS
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "remat", "kernel", "packed"), COMPILED)
 def test_the_compiled_program_sends_no_more(name, remat, kernel, packed):
   expected = _expected(name, remat)
   if packed:
-    expected += _of_segments(name, remat)
+    # 4 bytes of each token, once for all layers.
+    expected += Collectives(all_gather=Sent(1, 4 * B * L * SHARE))
   assert _compiled(name, remat, kernel, packed) == expected
 
 

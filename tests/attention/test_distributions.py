@@ -120,9 +120,7 @@ def test_rows_that_do_not_divide_are_computed_by_all(float64, rows):
   assert cases.error(got, expected) < cases.TOLERANCES["float64"]
 
 
-@pytest.mark.parametrize(
-  "distribution", [QuerySharded(), ulysses.Ulysses()], ids=str
-)
+@pytest.mark.parametrize("distribution", SHARED.values(), ids=SHARED)
 def test_queries_and_keys_may_have_one_array_of_segments(float64, distribution):
   args = cases.inputs("float64")
   _, segments = cases.segments()
