@@ -5,11 +5,13 @@
 One layer of one head of 16, forward and backward, on 8 simulated devices:
 time, temporary memory of one device, and the error of 64 sampled rows against
 float64. Then, compiled only, how memory grows with the length, on one device
-and on 8. Times on simulated devices compare distributions of equal work; they
+and on 8. Then the time of blocks of two sizes in rows of one and of 16 images,
+in turn, on one device. Times on simulated devices compare distributions of equal work; they
 are no speed of any accelerator. Writes benchmarks/results/long_sequence.json.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import time
@@ -19,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from benchmarks import machine, markdown
+from benchmarks import machine, markdown, timing
 from flexivit_jax.attention import (
   axes,
   blockwise,
@@ -52,10 +54,13 @@ def main():
     "tokens": args.tokens,
     "parts": PARTS,
     "exactness": exactness(args.tokens, args.rows),
+    "blocks": blocks(),
     "memory": memory(),
   }
   RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-  print(exactness_table(results["exactness"]), memory_table(results["memory"]))
+  print(exactness_table(results["exactness"]))
+  print(blocks_table(results["blocks"]))
+  print(memory_table(results["memory"]))
   worst = max(max(r["errors"].values()) for r in results["exactness"])
   if not worst <= LARGEST_ERROR:
     raise SystemExit(f"an error of {worst:.1e} exceeds {LARGEST_ERROR:.0e}")
@@ -147,9 +152,39 @@ def reference(q, k, v, d_out, sample, chunk: int = 512):
   return out, d_q, d_k, d_v
 
 
+def blocks(tokens: int = 4096, rounds: int = 5) -> list[dict]:
+  """Seconds of `Blockwise`, forward and backward, 4 heads of 64."""
+  rng = np.random.default_rng(0)
+  arrays = [
+    jnp.asarray(rng.normal(size=(1, tokens, 4, 64)), jnp.float32)
+    for _ in range(4)
+  ]
+  calls = {}
+  for images in (1, 16):
+    segments = jnp.asarray(1 + np.arange(tokens)[None] * images // tokens)
+    segments = segments.astype(jnp.int32)
+    for block in (256, 512):
+      kernel = functools.partial(
+        blockwise.Blockwise(block, block),
+        q_segments=segments,
+        kv_segments=segments,
+      )
+
+      def both_ways(q, k, v, d_out, kernel=kernel):
+        out, gradient = jax.vjp(lambda *x: kernel(*x).out, q, k, v)
+        return out, *gradient(d_out)
+
+      calls[images, block] = functools.partial(jax.jit(both_ways), *arrays)
+  seconds = timing.in_turn(calls, rounds)
+  return [
+    {"tokens": tokens, "images": images, "block": block, "seconds": s}
+    for (images, block), s in seconds.items()
+  ]
+
+
 def memory() -> list[dict]:
   """Temporary memory of one device, forward and backward, compiled only."""
-  blocks, found = blockwise.Blockwise(), []
+  by_blocks, found = blockwise.Blockwise(), []
   # All heads at once, as on an accelerator.
   dense.CPU_CACHE_BYTES = 2**60
   for heads, width, rows in (
@@ -158,15 +193,15 @@ def memory() -> list[dict]:
       32,
       [
         ("dense", dense.Dense(), "local", 1, (1024, 4096, 16384)),
-        ("blockwise", blocks, "local", 1, (1024, 4096, 16384)),
+        ("blockwise", by_blocks, "local", 1, (1024, 4096, 16384)),
       ],
     ),
     (
       3,
       64,
       [
-        ("blockwise", blocks, "query_sharded", 8, (7168, 25088, 50176)),
-        ("blockwise", blocks, "ring", 8, (7168, 25088, 50176)),
+        ("blockwise", by_blocks, "query_sharded", 8, (7168, 25088, 50176)),
+        ("blockwise", by_blocks, "ring", 8, (7168, 25088, 50176)),
       ],
     ),
   ):
@@ -211,6 +246,20 @@ def exactness_table(rows) -> str:
   return markdown.table(head, lines) + "\n"
 
 
+def blocks_table(rows) -> str:
+  head = ("tokens", "images in the row", "blocks of", "seconds")
+  lines = [
+    (
+      f"{r['tokens']:,}",
+      str(r["images"]),
+      str(r["block"]),
+      f"{r['seconds']:.2f}",
+    )
+    for r in rows
+  ]
+  return markdown.table(head, lines) + "\n"
+
+
 def memory_table(rows) -> str:
   head = ("kernel", "distribution", "devices", "heads", "tokens", "MiB")
   lines = [
@@ -224,7 +273,7 @@ def memory_table(rows) -> str:
     )
     for r in rows
   ]
-  return "\n" + markdown.table(head, lines)
+  return markdown.table(head, lines)
 
 
 if __name__ == "__main__":
