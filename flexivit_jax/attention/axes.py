@@ -88,9 +88,9 @@ def everywhere(x):
 
   For segments and rotations, before the layers: each layer reads all of them,
   and a rematerialised one would gather them again. As it is without an axis
-  `seq`, or inside `shard_map`.
+  `seq`, or inside `shard_map`; None of None.
   """
-  if parts() == 1 or inside_shard_map():
+  if x is None or parts() == 1 or inside_shard_map():
     return x
   data = DATA if splits_rows() and x.shape[0] % _size(DATA) == 0 else None
   return lax.with_sharding_constraint(x, PartitionSpec(data))

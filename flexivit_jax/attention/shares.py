@@ -14,12 +14,7 @@ from flexivit_jax.attention import axes
 
 def own(x: jax.Array) -> jax.Array:
   """The device's own tokens of all that it has, `[b or 1, l, ...]`."""
-  parts = axes.parts()
-  if not axes.inside_shard_map():
-    return split(x)
-  length = x.shape[1] // parts
-  start = lax.axis_index(axes.SEQ) * length
-  return lax.dynamic_slice_in_dim(x, start, length, axis=1)
+  return axes.own(x) if axes.inside_shard_map() else split(x)
 
 
 def split(x: jax.Array) -> jax.Array:

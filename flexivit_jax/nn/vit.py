@@ -324,7 +324,7 @@ class ViT(nn.Module):
       self.scan,
       self.rms_norm,
       name="Transformer",
-    )(x, Context(segments, relation), train=train)
+    )(x, Context(axes.everywhere(segments), relation), train=train)
     g = 0 if group is None else group.shape[1]
     patches = x[:, e * g :]
     return patches, self._pool(x, patches, tokens, g)
