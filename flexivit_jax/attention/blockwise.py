@@ -31,6 +31,7 @@ class Blockwise:
   has_lse: ClassVar[bool] = True
   takes_other_queries: ClassVar[bool] = True
   partitionable: ClassVar[bool] = True
+  kept: ClassVar[tuple[str, ...]] = (kernels.ATTENDED,)
 
   def __post_init__(self):
     for name in ("block_q", "block_k"):

@@ -1,6 +1,5 @@
 """How attention is spread over devices: `distribution(kernel, q, k, v)`."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 from flexivit_jax.attention.kernels import Kernel, Partial
@@ -16,10 +15,11 @@ class Distribution(Protocol):
   is manual over `seq`: on the device's own tokens.
 
   Attributes:
-    kept: policy of `jax.checkpoint` for a layer that is rematerialised.
+    kept: names (`jax.ad_checkpoint.checkpoint_name`) of what a rematerialised
+      layer keeps: what was sent, so that it is not sent again.
   """
 
-  kept: Callable | None
+  kept: tuple[str, ...]
 
   def __call__(
     self, kernel: Kernel, q, k, v, *, q_segments=None, kv_segments=None

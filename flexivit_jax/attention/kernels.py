@@ -39,11 +39,14 @@ class Kernel(Protocol):
     takes_other_queries: whether queries may be of other tokens than the keys.
     partitionable: whether it is made of the compiler's own operations, which
       it splits over devices by itself.
+    kept: names of what a rematerialised layer keeps: the result, where it takes
+      most of the layer's time.
   """
 
   has_lse: ClassVar[bool]
   takes_other_queries: ClassVar[bool]
   partitionable: ClassVar[bool]
+  kept: ClassVar[tuple[str, ...]]
 
   def __call__(self, q, k, v, *, q_segments=None, kv_segments=None) -> Partial:
     """Attention.

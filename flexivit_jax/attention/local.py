@@ -11,7 +11,7 @@ from flexivit_jax.attention.kernels import Kernel, Partial
 class Local:
   """The kernel itself: each device has whole rows. See `Distribution`."""
 
-  kept: ClassVar[None] = None
+  kept: ClassVar[tuple[str, ...]] = ()
 
   def __call__(
     self, kernel: Kernel, q, k, v, *, q_segments=None, kv_segments=None

@@ -113,11 +113,8 @@ class QuerySharded:
       )
 
   @property
-  def kept(self):
-    """What rematerialisation keeps, so that nothing is gathered twice."""
-    if not self.keep:
-      return None
-    return jax.checkpoint_policies.save_only_these_names(axes.GATHERED)
+  def kept(self) -> tuple[str, ...]:
+    return (axes.GATHERED,) if self.keep else ()
 
   def _attend(
     self,

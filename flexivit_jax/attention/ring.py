@@ -22,7 +22,7 @@ class Ring:
   travel home in at least float32. Sums and merges are at least float32 too.
   """
 
-  kept: ClassVar[None] = None
+  kept: ClassVar[tuple[str, ...]] = (axes.GATHERED,)
 
   def __call__(
     self, kernel: Kernel, q, k, v, *, q_segments=None, kv_segments=None

@@ -35,6 +35,7 @@ class Triton:
   has_lse: ClassVar[bool] = False
   takes_other_queries: ClassVar[bool] = False
   partitionable: ClassVar[bool] = False
+  kept: ClassVar[tuple[str, ...]] = ()
 
   def __post_init__(self):
     for name in ("block_q", "block_k", "block_backward"):

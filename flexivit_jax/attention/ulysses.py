@@ -22,7 +22,7 @@ class Ulysses:
   kernel serves. The lse stays with its head's device: None.
   """
 
-  kept: ClassVar[None] = None
+  kept: ClassVar[tuple[str, ...]] = (axes.GATHERED,)
 
   def __call__(
     self, kernel: Kernel, q, k, v, *, q_segments=None, kv_segments=None

@@ -125,7 +125,8 @@ class ViT(nn.Module):
     dtype: of the products: float32 or bfloat16 (float64 in tests). Parameters,
       softmax, norms' statistics and logits stay float32.
     scan: one traced block over stacked parameters; compiles faster.
-    remat: recompute each block in the backward pass; takes less memory.
+    remat: recompute each block in the backward pass; takes less memory. What
+      the kernel and the distribution say (`kept`) is kept all the same.
     kernel: how attention is computed. `dense` where rows are short, `blockwise`
       where their tokens squared are too many numbers.
     distribution: of attention where devices share the tokens of a row; on one
@@ -296,7 +297,7 @@ class ViT(nn.Module):
         block,
         prevent_cse=not self.scan,
         static_argnums=(4,),
-        policy=self.distribution.kept,
+        policy=self._kept_under_remat(),
       )
     block = functools.partial(
       block,
@@ -328,6 +329,12 @@ class ViT(nn.Module):
     g = 0 if group is None else group.shape[1]
     patches = x[:, e * g :]
     return patches, self._pool(x, patches, tokens, g)
+
+  def _kept_under_remat(self):
+    names = (*self.kernel.kept, *self.distribution.kept)
+    if not names:
+      return None
+    return jax.checkpoint_policies.save_only_these_names(*names)
 
   def _extra_tokens(self):
     """`[1, g, d]`: the class token, then the registers; None for neither."""
