@@ -1,0 +1,141 @@
+"""A training step on every pixel of a photograph, on eight simulated devices.
+
+  python -m benchmarks.pixel_step
+
+configs/pit_224.py with two layers in float32: 50,176 tokens of a photograph of
+scikit-learn, shared by 8 devices. One step of the optimiser by each
+distribution, with its time, the temporary memory of a device, and the loss of
+the same photograph before and after. The steps have to agree: their losses
+after it are compared. Simulated devices share the cores of one machine, so the
+time is that of all the work on them. Writes
+benchmarks/results/pixel_step.json.
+"""
+
+import argparse
+import json
+import pathlib
+import tempfile
+import time
+
+import jax
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from benchmarks import machine, markdown
+from flexivit_jax import config
+from flexivit_jax.preparation import prepare
+from flexivit_jax.training import sharding
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "pixel_step.json"
+DEVICES = 8
+# Losses after a step, summed in another order over 50,176 tokens in float32.
+LARGEST_DIFFERENCE = 1e-5
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--side", type=int, default=224)
+  parser.add_argument("--depth", type=int, default=2)
+  parser.add_argument(
+    "--distributions", nargs="+", default=["query_sharded", "ring"]
+  )
+  args = parser.parse_args()
+  jax.config.update("jax_num_cpu_devices", DEVICES)
+  with tempfile.TemporaryDirectory() as folder:
+    write_photographs(pathlib.Path(folder))
+    steps = [
+      one_step(folder, args.side, args.depth, name)
+      for name in args.distributions
+    ]
+  results = {
+    "machine": machine.describe(),
+    "tokens": args.side**2,
+    "depth": args.depth,
+    "devices": DEVICES,
+    "steps": steps,
+  }
+  RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+  print(table(results))
+  after = [step["loss_after"] for step in steps]
+  if not max(after) - min(after) <= LARGEST_DIFFERENCE:
+    raise SystemExit(f"losses after the step differ: {after}")
+
+
+def write_photographs(folder: pathlib.Path) -> None:
+  """The two of scikit-learn, as two classes of two splits."""
+  for label, pixels in enumerate(load_sample_images().images):
+    for split in ("train", "validation"):
+      path = folder / split / f"class{label}" / "photograph.png"
+      path.parent.mkdir(parents=True)
+      Image.fromarray(pixels).save(path)
+
+
+def one_step(folder: str, side: int, depth: int, distribution: str) -> dict:
+  """Compiles and takes a step; then measures the loss that it led to."""
+  size = dict(name="custom", width=192, depth=depth, mlp_dim=768, num_heads=3)
+  overrides = (
+    f"model.size={size}",
+    f"model.distribution={distribution}",
+    "model.dtype=float32",
+    "model.drop_path=0.0",
+    "train.source.split=train",
+    f"train.transforms=({{'name':'resize','size':({side},{side})}},)",
+    "validation=None",
+    "test=None",
+    "batch_size=1",
+    "accumulate=1",
+    "total_epochs=None",
+    "total_steps=2",
+    "optimizer.schedule.warmup_steps=0",
+    "threads=0",
+  )
+  argument = f"{folder},Ti,{DEVICES},{side}"
+  experiment = config.load(f"configs/pit_224.py:{argument}", overrides)
+  run = prepare(experiment, print)
+  state, metrics = run.init_state(), run.zero_metrics()
+  start = time.perf_counter()
+  (step,) = run.compile_steps(state, metrics, print).values()
+  compiled = time.perf_counter() - start
+  batch = sharding.to_devices(next(run.loader), run.mesh)
+  losses, seconds = [], []
+  for _ in range(2):  # of one photograph: what the first step led to
+    start = time.perf_counter()
+    state, measured = jax.block_until_ready(step(state, metrics, batch))
+    seconds.append(time.perf_counter() - start)
+    losses.append(float(measured["loss"]))
+  run.loader.close()
+  plan = step.compiled.memory_analysis()
+  return {
+    "distribution": distribution,
+    "compile_s": compiled,
+    "step_s": min(seconds),
+    "temporary_mib": plan.temp_size_in_bytes / 2**20,
+    "arguments_mib": plan.argument_size_in_bytes / 2**20,
+    "estimate_mib": run.memory((1, 1)).total / 2**20,
+    "loss_before": losses[0],
+    "loss_after": losses[1],
+  }
+
+
+def table(results) -> str:
+  head = (
+    *("distribution", "tokens", "compile s", "step s"),
+    *("MiB temporary, of a device", "loss before", "after"),
+  )
+  rows = [
+    (
+      step["distribution"],
+      f"{results['tokens']:,}",
+      f"{step['compile_s']:.0f}",
+      f"{step['step_s']:.0f}",
+      f"{step['temporary_mib']:.0f}",
+      f"{step['loss_before']:.5f}",
+      f"{step['loss_after']:.5f}",
+    )
+    for step in results["steps"]
+  ]
+  return markdown.table(head, rows)
+
+
+if __name__ == "__main__":
+  main()
