@@ -4,9 +4,8 @@
 
 configs/pit_224.py with two layers in float32: 50,176 tokens of a photograph of
 scikit-learn, shared by 8 devices. One step of the optimiser by each
-distribution, with its time, the temporary memory of a device, and the loss of
-the same photograph before and after. The steps have to agree: their losses
-after it are compared. Simulated devices share the cores of one machine, so the
+distribution, with its time and the temporary memory of a device. The steps have
+to agree: the norms of their gradients are compared. Simulated devices share the cores of one machine, so the
 time is that of all the work on them. Writes
 benchmarks/results/pixel_step.json.
 """
@@ -28,8 +27,8 @@ from flexivit_jax.training import sharding
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "pixel_step.json"
 DEVICES = 8
-# Losses after a step, summed in another order over 50,176 tokens in float32.
-LARGEST_DIFFERENCE = 1e-5
+# Of norms, relative: summed in another order over 50,176 tokens in float32.
+LARGEST_DIFFERENCE = 1e-4
 
 
 def main():
@@ -56,9 +55,9 @@ def main():
   }
   RESULTS.write_text(json.dumps(results, indent=2) + "\n")
   print(table(results))
-  after = [step["loss_after"] for step in steps]
-  if not max(after) - min(after) <= LARGEST_DIFFERENCE:
-    raise SystemExit(f"losses after the step differ: {after}")
+  norms = [step["gradient_norm"] for step in steps]
+  if not max(norms) - min(norms) <= LARGEST_DIFFERENCE * max(norms):
+    raise SystemExit(f"gradients differ: their norms are {norms}")
 
 
 def write_photographs(folder: pathlib.Path) -> None:
@@ -71,7 +70,7 @@ def write_photographs(folder: pathlib.Path) -> None:
 
 
 def one_step(folder: str, side: int, depth: int, distribution: str) -> dict:
-  """Compiles and takes a step; then measures the loss that it led to."""
+  """Compiles and takes a step."""
   size = dict(name="custom", width=192, depth=depth, mlp_dim=768, num_heads=3)
   overrides = (
     f"model.size={size}",
@@ -97,30 +96,29 @@ def one_step(folder: str, side: int, depth: int, distribution: str) -> dict:
   (step,) = run.compile_steps(state, metrics, print).values()
   compiled = time.perf_counter() - start
   batch = sharding.to_devices(next(run.loader), run.mesh)
-  losses, seconds = [], []
-  for _ in range(2):  # of one photograph: what the first step led to
-    start = time.perf_counter()
-    state, measured = jax.block_until_ready(step(state, metrics, batch))
-    seconds.append(time.perf_counter() - start)
-    losses.append(float(measured["loss"]))
+  start = time.perf_counter()
+  state, measured = jax.block_until_ready(step(state, metrics, batch))
+  seconds = time.perf_counter() - start
   run.loader.close()
+  if not state.finite.flag:
+    raise SystemExit(f"the step of {distribution} is not finite")
   plan = step.compiled.memory_analysis()
   return {
     "distribution": distribution,
     "compile_s": compiled,
-    "step_s": min(seconds),
+    "step_s": seconds,
     "temporary_mib": plan.temp_size_in_bytes / 2**20,
     "arguments_mib": plan.argument_size_in_bytes / 2**20,
     "estimate_mib": run.memory((1, 1)).total / 2**20,
-    "loss_before": losses[0],
-    "loss_after": losses[1],
+    "loss": float(measured["loss"]),
+    "gradient_norm": float(measured["gradient_norm"]),
   }
 
 
 def table(results) -> str:
   head = (
     *("distribution", "tokens", "compile s", "step s"),
-    *("MiB temporary, of a device", "loss before", "after"),
+    *("MiB temporary, of a device", "loss", "gradient norm"),
   )
   rows = [
     (
@@ -129,8 +127,8 @@ def table(results) -> str:
       f"{step['compile_s']:.0f}",
       f"{step['step_s']:.0f}",
       f"{step['temporary_mib']:.0f}",
-      f"{step['loss_before']:.5f}",
-      f"{step['loss_after']:.5f}",
+      f"{step['loss']:.5f}",
+      f"{step['gradient_norm']:.6f}",
     )
     for step in results["steps"]
   ]
