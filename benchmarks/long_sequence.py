@@ -5,7 +5,7 @@
 One layer of one head of 16, forward and backward, on 8 simulated devices:
 time, temporary memory of one device, and the error of 64 sampled rows against
 float64. Then, compiled only, how memory grows with the length, on one device
-and on 8. Then the time of blocks of two sizes in rows of one and of 16 images,
+and on 8; and the time of blocks of two sizes in rows of one and of 16 images,
 in turn, on one device. Times on simulated devices compare distributions of
 equal work; they are no speed of any accelerator. Writes
 benchmarks/results/long_sequence.json.
