@@ -5,8 +5,8 @@
 configs/pit_224.py with two layers in float32: 50,176 tokens of a photograph of
 scikit-learn, shared by 8 devices. One step of the optimiser by each
 distribution, with its time and the temporary memory of a device. The steps have
-to agree: the norms of their gradients are compared. Simulated devices share the cores of one machine, so the
-time is that of all the work on them. Writes
+to agree: the norms of their gradients are compared. Simulated devices share the
+cores of one machine, so the time is that of all the work on them. Writes
 benchmarks/results/pixel_step.json.
 """
 
