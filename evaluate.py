@@ -28,6 +28,7 @@ from flexivit_jax import pretrained
 from flexivit_jax.cli import (
   arguments,
   cascades,
+  distributed,
   errors,
   named_data,
   reading,
@@ -97,6 +98,7 @@ def main(argv=None):
     "data",
   )
   add("--output", help="directory for the report, results.json and figures")
+  distributed.refuse(sys.argv[1:] if argv is None else argv)
   args, _ = arguments.parse(parser, argv)
   args.command = shlex.join(["python", "evaluate.py", *(argv or sys.argv[1:])])
   evaluate(args)

@@ -7,11 +7,13 @@ config can be changed on the command line: --config.batch_size=32
 
 On SIGTERM, Ctrl-C or SIGHUP the run saves after the step under way and ends
 with status 143, 130 or 129; a second one ends it at once.
+
+On several machines: docs/many_machines.md
 """
 
 import collections
 import contextlib
-import functools
+import itertools
 import json
 import os
 import pathlib
@@ -25,11 +27,13 @@ from flexivit_jax import config as config_lib
 from flexivit_jax import preparation, record, run_numbers
 from flexivit_jax import run as run_lib
 from flexivit_jax.checkpoints import native
-from flexivit_jax.cli import arguments, dry_run, errors
+from flexivit_jax.cli import arguments, distributed, dry_run, errors
 from flexivit_jax.core.faults import Fault
+from flexivit_jax.core.peers import ALONE, Peers
 from flexivit_jax.evaluation import sweep
 from flexivit_jax.experiment import ConfigError, Experiment, blaming
 from flexivit_jax.training import (
+  agreement,
   compilation,
   log,
   profile,
@@ -38,7 +42,7 @@ from flexivit_jax.training import (
   time_split,
   writers,
 )
-from flexivit_jax.training.interruption import Interrupted, Interruption
+from flexivit_jax.training.interruption import Interrupted, interruption_for
 
 
 class NonFiniteError(Fault):
@@ -60,15 +64,30 @@ def main(argv=None):
     action="store_true",
     help="print the config and its cost, run one batch, and write nothing",
   )
+  distributed.add_arguments(parser)
   args, overrides = arguments.parse(parser, argv)
+  with distributed.started(args) as peers:
+    status = start(args, overrides, peers)
+  if status:
+    # A signal that reached the workers too may have ended them with locks held
+    # that an orderly exit waits for. What is left of them ends with this.
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def start(args, overrides, peers: Peers) -> int:
+  """Checks the arguments, and trains. Returns the exit status."""
   experiment = config_lib.load(args.config, overrides)
+  if peers.count > 1:
+    plain = config_lib.flatten(config_lib.to_json(experiment))
+    agreement.check_same(peers, agreement.describe_program(plain))
   window = None
   if args.profile is not None:
     with blaming("--profile"):
       window = profile.Window.parse(args.profile)
   if args.dry_run:
-    dry_run.run(experiment)
-    return
+    dry_run.run(experiment, peers)
+    return 0
   if args.workdir is None:
     raise ConfigError("--workdir is missing: give the run a directory")
   if not args.workdir:
@@ -78,23 +97,20 @@ def main(argv=None):
       f"--workdir {args.workdir}: give a directory of this machine, or a "
       "mounted one"
     )
-  status = train(experiment, pathlib.Path(args.workdir), window)
-  if status:
-    # A signal that reached the workers too may have ended them with locks held
-    # that an orderly exit waits for. What is left of them ends with this.
-    sys.stdout.flush()
-    os._exit(status)
+  return train(experiment, pathlib.Path(args.workdir), window, peers)
 
 
 def train(
   experiment: Experiment,
   workdir: pathlib.Path,
   window: profile.Window | None = None,
+  peers: Peers = ALONE,
 ) -> int:
   """Runs an experiment in a directory, or resumes the run that is there.
 
   Args:
     window: the steps to trace.
+    peers: the processes that train together.
 
   Returns:
     Exit status: 0 when finished, 128 + n when stopped by signal n.
@@ -102,27 +118,34 @@ def train(
   compilation.enable_persistent_cache()
   if workdir.exists() and not workdir.is_dir():
     raise ConfigError(f"--workdir {workdir} is a file: give a directory")
-  resuming = bool(native.steps(workdir))
+  resuming = peers.gather(bool(native.steps(workdir)))[0]
+
+  def has_step(step):
+    is_first = peers.index == 0
+    return peers.gather(is_first and native.is_whole(workdir, step))[0]
+
   run = preparation.prepare(
-    experiment,
-    print,
-    resuming=resuming,
-    has_step=functools.partial(native.is_whole, workdir),
+    experiment, print, resuming=resuming, has_step=has_step, peers=peers
   )
+  seen = config_lib.flatten({"data": run.record["data"]})
+  agreement.check_same(peers, seen)
   if window is not None:
     with blaming("--profile"):
       window.check(run.total_steps)
   workdir.mkdir(parents=True, exist_ok=True)
-  # First of all that writes: it keeps other processes out.
-  checkpoints = native.Checkpoints(workdir, keep=experiment.keep)
+  # First of all that writes: it keeps other runs out.
+  checkpoints = native.Checkpoints(workdir, keep=experiment.keep, peers=peers)
   status = 0
   try:
     # Two steps' worth: one is written before another is removed.
     wanted = 2 * native.num_bytes(run.state_shapes)
     native.check_space(workdir, wanted, "room for two checkpoints")
     known = record.read(workdir).get("flops_per_s") if resuming else None
+    known = peers.gather(known)[0]
     run.record["flops_per_s"] = run.matmul_rates(known or {}, print)
-    record.write(workdir, run.record)
+    if peers.index == 0:
+      record.write(workdir, run.record)
+    peers.gather(None)  # the others wait whether it is refused
     status = run_steps(run, workdir, checkpoints, window)
     return status
   finally:
@@ -149,6 +172,9 @@ def run_steps(run, workdir: pathlib.Path, checkpoints, window) -> int:
     run.check_memory(watch.line)
     steps = run.compile_steps(state, metrics, watch.line)
   programs = run.compile_evaluation(state.evaluated, watch.line)
+  # One process may compile for minutes longer than another; the devices'
+  # libraries wait for half a minute until all have begun.
+  run.peers.gather(None)
   in_flight = collections.deque()
   recent = collections.deque(maxlen=4)  # programs of the steps under way
 
@@ -157,11 +183,12 @@ def run_steps(run, workdir: pathlib.Path, checkpoints, window) -> int:
     watch.check_finite(state.finite, done)
     arrays = {"state": run.stored(state), "running": metrics}
     with watch.split.part("checkpoint"):
-      checkpoints.save(done, arrays, {"loader": position}, watch.best())
+      progress = {"loader": run.position(position)}
+      checkpoints.save(done, arrays, progress, watch.best())
 
   done = first
   with (
-    Interruption() as interruption,
+    interruption_for(run.peers) as interruption,
     run.explaining_memory(recent),
     contextlib.closing(watch.split),
     profiler,
@@ -178,6 +205,8 @@ def run_steps(run, workdir: pathlib.Path, checkpoints, window) -> int:
         with watch.split.part("transfer"):
           batch = sharding.to_devices(batch, run.mesh)
       except (Fault, Interrupted):
+        if run.peers.count > 1:
+          raise  # the others are in this step already, which cannot end
         save(i, position)  # what was learnt so far is good
         if interruption.signal is None:
           raise
@@ -200,7 +229,7 @@ def run_steps(run, workdir: pathlib.Path, checkpoints, window) -> int:
       evaluate = watch.owes_evaluation(done)
       if evaluate:
         watch.evaluate(done, programs, state.evaluated, interruption)
-      stop = interruption.signal is not None
+      stop = interruption.stops()
       if evaluate or stop or run.is_due(experiment.save_every, done):
         save(done, run.loader.get_state())
       if stop:
@@ -228,9 +257,13 @@ class Watch:
     self._checkpoints = checkpoints
     self._workdir = workdir
     self._first = first
-    self._file = log.MetricsFile(workdir / "metrics.jsonl", first)
-    self._writers = [self._file]
-    self._scores = log.read_scores(workdir / "metrics.jsonl")
+    self._is_first = run.peers.index == 0
+    self._file, self._writers, scores = None, [], {}
+    if self._is_first:  # the rows are one process's
+      self._file = log.MetricsFile(workdir / "metrics.jsonl", first)
+      self._writers = [self._file]
+      scores = log.read_scores(workdir / "metrics.jsonl")
+    self._scores = dict(run.peers.gather(list(scores.items()))[0])
     self._progress = log.Progress(first, run.total_steps)
     self._learning_rate = experiment.optimizer.schedule.build(
       experiment.optimizer.learning_rate, run.total_steps
@@ -248,6 +281,8 @@ class Watch:
     Raises:
       ConfigError: one of them fails at the run's beginning.
     """
+    if not self._is_first:
+      return
     resumed = writers.Resumed(
       self._first, self._file.removed, log.is_evaluation
     )
@@ -290,6 +325,7 @@ class Watch:
     self.check_finite(finite, done)
     values = self._run.numbers.values(metrics)
     values["learning_rate"] = float(self._learning_rate(done - 1))
+    overflowed = sum(self._by_rows(overflowed))
     values |= self._bad_images("train", self._run.loader.bad, "bad_images")
     if overflowed:
       values["pack/overflowed_images"] = overflowed
@@ -328,9 +364,12 @@ class Watch:
       "gradient_norm": f"{finite.gradient_norm:g}",
       "update_norm": f"{finite.update_norm:g}",
       "learning_rate": float(self._learning_rate(index)),
-      "images": run.loader.names(index),
+      "images": list(
+        itertools.chain.from_iterable(self._by_rows(run.loader.names(index)))
+      ),
     }
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    if self._is_first:
+      path.write_text(json.dumps(values, indent=2) + "\n")
     self._checkpoints.wait()
     good = native.steps(self._workdir)
     last = f"the checkpoint of step {good[-1]}" if good else "no checkpoint"
@@ -387,11 +426,20 @@ class Watch:
 
   def _bad_images(self, data: str, bad, name: str) -> dict[str, int]:
     """Names those that are new, and counts all, if there are any."""
-    reasons = list(bad.values())
+    found = self._by_rows(list(bad.items()))
+    reasons = list({i: text for each in found for i, text in each}.values())
     for reason in reasons[self._named.get(data, 0) :]:
       self.line(f"skipped: {reason}")
     self._named[data] = len(reasons)
     return {name: len(reasons)} if reasons else {}
+
+  def _by_rows(self, own) -> list:
+    """What the process of each group of rows has found, JSON."""
+    if self._run.peers.count == 1:
+      return [own]
+    group, _ = sharding.process_rows(self._run.mesh)
+    by_group = dict(self._run.peers.gather((group, own)))
+    return [by_group[group] for group in sorted(by_group)]
 
   def best(self) -> int | None:
     """The step with the best score so far; the later of equals."""

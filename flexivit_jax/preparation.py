@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 
-import jax
-
 from flexivit_jax import config, pretrained, teaching
+from flexivit_jax.core.peers import ALONE, Peers
 from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.data import scan
 from flexivit_jax.experiment import (
@@ -27,6 +26,7 @@ def prepare(
   *,
   resuming: bool = False,
   has_step: Callable[[int], bool] = lambda step: False,
+  peers: Peers = ALONE,
 ) -> Run:
   """Opens and checks everything, before anything expensive starts.
 
@@ -37,12 +37,14 @@ def prepare(
     resuming: the run has checkpoints of its own, so it starts from none.
     has_step: whether the run has an undamaged checkpoint of a step; of the last
       one, it needs no teacher any more, and is prepared without.
+    peers: the processes of the run.
 
   Raises:
     ConfigError: naming what cannot work, and what would.
   """
   with blaming("config.mesh"):
     mesh = sharding.make_mesh(experiment.mesh)
+    shard = sharding.process_rows(mesh)
   with blaming("config.writers"):
     for writer in experiment.writers:
       writer.check()
@@ -55,7 +57,7 @@ def prepare(
   with blaming("config.train"):
     source = experiment.open(experiment.train)
     experiment = experiment.for_classes(source.classes)
-    loader = train_loader(experiment, source)
+    loader = train_loader(experiment, source, shard)
   looked_at, images_per_step = {}, experiment.batch_size
   taken_per_step = images_per_step
   if experiment.packing is None:
@@ -80,6 +82,8 @@ def prepare(
         packing=experiment.packing,
         batch_size=sharding.round_up(experiment.eval_batch_size, mesh),
         on_bad_image=experiment.on_bad_image,
+        shard=shard,
+        peers=peers,
       )
     for setting in validation.settings:
       if setting.image_hw is not None:
@@ -104,7 +108,7 @@ def prepare(
         teacher_hw(experiment) or loader.image_hw,
       )
     report("\n".join(("taught by", *opened_teacher.description)))
-    teacher = jax.device_put(opened_teacher.teacher, sharding.replicated(mesh))
+    teacher = sharding.replicate(opened_teacher.teacher, mesh)
     taught_by = {"teacher": {"fingerprint": opened_teacher.digest}}
   initial, origin = {}, {}
   if experiment.init_from is not None and not resuming:
@@ -136,6 +140,7 @@ def prepare(
     },
     initial=initial,
     teacher=teacher,
+    peers=peers,
   )
   with blaming("config.model"):
     run.parameter_shapes  # noqa: B018 (initialises without computing)

@@ -12,6 +12,7 @@ import numpy as np
 
 from flexivit_jax import run_numbers
 from flexivit_jax.checkpoints import native
+from flexivit_jax.core.peers import ALONE, Peers
 from flexivit_jax.core.text import format_bytes
 from flexivit_jax.core.tokens import grid_shape, to_tokens
 from flexivit_jax.data import loader as loader_lib
@@ -65,6 +66,7 @@ class Run:
     initial: parameters to start with, by name; `init_state` takes them.
     teacher: that the task learns from, on the devices; None: it has none, or
       no step is left to learn in.
+    peers: the processes of the run, each with a part of the devices.
   """
 
   experiment: Experiment
@@ -77,6 +79,7 @@ class Run:
   record: dict[str, Any]
   initial: dict[str, np.ndarray]
   teacher: distill.Teacher | None = None
+  peers: Peers = ALONE
 
   def is_due(self, every: int, done: int) -> bool:
     return done % every == 0 or done == self.total_steps
@@ -148,8 +151,7 @@ class Run:
     )
 
   def zero_metrics(self):
-    zero = self.numbers.zero()
-    return jax.device_put(zero, sharding.replicated(self.mesh))
+    return sharding.replicate(self.numbers.zero(), self.mesh)
 
   @property
   def matmul_rate(self) -> float:
@@ -175,9 +177,22 @@ class Run:
     if self._machine in known:
       return dict(known)
     dtype = self.experiment.model.dtype
-    rate = matmul_rate.measure(self._devices, dtype)
+    # Each process measures its own: they need not be done at the same time.
+    own = matmul_rate.measure(self.mesh.local_devices, dtype)
+    rate = sum(self.peers.gather(own))
     report(f"matrix products: {rate / 1e9:.3g} GFLOP/s on {self._machine}")
     return {**known, self._machine: rate}
+
+  def position(self, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the loaders of all processes are, from where this one's is; any
+    process may go on from it."""
+    group, _ = sharding.process_rows(self.mesh)
+    if self.peers.count == 1:
+      return dict(own)
+    # Processes with the same rows are at the same place.
+    by_group = dict(self.peers.gather((group, own)))
+    states = [by_group[group] for group in sorted(by_group)]
+    return self.loader.merged(states)
 
   def init_state(self) -> step.TrainState:
     """The state before the first step, on the devices."""
@@ -353,7 +368,7 @@ class Run:
     Raises:
       memory.OutOfMemoryError: a step needs far more, or all but certainly so.
     """
-    limit = memory.device_bytes(self.mesh.devices.flat[0])
+    limit = memory.device_bytes(self.mesh.local_devices[0])
     size = costliest(self.experiment.programs)
     needed = self.memory(size)
     if limit is None or needed.total <= limit:

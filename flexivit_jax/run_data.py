@@ -1,14 +1,14 @@
 """A run's data as its process loads them: batches to train and evaluate on."""
 
+import dataclasses
 from collections.abc import Sequence
 
-import jax
-
 from flexivit_jax.core.patch_size import as_hw
+from flexivit_jax.core.peers import ALONE, Peers
 from flexivit_jax.data import bad_images, pack_loader, packs
 from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.data.cutting import Cutter
-from flexivit_jax.evaluation import readings, sweep
+from flexivit_jax.evaluation import lockstep, readings, sweep
 from flexivit_jax.experiment import Data, Experiment, blaming
 from flexivit_jax.nn import vit
 from flexivit_jax.tasks import distill
@@ -23,15 +23,21 @@ def teacher_hw(experiment: Experiment) -> tuple[int, int] | None:
   return None if size is None else as_hw(size)
 
 
-def train_loader(experiment: Experiment, source):
-  """This process's training batches: of images, or of packed rows."""
+def train_loader(
+  experiment: Experiment, source, shard: tuple[int, int] = (0, 1)
+):
+  """This process's training batches: of images, or of packed rows.
+
+  Args:
+    shard: (index, count) of the rows that are this process's.
+  """
   data, packing = experiment.train, experiment.packing
   options = {
     "batch_size": experiment.batch_size,
     "seed": experiment.seed,
     "workers": experiment.workers,
     "threads": experiment.threads,
-    "shard": shard(),
+    "shard": shard,
     "on_bad_image": experiment.on_bad_image,
     "read_parts": experiment.read_parts,
   }
@@ -64,11 +70,18 @@ def eval_reading(
   packing: packs.Packing | None,
   batch_size: int,
   on_bad_image: bad_images.OnBadImage,
+  shard: tuple[int, int] = (0, 1),
+  peers: Peers = ALONE,
 ) -> sweep.Reading:
-  """This process's evaluation of images as `data` shows them."""
+  """This process's evaluation of images as `data` shows them.
+
+  Args:
+    shard: (index, count) of the rows that are this process's.
+    peers: the processes that evaluate together.
+  """
   options = {
     "batch_size": batch_size,
-    "shard": shard(),
+    "shard": shard,
     "on_bad_image": on_bad_image,
   }
   if data.resolution is None:
@@ -76,11 +89,10 @@ def eval_reading(
       source, [data.transforms], lambda _: sizes, **options
     )
   views = [(data.resolution, packing)]
-  return readings.packed(
+  reading = readings.packed(
     source, data.transforms, views, sizes, model=model, **options
   )
-
-
-def shard() -> tuple[int, int]:
-  """(index, count) of this process."""
-  return jax.process_index(), jax.process_count()
+  if peers.count == 1:
+    return reading
+  loader = lockstep.Lockstep(reading.loader, peers)
+  return dataclasses.replace(reading, loader=loader)

@@ -14,8 +14,10 @@ import functools
 import json
 import logging
 import pathlib
+import secrets
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ import orbax.checkpoint as ocp
 
 from flexivit_jax.checkpoints import files, manifest, match
 from flexivit_jax.core.faults import Fault
+from flexivit_jax.core.peers import ALONE, Peers
 from flexivit_jax.core.text import format_bytes
 
 DIRECTORY = "checkpoints"
@@ -33,6 +36,9 @@ PROGRESS = "progress.json"
 # Names of sums of metrics since the last row.
 NUMBERS = "running/"
 MODEL = "model.json"
+
+# How long a network file system may take to show a file, in seconds.
+SHARED_S = 20.0
 
 # The operating system's words for a full disk.
 FULL = "No space left on device"
@@ -51,21 +57,31 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-  """The checkpoints of a run, for the one process that writes them.
+  """The checkpoints of a run, for the processes that write them.
+
+  Each writes and reads the arrays that its devices hold; the rest is the first
+  process's alone.
 
   Args:
     workdir: of the run.
     keep: how many of the latest to keep.
+    peers: the processes of the run.
 
   Raises:
-    CheckpointError: another process writes checkpoints there.
+    CheckpointError: another run writes checkpoints there, or the processes do
+      not have the same directory.
   """
 
-  def __init__(self, workdir, *, keep: int = 2):
+  def __init__(self, workdir, *, keep: int = 2, peers: Peers = ALONE):
     _silence()
+    self._peers = peers
     self._directory = _directory(workdir)
-    self._directory.mkdir(parents=True, exist_ok=True)
-    self._lock = _lock(self._directory / "lock")
+    self._lock = None
+    if self._is_first:
+      self._directory.mkdir(parents=True, exist_ok=True)
+      self._lock = _lock(self._directory / "lock")
+    if peers.count > 1:
+      _check_shared(self._directory, peers)
     self._keep = keep
     self._writer = ocp.StandardCheckpointer()
     self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
@@ -73,7 +89,16 @@ class Checkpoints:
     self._failed = False
     for suffix in ("unfinished", "removed"):
       for left_over in self._directory.glob(f"*.{suffix}"):
-        shutil.rmtree(left_over)
+        if self._is_first:
+          shutil.rmtree(left_over)
+
+  @property
+  def _is_first(self):
+    return self._peers.index == 0
+
+  def _agree(self, ask: Callable[[], Any]) -> Any:
+    """What the first process answers, JSON; only that one asks."""
+    return self._peers.gather(ask() if self._is_first else None)[0]
 
   def save(
     self,
@@ -96,13 +121,22 @@ class Checkpoints:
       CheckpointError: the disk is full, or the save before this one failed.
     """
     self.wait()
-    if step in steps(self._directory.parent):
-      return
     wanted = num_bytes(arrays)
-    check_space(self._directory, wanted, f"the checkpoint of step {step}")
+
+    def begin():
+      if step in steps(self._directory.parent):
+        return False
+      check_space(self._directory, wanted, f"the checkpoint of step {step}")
+      try:
+        path.mkdir()
+      except OSError as e:
+        raise self._failure(step, e) from e
+      return True
+
     path = self._directory / f"{step}.unfinished"
+    if not self._agree(begin):
+      return
     try:
-      path.mkdir()
       self._writer.save(path / ARRAYS, dict(arrays))
     except Exception as e:
       raise self._failure(step, e) from e
@@ -114,6 +148,8 @@ class Checkpoints:
     path = self._directory / f"{step}.unfinished"
     try:
       self._writer.wait_until_finished()
+      if not self._is_first:
+        return
       (path / PROGRESS).write_text(progress)
       manifest.write(path)
       path.rename(self._directory / str(step))
@@ -133,7 +169,8 @@ class Checkpoints:
   def _failure(self, step, error) -> CheckpointError:
     self._failed = True
     path = self._directory / f"{step}.unfinished"
-    shutil.rmtree(path, ignore_errors=True)  # gives its space back
+    if self._is_first:
+      shutil.rmtree(path, ignore_errors=True)  # gives its space back
     free = shutil.disk_usage(self._directory).free
     good = steps(self._directory.parent)
     last = f"step {good[-1]} is the last whole one" if good else "there is none"
@@ -162,18 +199,24 @@ class Checkpoints:
       ValueError: the arrays are not like those that are wanted.
     """
     self.wait()
+    step = self._agree(lambda: self._last_whole(report))
+    if step is None:
+      return None
+    path = self._directory / str(step)
+    arrays = _restore(path / ARRAYS, dict(like))
+    progress = json.loads((path / PROGRESS).read_text())
+    return Restored(step, arrays, progress)
+
+  def _last_whole(self, report) -> int | None:
     found = steps(self._directory.parent)
     damaged = {}
     for step in reversed(found):
-      path = self._directory / str(step)
-      damage = manifest.damage(path)
+      damage = manifest.damage(self._directory / str(step))
       if damage is None:
         # Only now: where none is whole, the next start must find them too.
         for other, what in damaged.items():
           report(self._put_aside(other, what))
-        arrays = _restore(path / ARRAYS, dict(like))
-        progress = json.loads((path / PROGRESS).read_text())
-        return Restored(step, arrays, progress)
+        return step
       damaged[step] = damage
     if damaged:
       raise CheckpointError(
@@ -208,7 +251,8 @@ class Checkpoints:
       # After a failure, the writer would raise the same again as it is closed.
       with contextlib.suppress(*[Exception] * self._failed):
         self._writer.close()
-      self._lock.close()
+      if self._lock is not None:
+        self._lock.close()
 
 
 def steps(workdir) -> list[int]:
@@ -389,6 +433,33 @@ def _lock(path):
       "--workdir"
     ) from e
   return file
+
+
+def _check_shared(directory, peers):
+  """Refuses directories that are not one and the same.
+
+  Raises:
+    CheckpointError: this process does not see what the first one wrote.
+  """
+  path, written = directory / "shared", secrets.token_hex(8)
+  if peers.index == 0:
+    path.write_text(written)
+  written = peers.gather(written)[0]
+  deadline = time.monotonic() + SHARED_S
+  while True:
+    with contextlib.suppress(OSError):
+      if path.read_text() == written:
+        break
+    if time.monotonic() > deadline:
+      raise CheckpointError(
+        f"{directory.parent} is not the directory of that name that process 0 "
+        "has: give a --workdir on storage that all machines share, mounted at "
+        "the same path"
+      )
+    time.sleep(0.1)
+  peers.gather(None)
+  if peers.index == 0:
+    path.unlink()
 
 
 def _silence():

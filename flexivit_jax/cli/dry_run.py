@@ -6,6 +6,7 @@ import jax
 
 from flexivit_jax import config
 from flexivit_jax.core.faults import Fault
+from flexivit_jax.core.peers import ALONE, Peers
 from flexivit_jax.core.text import align, format_bytes
 from flexivit_jax.evaluation.answers import gather
 from flexivit_jax.evaluation.points import size_name
@@ -17,14 +18,17 @@ from flexivit_jax.run import Run, costliest
 from flexivit_jax.training import sharding
 
 
-def run(experiment: Experiment) -> None:
+def run(experiment: Experiment, peers: Peers = ALONE) -> None:
   """Prints config and cost, trains on one batch, and writes nothing.
+
+  Args:
+    peers: the processes that do it together.
 
   Raises:
     ConfigError: what could not work.
     Fault: the batch's numbers are not finite, or memory ran out.
   """
-  opened = prepare(experiment, print)
+  opened = prepare(experiment, print, peers=peers)
   try:
     for line in describe(opened):
       print(line)
@@ -110,6 +114,7 @@ def try_one_batch(run: Run):
   (step,) = run.compile_steps(state, metrics, messages.append, [size]).values()
   programs = run.compile_evaluation(state.evaluated, messages.append, [size])
   yield from messages
+  run.peers.gather(None)  # until all have compiled
   batch = sharding.to_devices(next(run.loader), run.mesh)
   start = time.perf_counter()
   with run.explaining_memory([size]):

@@ -24,7 +24,7 @@ from flexivit_jax.experiment import (
 )
 from flexivit_jax.loaded import LoadedViT
 from flexivit_jax.nn.vit import MAX_SIDE
-from flexivit_jax.run_data import eval_reading, shard
+from flexivit_jax.run_data import eval_reading
 from flexivit_jax.training import sharding
 
 Size = tuple[int, int]
@@ -161,7 +161,7 @@ def choose_reading(args, vit, data, source, batch_size, policy) -> Reading:
       rows,
       _sizes_of_any_image(args.patch_sizes, vit),
       model=vit.model,
-      shard=shard(),
+      shard=(0, 1),
       **options,
     )
   if args.resolutions is None and data.resolution is not None:
@@ -182,7 +182,7 @@ def choose_reading(args, vit, data, source, batch_size, policy) -> Reading:
   )
   with blaming("--patch_sizes"), named_data.offering("--resolutions"):
     reading = readings.of_one_size(
-      source, views, sizes, shard=shard(), **options
+      source, views, sizes, shard=(0, 1), **options
     )
     for settings in reading.views:
       for setting in settings:

@@ -141,6 +141,11 @@ class TrainLoader(Iterator[Batch]):
       "drawn_from": self._drawn_from,
     }
 
+  def merged(self, states: Sequence[Mapping]) -> dict:
+    """The states of the loaders of all shards, for any number of them."""
+    bad = {i: reason for state in states for i, reason in state["bad"].items()}
+    return {**states[0], "bad": bad}
+
   def set_state(self, state: Mapping) -> None:
     """Goes on where another loader was.
 

@@ -145,7 +145,7 @@ class PackLoader(Iterator[Batch]):
 
   The state is a place in the endless order of images and a number of rows, so
   a run resumes in the middle of a pack, on any number of workers and threads.
-  Another number of processes fills other rows.
+  Another number of shards fills other rows, so it cannot go on.
 
   Args:
     source: of the examples.
@@ -271,18 +271,36 @@ class PackLoader(Iterator[Batch]):
   def _packer_state(self):
     return self._state if self._packer is None else self._packer.get_state()
 
+  def merged(self, states: Sequence[Mapping]) -> dict:
+    """The states of the loaders of all shards as one, for as many of them."""
+    bad = {i: reason for state in states for i, reason in state["bad"].items()}
+    own = ("packer", "overflowed")
+    shards = [{name: state[name] for name in own} for state in states]
+    same = {name: x for name, x in states[0].items() if name not in own}
+    return {**same, "bad": bad, "shards": shards}
+
   def set_state(self, state: Mapping) -> None:
     """Goes on where another loader was.
 
     Raises:
-      ValueError: the batches before were drawn from something else.
+      ValueError: the batches before were drawn from something else, or by
+        another number of shards.
     """
+    index, count = self.cut_images.shard
+    before = state["drawn_from"]["processes"]
+    if before != count:
+      raise ValueError(
+        f"its rows were packed by {before} processes, each of its own images, "
+        f"and cannot be shared by {count}: go on with {before} that load, or "
+        "start in another --workdir"
+      )
     check_same_draws(self._drawn_from, state["drawn_from"])
     self.close()
-    self._state = state["packer"]
+    own = state["shards"][index] if count > 1 else state
+    self._state = own["packer"]
     self._step = int(state["next_step"])
     self.bad = {int(index): reason for index, reason in state["bad"].items()}
-    self.overflowed = int(state["overflowed"])
+    self.overflowed = int(own["overflowed"])
 
   @functools.cached_property
   def _drawn_from(self) -> dict:

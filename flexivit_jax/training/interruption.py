@@ -3,6 +3,8 @@
 import contextlib
 import signal
 
+from flexivit_jax.core.peers import Peers
+
 
 class Interrupted(Exception):
   """Raised where a run that was asked to end need not go on."""
@@ -47,9 +49,13 @@ class Interruption:
     if self._raises:
       raise Interrupted
 
+  def stops(self) -> bool:
+    """Whether the run ends here."""
+    return self.signal is not None
+
   def check(self) -> None:
-    """Raises `Interrupted` if a signal came."""
-    if self.signal is not None:
+    """Raises `Interrupted` if the run ends here."""
+    if self.stops():
       raise Interrupted
 
   @contextlib.contextmanager
@@ -61,3 +67,40 @@ class Interruption:
       yield
     finally:
       self._raises = False
+
+
+class AgreedInterruption(Interruption):
+  """A signal to one process ends all of them at the same place.
+
+  Each asks at the same places, between two steps or two batches of an
+  evaluation: what is under way on the devices needs all of them.
+
+  Attributes:
+    signal: the one that all of them end after, or None.
+  """
+
+  def __init__(self, peers: Peers):
+    super().__init__()
+    self._peers = peers
+    self._own: signal.Signals | None = None
+
+  def _remember(self, number, frame):
+    agreed = self.signal
+    super()._remember(number, frame)
+    self.signal, self._own = agreed, self.signal
+
+  def stops(self):
+    if self.signal is None:
+      number = self._peers.stop_signal(self._own)
+      self.signal = None if number is None else signal.Signals(number)
+    return self.signal is not None
+
+  @contextlib.contextmanager
+  def waiting(self):
+    """A signal waits here until the batch is there, which the others use."""
+    yield
+
+
+def interruption_for(peers: Peers) -> Interruption:
+  """What hears signals for the processes of a run."""
+  return AgreedInterruption(peers) if peers.count > 1 else Interruption()

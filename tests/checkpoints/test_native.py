@@ -361,3 +361,29 @@ def test_a_disk_that_fills_up_leaves_the_good_step(small_disk, monkeypatch):
   assert third == "mend that, and the same command goes on from there"
   assert not list(disk.glob("checkpoints/*.unfinished"))
   _assert_is_step(_restore(disk)[0], 1)
+
+
+class Peers:
+  """Process 1 of 2; process 0 wrote something into its own directory."""
+
+  index, count = 1, 2
+
+  def gather(self, value):
+    return ["written by process 0", value]
+
+
+def test_a_directory_of_another_machine_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(native, "SHARED_S", 0.0)
+  with pytest.raises(native.CheckpointError) as caught:
+    native.Checkpoints(tmp_path / "run", peers=Peers())
+  assert str(caught.value) == (
+    f"{tmp_path / 'run'} is not the directory of that name that process 0 has: "
+    "give a --workdir on storage that all machines share, mounted at the same "
+    "path"
+  )
+  # The one that it shares is not refused, and not locked by this process.
+  directory = tmp_path / "run" / native.DIRECTORY
+  directory.mkdir(parents=True)
+  (directory / "shared").write_text("written by process 0")
+  native.Checkpoints(tmp_path / "run", peers=Peers()).close()
+  native.Checkpoints(tmp_path / "run").close()

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import json
 import multiprocessing
 import os
 import signal
@@ -148,6 +149,25 @@ def test_shards_share_the_batches_of_one_process(count):
     shard.set_state(at(4))
   one.set_state(at(4))
   assert content(joined(list(map(next, shards)))) == content(next(one))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_any_number_of_processes_goes_on_from_the_state_of_two(count):
+  shards = [make(shard=(i, 2)) for i in range(2)]
+  for _ in range(3):
+    for shard in shards:
+      next(shard)
+  shards[0].bad, shards[1].bad = {4: "four"}, {5: "five"}
+  state = json.loads(
+    json.dumps(shards[0].merged([x.get_state() for x in shards]))
+  )
+  one, others = make(), [make(shard=(i, count)) for i in range(count)]
+  one.set_state(at(3))
+  for each in others:
+    each.set_state(state)
+    assert each.bad == {4: "four", 5: "five"}
+  for _ in range(4):
+    assert content(joined(list(map(next, others)))) == content(next(one))
 
 
 def test_the_example_has_the_shapes_of_batches_and_costs_no_step():

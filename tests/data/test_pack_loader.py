@@ -309,7 +309,6 @@ def _changed(**changes):
   [
     (dict(seed=1), "seed", 0, 1),
     (dict(batch_size=6), "batch_size", 3, 6),
-    (dict(shard=(0, 3)), "processes", 1, 3),
     (
       dict(transforms=(augment.Flip(),)),
       "transforms",
@@ -339,6 +338,49 @@ def test_a_state_of_other_batches_is_refused(changes, name, old, new):
     f"its batches were drawn otherwise ({name}: {old!r} -> {new!r}): give the "
     "old values to resume, or start in another --workdir"
   )
+
+
+def _merged(shards):
+  """The states of shards as one, through JSON as a checkpoint has them."""
+  return through_json(shards[0].merged([x.get_state() for x in shards]))
+
+
+@pytest.mark.parametrize("before", [1, 3])
+def test_another_number_of_processes_is_refused(before):
+  shards = [make(shard=(i, before)) for i in range(before)]
+  state = _merged(shards) if before > 1 else shards[0].get_state()
+  now = 4 - before
+  with pytest.raises(ValueError) as caught:
+    make(shard=(0, now)).set_state(state)
+  assert str(caught.value) == (
+    f"its rows were packed by {before} processes, each of its own images, and "
+    f"cannot be shared by {now}: go on with {before} that load, or start in "
+    "another --workdir"
+  )
+
+
+def test_as_many_processes_go_on_where_they_were():
+  packing = dataclasses.replace(PACKING, overflow="drop", max_images=2)
+  shards = [make(shard=(i, 3), packing=packing) for i in range(3)]
+  for _ in range(3):
+    batches = [next(shard) for shard in shards]
+  state = _merged(shards)
+  # Their rows differ, so that a mix-up would be noticed.
+  assert len({content(batch) for batch in batches}) == 3
+  for i, going in enumerate(shards):
+    resumed = make(shard=(i, 3), packing=packing)
+    resumed.set_state(state)
+    assert resumed.overflowed == going.overflowed
+    assert take(resumed, 3) == take(going, 3)
+  assert len({shard.overflowed for shard in shards}) > 1
+
+
+def test_bad_images_of_all_processes_are_kept():
+  shards = [make(shard=(i, 3)) for i in range(3)]
+  shards[0].bad, shards[2].bad = {4: "four"}, {5: "five"}
+  resumed = make(shard=(1, 3))
+  resumed.set_state(_merged(shards))
+  assert resumed.bad == {4: "four", 5: "five"}
 
 
 def test_a_state_of_other_data_is_refused(monkeypatch):

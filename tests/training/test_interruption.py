@@ -7,7 +7,12 @@ import time
 
 import pytest
 
-from flexivit_jax.training.interruption import Interrupted, Interruption
+from flexivit_jax.core.peers import ALONE
+from flexivit_jax.training.interruption import (
+  Interrupted,
+  Interruption,
+  interruption_for,
+)
 
 
 @pytest.mark.parametrize(
@@ -93,3 +98,47 @@ def test_a_second_signal_ends_even_a_stuck_process(first, second):
   process.send_signal(second)
   assert process.wait(timeout=10) == -second
   process.stdout.close()
+
+
+class Peers:
+  """Others, who stop at the question of this number."""
+
+  index, count = 0, 2
+
+  def __init__(self, stops_at):
+    self.stops_at, self.asked = stops_at, []
+
+  def gather(self, value):
+    return [value, value]
+
+  def stop_signal(self, own):
+    self.asked.append(own)
+    return signal.SIGTERM.value if len(self.asked) >= self.stops_at else None
+
+
+def test_a_run_of_several_stops_where_all_do():
+  peers = Peers(stops_at=3)
+  with interruption_for(peers) as interruption:
+    assert not interruption.stops()
+    with interruption.waiting():  # the others use the batch too
+      signal.raise_signal(signal.SIGINT)
+    interruption.check()
+    assert interruption.signal is None
+    with pytest.raises(Interrupted):
+      interruption.check()
+    # It is agreed: nobody is asked again.
+    assert interruption.stops()
+  assert interruption.signal == signal.SIGTERM
+  assert peers.asked == [None, signal.SIGINT, signal.SIGINT]
+
+
+def test_an_own_signal_after_the_agreement_changes_nothing():
+  with interruption_for(Peers(stops_at=1)) as interruption:
+    assert interruption.stops()
+    signal.raise_signal(signal.SIGHUP)
+    assert interruption.stops()
+    assert interruption.signal == signal.SIGTERM
+
+
+def test_one_process_asks_nobody():
+  assert type(interruption_for(ALONE)) is Interruption

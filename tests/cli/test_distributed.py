@@ -1,0 +1,124 @@
+"""How a process of several is asked for, and what is refused."""
+
+import pytest
+
+from flexivit_jax.cli import arguments, distributed
+from flexivit_jax.core.peers import ALONE
+from flexivit_jax.experiment import ConfigError
+
+
+def _parse(*argv):
+  parser = arguments.parser("")
+  distributed.add_arguments(parser)
+  return arguments.parse(parser, argv)[0]
+
+
+ALL = ("--coordinator=host:9000", "--num_processes=4", "--process_id=3")
+
+
+def test_one_process_is_alone():
+  with distributed.started(_parse()) as peers:
+    assert peers is ALONE
+  one = ("--coordinator=h:1", "--num_processes=1", "--process_id=0")
+  with distributed.started(_parse(*one)) as peers:
+    assert peers is ALONE
+
+
+def test_all_three_are_accepted():
+  distributed.check(_parse(*ALL))
+
+
+@pytest.mark.parametrize(
+  ("argv", "text"),
+  [
+    (
+      ALL[:1],
+      "--coordinator without --num_processes and --process_id: a process of "
+      "several needs all three",
+    ),
+    (
+      ALL[1:],
+      "--num_processes without --coordinator: a process of several needs all "
+      "three",
+    ),
+    (
+      ("--coordinator=host", *ALL[1:]),
+      "--coordinator host: give HOST:PORT, 10.0.0.1:9876 say",
+    ),
+    (
+      ("--coordinator=host:70000", *ALL[1:]),
+      "--coordinator host:70000: give HOST:PORT, 10.0.0.1:9876 say",
+    ),
+    (
+      (ALL[0], "--num_processes=0", "--process_id=0"),
+      "--num_processes 0: give 1 or more",
+    ),
+    (
+      (*ALL[:2], "--process_id=4"),
+      "--process_id 4 of --num_processes 4: give 0 to 3",
+    ),
+    (
+      (*ALL[:2], "--process_id=-1"),
+      "--process_id -1 of --num_processes 4: give 0 to 3",
+    ),
+    (
+      (*ALL, "--heartbeat_timeout=1"),
+      "--heartbeat_timeout 1: give 2 or more",
+    ),
+    (
+      (*ALL, "--initialization_timeout=0"),
+      "--initialization_timeout 0: give 1 or more",
+    ),
+    (
+      ("--distributed=slurm", *ALL),
+      "--distributed=slurm and --coordinator: give one or the other",
+    ),
+    (
+      ("--distributed=slurm",),
+      "--distributed=slurm without SLURM_JOB_ID in the environment: start with "
+      "srun, or give --coordinator, --num_processes and --process_id",
+    ),
+  ],
+)
+def test_what_does_not_belong_together_is_refused(argv, text, monkeypatch):
+  for name in distributed.SLURM:
+    monkeypatch.delenv(name, raising=False)
+  with pytest.raises(ConfigError) as caught:
+    distributed.check(_parse(*argv))
+  assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+  ("nodes", "host"),
+  [
+    ("node001", "node001"),
+    ("node001,other2", "node001"),
+    ("node[001-015],other", "node001"),
+    ("node[007,011-015]", "node007"),
+    ("gpu-a-3,gpu-b-[1-2]", "gpu-a-3"),
+  ],
+)
+def test_slurm_says_who_is_where(nodes, host):
+  environment = {
+    "SLURM_JOB_ID": "8193",
+    "SLURM_NTASKS": "8",
+    "SLURM_PROCID": "2",
+    "SLURM_STEP_NODELIST": nodes,
+  }
+  assert distributed.slurm_place(environment) == (host, 61_441, 8, 2)
+  environment["SLURM_STEP_NUM_TASKS"] = "4"  # of a job of 8
+  assert distributed.slurm_place(environment).count == 4
+
+
+@pytest.mark.parametrize(
+  "word", ["--coordinator=h:1", "--process_id", "--distributed=slurm"]
+)
+def test_a_command_of_one_process_refuses_them(word):
+  name = word.partition("=")[0]
+  with pytest.raises(ConfigError) as caught:
+    distributed.refuse(["--checkpoint=x", word])
+  assert str(caught.value) == (
+    f"{name} is train.py's: this command is one process, with all devices of "
+    "its machine; start it on one machine, without"
+  )
+  distributed.refuse(["--checkpoint=--coordinator"])
