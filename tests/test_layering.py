@@ -29,6 +29,7 @@ LAYERS = (
   "config_file",
   "experiment",
   "analysis",
+  "planning",
   "evaluation",
   "tasks",
   "formats",

@@ -97,7 +97,9 @@ def linear(x, kernel, bias, dtype, *, contract: int = 1):
   """x times kernel plus bias, on the last `contract` axes of x.
 
   Leading axes are merged before the product: XLA on a CPU copies and
-  transposes both factors of a weight gradient that sums over two axes.
+  transposes both factors of a weight gradient that sums over two axes. But not
+  where devices share the tokens of a row: merged with rows, they would be
+  gathered.
 
   Args:
     x: `[..., *i]`.
@@ -110,10 +112,11 @@ def linear(x, kernel, bias, dtype, *, contract: int = 1):
   """
   rows, outs = x.shape[: x.ndim - contract], kernel.shape[contract:]
   width = int(np.prod(kernel.shape[:contract]))
-  x = x.astype(dtype).reshape(-1, width)
+  shared = axes.parts() > 1 and not axes.inside_shard_map()
+  x = x.astype(dtype).reshape(*(rows if shared else (-1,)), width)
   y = x @ kernel.astype(dtype).reshape(width, -1)
   if bias is not None:
-    y = y + bias.astype(dtype).reshape(1, -1)
+    y = y + _row(bias.astype(dtype).reshape(-1), y)
   return y.reshape(*rows, *outs)
 
 

@@ -5,7 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from flexivit_jax.core import collectives
 from flexivit_jax.nn import layers
 from flexivit_jax.nn.context import Context
 
@@ -260,3 +262,24 @@ def test_queries_and_keys_are_offered_for_analysis():
   assert (
     attention["queries"][0].shape == attention["keys"][0].shape == (2, 5, 2, 4)
   )
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_a_linear_map_sends_nothing_where_devices_share_tokens(parts):
+  mesh = jax.make_mesh(
+    (1, parts),
+    ("data", "seq"),
+    axis_types=(AxisType.Auto,) * 2,
+    devices=jax.devices()[:parts],
+  )
+  tokens = NamedSharding(mesh, PartitionSpec("data", "seq"))
+  x = jax.ShapeDtypeStruct((2, 8, 4), jnp.float32, sharding=tokens)
+  kernel, bias = jnp.ones((4, 2, 3)), jnp.ones((2, 3))
+
+  def apply(x):
+    return layers.linear(x, kernel, bias, jnp.float32)
+
+  with jax.set_mesh(mesh):
+    compiled = jax.jit(apply, out_shardings=tokens).lower(x).compile()
+  # Rows and tokens merged into one axis would be gathered.
+  assert collectives.of_compiled(compiled.as_text()).total.count == 0

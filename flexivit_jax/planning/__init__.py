@@ -1,0 +1,1 @@
+"""What a training step would cost on many devices, before there are any."""
