@@ -8,6 +8,7 @@ import re
 from flexivit_jax.core import patch_size
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.resolution import Resolution
+from flexivit_jax.core.text import listed
 from flexivit_jax.core.tokens import grid_shape
 from flexivit_jax.data import augment, bad_images, modes, packs, sources
 from flexivit_jax.data.parts import MAX_PARTS
@@ -176,19 +177,30 @@ class Experiment:
         "give either total_steps or total_epochs, and None for the other: "
         "--config.total_steps=None"
       )
+    if self.accumulate < 1:
+      valid = [
+        n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0
+      ]
+      raise ConfigError(
+        f"config.accumulate is {self.accumulate}: give a number that divides "
+        f"config.batch_size, {listed(valid)}"
+      )
     for name, (low, high) in BOUNDS.items():
       value = getattr(self, name)
       if value is not None and not low <= value <= high:
-        raise ValueError(f"{name} is {value}: give {low} to {high}")
+        raise ConfigError(f"config.{name} is {value}: give {low} to {high}")
     if self.total_epochs is not None and not self.total_epochs > 0:
-      raise ValueError(f"total_epochs is {self.total_epochs}: give more than 0")
+      raise ConfigError(
+        f"config.total_epochs is {self.total_epochs}: give more than 0"
+      )
     if self.ema is not None and not 0 < self.ema < 1:
-      raise ValueError(
-        f"ema is {self.ema}: give more than 0 and less than 1, such as 0.9999"
+      raise ConfigError(
+        f"config.ema is {self.ema}: give more than 0 and less than 1, such as "
+        "0.9999"
       )
     if self.keep < 2:
-      raise ValueError(
-        f"keep is {self.keep}: keep at least 2 checkpoints, so that one "
+      raise ConfigError(
+        f"config.keep is {self.keep}: keep at least 2 checkpoints, so that one "
         "survives damage to the other"
       )
     if self.mesh.double_averaging:

@@ -105,14 +105,27 @@ def test_whole_numbers_have_bounds(name, low, high):
   for value in (low - 1, high + 1):
     with pytest.raises(ValueError) as caught:
       experiment(**{name: value})
-    assert str(caught.value) == f"{name} is {value}: give {low} to {high}"
+    assert str(caught.value) == (
+      f"config.{name} is {value}: give {low} to {high}"
+    )
+
+
+def test_a_batch_in_no_part():
+  with pytest.raises(ConfigError) as caught:
+    experiment(accumulate=0, batch_size=12)
+  assert str(caught.value) == (
+    "config.accumulate is 0: give a number that divides config.batch_size, 1, "
+    "2, 3, 4, 6, 12"
+  )
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_epochs_are_more_than_none(value):
   with pytest.raises(ValueError) as caught:
     experiment(total_steps=None, total_epochs=value)
-  assert str(caught.value) == f"total_epochs is {value}: give more than 0"
+  assert str(caught.value) == (
+    f"config.total_epochs is {value}: give more than 0"
+  )
 
 
 def test_a_run_of_more_steps_than_can_be_counted_is_refused():
@@ -123,8 +136,12 @@ def test_a_run_of_more_steps_than_can_be_counted_is_refused():
 
 def test_two_checkpoints_are_kept():
   assert experiment(keep=2).keep == 2
-  with pytest.raises(ValueError, match=r"^keep is 1: keep at least 2 check"):
+  with pytest.raises(ConfigError) as caught:
     experiment(keep=1)
+  assert str(caught.value) == (
+    "config.keep is 1: keep at least 2 checkpoints, so that one survives "
+    "damage to the other"
+  )
 
 
 # Classes.

@@ -226,7 +226,7 @@ def test_a_sharded_run_goes_on_elsewhere(
     ),
     (
       ("ema=1.0",),
-      "config: ema is 1.0: give more than 0 and less than 1, such as 0.9999",
+      "config.ema is 1.0: give more than 0 and less than 1, such as 0.9999",
     ),
     (
       ("optimizer={'name':'optax','learning_rate':0.1,'transform':'loin'}",),
