@@ -1,13 +1,14 @@
 """The model that a run's student learns from, opened and checked."""
 
+import contextlib
 import dataclasses
 
 from flexivit_jax import pretrained
 from flexivit_jax.core.patch_size import as_hw
-from flexivit_jax.core.text import cut
+from flexivit_jax.core.text import cut, listed
 from flexivit_jax.evaluation.points import size_name
-from flexivit_jax.experiment import check_patch_size
-from flexivit_jax.loaded import digest
+from flexivit_jax.experiment import check_patch_size, common_divisors
+from flexivit_jax.loaded import LoadedViT, digest
 from flexivit_jax.tasks.distill import Teacher, TeacherSpec
 
 
@@ -60,7 +61,8 @@ def load(
     patch_size = vit.spec.patch_size
   if patch_size is None:
     raise ValueError(
-      f"{path} does not name one patch size: give patch_size, 16 say"
+      f"{path} does not name one patch size: give patch_size, one of "
+      f"{_offer(vit, image_hw)}"
     )
   patch_hw = as_hw(patch_size)
   check_patch_size(model, image_hw, patch_hw)
@@ -74,3 +76,19 @@ def load(
   return Opened(
     Teacher(vit.params, model, patch_hw), tuple(description), digest(vit.params)
   )
+
+
+def _offer(vit: LoadedViT, image_hw) -> str:
+  """Patch sizes that the teacher can use on such images."""
+
+  def usable(sizes):
+    for patch_hw in sizes:
+      with contextlib.suppress(ValueError):
+        check_patch_size(vit.model, image_hw, patch_hw)
+        yield patch_hw
+
+  if trained := list(usable(vit.spec.trained_sizes)):
+    return f"{listed(map(size_name, trained))}, which it was trained at"
+  sides = [(p, p) for p in common_divisors(image_hw)]
+  names = listed(map(size_name, usable(sides)))
+  return f"{names}, which tile images of {size_name(image_hw)} px"

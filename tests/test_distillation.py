@@ -12,7 +12,13 @@ import orbax.checkpoint as ocp
 import pytest
 
 import train
-from flexivit_jax import config, preparation, record, teaching
+from flexivit_jax import (
+  config,
+  preparation,
+  pretrained,
+  record,
+  teaching,
+)
 from flexivit_jax.checkpoints import native
 from flexivit_jax.cli import dry_run
 from flexivit_jax.experiment import ConfigError
@@ -112,7 +118,7 @@ def test_a_student_starts_as_its_teacher(taught, small_run):
     (
       ("task.teacher.patch_size=None",),
       "config.task.teacher: {run} does not name one patch size: give "
-      "patch_size, 16 say",
+      "patch_size, one of 6, 12, which it was trained at",
     ),
     (
       ("task.teacher.patch_size=7",),
@@ -146,6 +152,21 @@ def test_a_teacher_that_cannot_teach_is_refused(
     preparation.prepare(taught("init_from=None", *overrides), print)
   wanted = text.format(run=small_run[0])
   assert str(caught.value).startswith(wanted)
+
+
+def test_patch_sizes_that_tile_are_offered_where_nothing_else_is_known(
+  small_run, monkeypatch
+):
+  found = pretrained.load(small_run[0])
+  spec = dataclasses.replace(found.spec, trained_sizes=())
+  unknown = dataclasses.replace(found, spec=spec)
+  monkeypatch.setattr(pretrained, "load", lambda path, step: unknown)
+  with pytest.raises(ValueError) as caught:
+    teaching.load(TeacherSpec("x"), found.spec.classes, 10, (24, 12))
+  assert str(caught.value) == (
+    f"{small_run[0]} does not name one patch size: give patch_size, one of 1, "
+    "2, 3, 4, 6, 12, which tile images of 24x12 px"
+  )
 
 
 def test_names_in_another_order_are_refused(small_run):

@@ -148,8 +148,8 @@ class Distill:
   def __post_init__(self):
     if not 0 <= self.label_weight < 1:
       raise ValueError(
-        f"label_weight is {self.label_weight}: give 0 to 1; at 1 the task is "
-        "supervised"
+        f"label_weight is {self.label_weight}: give a number at least 0 and "
+        "below 1; at 1 the task is supervised"
       )
 
   init = supervised.Supervised.init

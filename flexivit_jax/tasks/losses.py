@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from flexivit_jax.core.tokens import Batch
+from flexivit_jax.training.bounds import check
 
 
 class Loss(Protocol):
@@ -30,8 +31,7 @@ class SoftmaxLoss:
   label_smoothing: float = 0.0
 
   def __post_init__(self):
-    if not 0 <= self.label_smoothing < 1:
-      raise ValueError(f"label_smoothing {self.label_smoothing}: give 0 to 1")
+    check("label_smoothing", self.label_smoothing, at_least=0, below=1)
 
   def __call__(self, logits, targets):
     targets = targets.astype(logits.dtype)
@@ -57,8 +57,7 @@ class SigmoidLoss:
   label_smoothing: float = 0.0
 
   def __post_init__(self):
-    if not 0 <= self.label_smoothing < 1:
-      raise ValueError(f"label_smoothing {self.label_smoothing}: give 0 to 1")
+    check("label_smoothing", self.label_smoothing, at_least=0, below=1)
 
   def __call__(self, logits, targets):
     targets = targets.astype(logits.dtype)

@@ -160,7 +160,8 @@ def test_no_gradient_reaches_the_teacher(taught):
     (lambda: KL(0.0), "temperature is 0.0: give more than 0, 1 say"),
     (
       lambda: Distill(TeacherSpec("x"), label_weight=1.0),
-      "label_weight is 1.0: give 0 to 1; at 1 the task is supervised",
+      "label_weight is 1.0: give a number at least 0 and below 1; at 1 the "
+      "task is supervised",
     ),
     (
       lambda: TeacherSpec("x", patch_size=0),
