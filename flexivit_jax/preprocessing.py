@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 from flexivit_jax.checkpoints import published
+from flexivit_jax.core.patch_size import as_hw
 from flexivit_jax.core.resolution import RANDOM, Resolution
 from flexivit_jax.data import augment, sources
 from flexivit_jax.experiment import Data, Experiment
@@ -59,6 +60,20 @@ def turns_images(experiment: Experiment | None) -> bool:
   """Whether a run turns images as their EXIF orientation says."""
   data = next(_data(experiment), (None, None))[1] if experiment else None
   return bool(data and getattr(data.source, "exif_transpose", False))
+
+
+def trained_hw(experiment: Experiment) -> tuple[int, int] | None:
+  """(height, width) of a run's training images in pixels, where its config
+  says so; None: it does not, or they differ."""
+  data = experiment.train
+  if data.resolution is not None:
+    return None
+  for transform in reversed(data.transforms):
+    if isinstance(transform, augment.SIZING):
+      size = getattr(transform, "size", None)
+      return None if size is None else as_hw(size)
+  side = getattr(data.source, "side", None)
+  return None if side is None else as_hw(side)
 
 
 def _data(experiment):

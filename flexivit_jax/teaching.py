@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator
 
-from flexivit_jax import pretrained
+from flexivit_jax import preprocessing, pretrained
 from flexivit_jax.core.patch_size import as_hw
 from flexivit_jax.core.text import cut, listed
 from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import check_patch_size, common_divisors
-from flexivit_jax.loaded import LoadedViT, digest
+from flexivit_jax.loaded import LoadedViT, Spec, digest
 from flexivit_jax.tasks.distill import Teacher, TeacherSpec
 
 
@@ -73,9 +74,26 @@ def load(
     f"  teaches with patches of {size_name(patch_hw)} px on images of "
     f"{size_name(image_hw)} px"
   )
+  description.extend(_warnings(vit.spec, patch_hw, image_hw))
   return Opened(
     Teacher(vit.params, model, patch_hw), tuple(description), digest(vit.params)
   )
+
+
+def _warnings(spec: Spec, patch_hw, image_hw) -> Iterator[str]:
+  """Of sizes that the teacher's own record does not have."""
+  if spec.trained_sizes and patch_hw not in spec.trained_sizes:
+    yield (
+      f"  warning: patches of {size_name(patch_hw)} px are none of those that "
+      f"it was trained at, {listed(map(size_name, spec.trained_sizes))}"
+    )
+  run = spec.experiment
+  trained_hw = None if run is None else preprocessing.trained_hw(run)
+  if trained_hw not in (None, image_hw):
+    yield (
+      f"  warning: it was trained on images of {size_name(trained_hw)} px, not "
+      f"{size_name(image_hw)}"
+    )
 
 
 def _offer(vit: LoadedViT, image_hw) -> str:

@@ -96,6 +96,25 @@ def test_a_step_costs_its_teacher_s_forward_pass_too(taught):
   )
 
 
+def warnings_of(opened):
+  return [line for line in opened.description if "warning" in line]
+
+
+def test_sizes_that_a_teacher_was_not_trained_at_are_told(small_run):
+  def load(patch_size, image_hw):
+    spec, classes = TeacherSpec(str(small_run[0]), patch_size), "0123456789"
+    return warnings_of(teaching.load(spec, tuple(classes), 10, image_hw))
+
+  assert load(6, (24, 24)) == load(12, (24, 24)) == []
+  assert load((4, 6), (24, 24)) == [
+    "  warning: patches of 4x6 px are none of those that it was trained at, 6, "
+    "12"
+  ]
+  assert load(12, (48, 24)) == [
+    "  warning: it was trained on images of 24 px, not 48x24"
+  ]
+
+
 def test_a_student_starts_as_its_teacher(taught, small_run):
   opened, _ = prepared(taught("task.teacher.image_size=None", "mix=()"))
   state = opened.init_state()
