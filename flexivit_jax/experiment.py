@@ -205,6 +205,13 @@ class Experiment:
       )
     if self.mesh.double_averaging:
       self._check_double_averaging()
+    for i, mix in enumerate(self.mix):
+      if mix.images > self.batch_size:
+        raise ConfigError(
+          f"config.mix[{i}] makes one of {mix.images} images, but "
+          f"config.batch_size is {self.batch_size}: an image would be mixed "
+          "with itself"
+        )
     if self.packing is None:
       for name in ("train", "validation", "test"):
         data = getattr(self, name)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from flexivit_jax import config, pretrained, teaching
 from flexivit_jax.core.peers import ALONE, Peers
+from flexivit_jax.core.patch_size import ScheduledPatchSize
 from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.data import scan
 from flexivit_jax.experiment import (
@@ -116,6 +117,9 @@ def prepare(
       initial, lines = read_initial(experiment)
     report("\n".join(lines))
     origin = {"init_from": lines}
+  if isinstance(experiment.patch_size, ScheduledPatchSize):
+    with blaming("config.patch_size"):
+      experiment.patch_size.check_length(total_steps)
   with blaming("config.optimizer"):
     tx = experiment.optimizer.build(total_steps)
   run = Run(

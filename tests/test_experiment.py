@@ -17,7 +17,7 @@ from flexivit_jax.experiment import (
   common_divisors,
 )
 from flexivit_jax.nn import pooling, positions, tables, vit
-from flexivit_jax.training import optimizer
+from flexivit_jax.training import mixing, optimizer
 
 
 def experiment(**changes):
@@ -132,6 +132,18 @@ def test_a_run_of_more_steps_than_can_be_counted_is_refused():
   long = experiment(total_steps=None, total_epochs=1e9, batch_size=1)
   with pytest.raises(ConfigError, match="are 5000000000 steps: give at"):
     long.num_steps(5)
+
+
+def test_a_batch_has_images_enough_to_mix():
+  ways = (mixing.CutMix(), mixing.Mixup(images=5))
+  assert experiment(mix=ways, batch_size=5).mix == ways
+  for i, batch_size in ((1, 4), (0, 1)):
+    with pytest.raises(ConfigError) as caught:
+      experiment(mix=ways, batch_size=batch_size)
+    assert str(caught.value) == (
+      f"config.mix[{i}] makes one of {ways[i].images} images, but "
+      f"config.batch_size is {batch_size}: an image would be mixed with itself"
+    )
 
 
 def test_two_checkpoints_are_kept():

@@ -229,6 +229,21 @@ def test_a_sharded_run_goes_on_elsewhere(
       "config.ema is 1.0: give more than 0 and less than 1, such as 0.9999",
     ),
     (
+      (
+        "patch_size={'name':'scheduled','choices':(12,6),'steps':(0,9000),"
+        "'probabilities':((1.0,0.0),(0.0,1.0))}",
+      ),
+      "config.patch_size: steps is (0, 9000), but total_steps is 3000: the run "
+      "would end before the last probabilities; give steps up to 3000, or "
+      "train longer",
+    ),
+    (
+      ("optimizer.schedule.cooldown_steps=2999",),
+      "config.optimizer: a warm-up of 2 steps and a cooldown of 2999 overlap "
+      "in 3000: lower schedule.warmup_steps or schedule.cooldown_steps, or "
+      "train longer",
+    ),
+    (
       ("optimizer={'name':'optax','learning_rate':0.1,'transform':'loin'}",),
       "config.optimizer: transform 'loin' is none of optax's that can be used "
       "here (did you mean 'lion'?); valid: adabelief",

@@ -168,6 +168,19 @@ class ScheduledPatchSize:
     columns = zip(*self.probabilities, strict=True)
     return tuple(float(np.interp(step, self.steps, p)) for p in columns)
 
+  def check_length(self, total_steps: int) -> None:
+    """Refuses probabilities that a run ends before.
+
+    Raises:
+      ValueError: naming total_steps.
+    """
+    if self.steps[-1] > total_steps:
+      raise ValueError(
+        f"steps is {self.steps}, but total_steps is {total_steps}: the run "
+        "would end before the last probabilities; give steps up to "
+        f"{total_steps}, or train longer"
+      )
+
   def for_image(self, tokens, rng):
     raise ValueError(
       "scheduled patch sizes go by the step, which packed images do not know: "

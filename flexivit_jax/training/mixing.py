@@ -7,7 +7,7 @@ before it, as in big_vision.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,13 @@ from flexivit_jax.core.tokens import Batch, to_unit_range
 
 
 class Mix(Protocol):
-  """Mixes the images of a batch that has targets."""
+  """Mixes the images of a batch that has targets.
+
+  Attributes:
+    images: how many make one.
+  """
+
+  images: int
 
   def __call__(self, key: jax.Array, batch: Batch) -> Batch: ...
 
@@ -70,6 +76,8 @@ class CutMix:
 
   alpha: float = 1.0
   probability: float = 1.0
+
+  images: ClassVar[int] = 2
 
   def __post_init__(self):
     _check(self)

@@ -57,6 +57,12 @@ class _Ramps:
   def build(self, peak, total_steps):
     warmup = self._steps("warmup", total_steps)
     cooldown = self._steps("cooldown", total_steps)
+    if warmup + cooldown > total_steps:
+      raise ValueError(
+        f"a warm-up of {warmup} steps and a cooldown of {cooldown} overlap in "
+        f"{total_steps}: lower schedule.warmup_steps or "
+        "schedule.cooldown_steps, or train longer"
+      )
 
     def rate(step):
       step = jnp.asarray(step).astype(jnp.float32)

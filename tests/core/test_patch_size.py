@@ -291,6 +291,17 @@ def test_schedules_that_cannot_be(steps, probabilities, text):
   assert str(caught.value) == text
 
 
+def test_a_schedule_of_sizes_ends_with_the_training():
+  policy = ScheduledPatchSize((16, 8), (0, 90), ((1, 0), (0, 1)))
+  policy.check_length(90)
+  with pytest.raises(ValueError) as caught:
+    policy.check_length(89)
+  assert str(caught.value) == (
+    "steps is (0, 90), but total_steps is 89: the run would end before the "
+    "last probabilities; give steps up to 89, or train longer"
+  )
+
+
 def test_packed_images_have_no_step():
   with pytest.raises(ValueError) as caught:
     CURRICULUM.for_image(lambda size: 1, np.random.default_rng(0))

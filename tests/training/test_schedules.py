@@ -109,6 +109,18 @@ def test_a_share_is_rounded_and_at_least_one_step():
 
 
 @pytest.mark.parametrize("make", SCHEDULES)
+def test_ramps_that_overlap(make):
+  together = make(warmup_steps=40, cooldown_share=0.6).build(1.0, 100)
+  assert float(together(40)) == 1  # the one step at the peak
+  with pytest.raises(ValueError) as caught:
+    make(warmup_steps=40, cooldown_share=0.61).build(1.0, 100)
+  assert str(caught.value) == (
+    "a warm-up of 40 steps and a cooldown of 61 overlap in 100: lower "
+    "schedule.warmup_steps or schedule.cooldown_steps, or train longer"
+  )
+
+
+@pytest.mark.parametrize("make", SCHEDULES)
 @pytest.mark.parametrize("ramp", ["warmup", "cooldown"])
 def test_ramps_that_cannot_be(make, ramp):
   def refusal(**fields):
