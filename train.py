@@ -215,7 +215,7 @@ def run_steps(run, workdir: pathlib.Path, checkpoints, window) -> int:
       start = time.perf_counter()
       with profiler.step(i):
         state, metrics = steps[program](state, metrics, batch)
-      watch.split.dispatched(start, metrics["loss"].count)
+      ending = watch.split.dispatched(start, metrics["loss"].count)
       watch.flush()  # earlier numbers, read while this step is under way
       in_flight.append(metrics)
       if len(in_flight) > 2:  # bounds the batches that wait on the devices
@@ -224,7 +224,7 @@ def run_steps(run, workdir: pathlib.Path, checkpoints, window) -> int:
       watch.advance(program)
       profiler.done(done, metrics)
       if run.is_due(experiment.log_every, done):
-        watch.defer(done, metrics, state.finite)
+        watch.defer(done, metrics, state.finite, ending)
         metrics = zero
       evaluate = watch.owes_evaluation(done)
       if evaluate:
@@ -301,7 +301,9 @@ class Watch:
     self._progress.advance()
     self._programs[program] += 1
 
-  def defer(self, done: int, metrics, finite: step.Finite) -> None:
+  def defer(
+    self, done: int, metrics, finite: step.Finite, ending: time_split.Ending
+  ) -> None:
     """Remembers metrics of a step that may still be under way."""
     # Copied: the next step takes the state's own.
     finite = jax.tree.map(jnp.copy, finite)
@@ -310,7 +312,7 @@ class Watch:
       n * self._run.numbers.gflops(p) for p, n in self._programs.items()
     )
     self._programs.clear()
-    self._pending = done, metrics, finite, overflowed, gflops
+    self._pending = done, metrics, finite, overflowed, gflops, ending
 
   def flush(self) -> None:
     """Writes what was deferred; waits for that step only.
@@ -320,7 +322,7 @@ class Watch:
     """
     if self._pending is None:
       return
-    done, metrics, finite, overflowed, gflops = self._pending
+    done, metrics, finite, overflowed, gflops, ending = self._pending
     self._pending = None
     self.check_finite(finite, done)
     values = self._run.numbers.values(metrics)
@@ -335,12 +337,13 @@ class Watch:
     self._logged = done
     packed_cost = values.get(run_numbers.PACKED_COST, 0.0)
     gflops += run_numbers.TRAINING * images * packed_cost
-    seconds, shares = self.split.take()
-    flops_per_s = 2 * 1e9 * gflops / seconds
-    values["speed/images_per_s"] = images / seconds
-    values["speed/tflops_per_s"] = flops_per_s / 1e12
-    values["speed/mfu"] = flops_per_s / self._run.matmul_rate
-    values |= shares
+    if (taken := self.split.take(ending)) is not None:
+      seconds, shares = taken
+      flops_per_s = 2 * 1e9 * gflops / seconds
+      values["speed/images_per_s"] = images / seconds
+      values["speed/tflops_per_s"] = flops_per_s / 1e12
+      values["speed/mfu"] = flops_per_s / self._run.matmul_rate
+      values |= shares
     self._write(done, values)
     self._progress.log(done, values)
 

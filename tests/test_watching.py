@@ -40,6 +40,13 @@ def logs(workdir):
   return [r for r in read_rows(workdir / "metrics.jsonl") if "loss" in r]
 
 
+def timed(workdir):
+  """Those with speeds: a machine that is busy may miss when a step ended."""
+  rows = [row for row in logs(workdir) if "speed/mfu" in row]
+  assert rows
+  return rows
+
+
 @pytest.fixture(scope="module")
 def packed_run(small_experiment, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("packed")
@@ -143,7 +150,7 @@ def test_utilisation_is_of_the_measured_rate(fixed_run):
   l, d, m = 16, 32, 128
   block = 4 * l * d * d + 2 * l * l * d + 2 * l * d * m
   forward = l * 6 * 6 * 3 * d + block + d * 10
-  for row in logs(fixed_run):
+  for row in timed(fixed_run):
     flops = 6 * forward * row["speed/images_per_s"]
     assert row["speed/tflops_per_s"] * 1e12 == pytest.approx(flops)
     assert row["speed/mfu"] == pytest.approx(flops / rate)
@@ -154,7 +161,7 @@ def test_flops_are_those_of_the_sizes_that_were_drawn(
 ):
   experiment = small_experiment()
   run = preparation.prepare(experiment, lambda line: None)
-  for row in logs(small_run[0]):
+  for row in timed(small_run[0]):
     steps = range(row["step"] - 5, row["step"])
     gflops = (
       sum(run.numbers.gflops(experiment.program(i)) for i in steps) / 5 / 16
@@ -181,8 +188,9 @@ def test_flops_of_packed_rows_are_those_of_their_images(
     assert row["pack/gflops_per_image"] == pytest.approx(
       np.mean(needed) / 1e9, rel=1e-5
     )
-    flops = 6e9 * row["pack/gflops_per_image"] * row["speed/images_per_s"]
-    assert row["speed/tflops_per_s"] * 1e12 == pytest.approx(flops)
+    if "speed/mfu" in row:
+      flops = 6e9 * row["pack/gflops_per_image"] * row["speed/images_per_s"]
+      assert row["speed/tflops_per_s"] * 1e12 == pytest.approx(flops)
 
 
 def test_the_loss_by_size_of_packed_rows_is_that_of_their_images(
@@ -225,7 +233,7 @@ def _one_image(model, n):
 
 def test_shares_are_of_one_whole(small_run, packed_run):
   for workdir in (small_run[0], packed_run):
-    for row in logs(workdir):
+    for row in timed(workdir):
       shares = {name: row[name] for name in time_split.SHARES}
       assert all(0 <= x <= 1 for x in shares.values()), shares
       del shares["speed/transfer"]  # while the devices compute
@@ -250,7 +258,7 @@ def test_the_loop_reads_nothing_of_the_step_under_way(
 
     def counting(*args):
       steps[0] += 1
-      count(*args)
+      return count(*args)
 
     self.dispatched = counting
 
@@ -300,7 +308,7 @@ def test_a_resumed_run_is_held_against_the_same_rate(
   done = command("train.py", *small_run_config, f"--workdir={workdir}")
   assert done.returncode == 0, done.stderr
   assert "matrix products" not in done.stdout
-  row = logs(workdir)[-1]
+  row = timed(workdir)[-1]
   assert row["speed/mfu"] == pytest.approx(row["speed/tflops_per_s"] * 1e3)
   again = json.loads((workdir / "config.json").read_text())
   assert again["flops_per_s"] == saved["flops_per_s"]

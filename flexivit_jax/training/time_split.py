@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import queue
 import threading
 import time
@@ -10,8 +11,40 @@ from collections.abc import Callable, Iterator
 import jax
 
 
-class StepClock:
-  """The time in which steps are under way on the devices.
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """What was counted up to a moment.
+
+  Attributes:
+    time: of the clock, in s.
+    seconds: by what they were spent on.
+    late: by how many seconds, at most, the moment that was meant is earlier.
+  """
+
+  time: float
+  seconds: collections.Counter
+  late: float = 0.0
+
+
+class Ending:
+  """The end of a step, which may be to come."""
+
+  def __init__(self):
+    self._reached = threading.Event()
+    self._reading = None
+
+  def reach(self, reading: Reading) -> None:
+    self._reading = reading
+    self._reached.set()
+
+  def wait(self) -> Reading:
+    """What was counted when the step ended, as soon as that is known."""
+    self._reached.wait()
+    return self._reading
+
+
+class TimeSplit:
+  """The time since the last `take`, by what it was spent on.
 
   A thread waits for the result of each step, so that the loop need not.
   """
@@ -19,45 +52,95 @@ class StepClock:
   def __init__(self, clock: Callable[[], float] = time.perf_counter):
     self._clock = clock
     self._lock = threading.Lock()
+    self._seconds = collections.Counter()  # of what is over
+    self._part = None  # (name, start) of what is not
     self._starts = collections.deque()  # of the steps under way
-    self._finished = 0.0
     self._end = clock()  # of the last step that is finished
     self._results = queue.SimpleQueue()
     self._thread = None
+    self._before = self._read(self._end)
 
-  def dispatched(self, start: float, result) -> None:
+  def start(self) -> None:
+    """Starts the clock: what was compiled before is none of the training."""
+    with self._lock:
+      self._before = self._read(self._clock())
+
+  def dispatched(self, start: float, result) -> Ending:
     """Counts a step from `start`, or the end of the one before, until its
     result is ready."""
     if self._thread is None:
       self._thread = threading.Thread(target=self._wait, daemon=True)
       self._thread.start()
+    ending = Ending()
     with self._lock:
       self._starts.append(start)
-    self._results.put(result)
+    self._results.put((result, ending))
+    return ending
 
   def _wait(self):
-    while (result := self._results.get()) is not None:
+    while (item := self._results.get()) is not None:
+      result, ending = item
+      # If so, it ended at any time since the one before.
+      ended = getattr(result, "is_ready", bool)()
       # What went wrong is raised where the loop reads it.
       with contextlib.suppress(Exception):
         jax.block_until_ready(result)
-      del result
+      del result, item
       with self._lock:
         now = self._clock()
-        self._finished += now - max(self._starts.popleft(), self._end)
+        start = max(self._starts.popleft(), self._end)
+        self._seconds["speed/device"] += now - start
         self._end = now
+        ending.reach(self._read(now, late=now - start if ended else 0.0))
 
-  def read(self) -> tuple[float, float]:
-    """The time, and the seconds up to it, of the step under way included."""
-    with self._lock:
-      now, busy = self._clock(), self._finished
-      if self._starts:
-        busy += now - max(self._starts[0], self._end)
-      return now, busy
+  def _read(self, now, late=0.0):
+    """All that was counted, what is under way included."""
+    seconds = self._seconds.copy()
+    if self._starts:
+      seconds["speed/device"] += now - max(self._starts[0], self._end)
+    if self._part is not None:
+      name, start = self._part
+      seconds[name] += now - start
+    return Reading(now, seconds, late)
 
-  def idle(self) -> float:
-    """Seconds since the last step ended; 0 while one is under way."""
+  @contextlib.contextmanager
+  def part(self, name: str) -> Iterator[None]:
+    """Counts the time inside as "speed/NAME", and shows it in a trace."""
     with self._lock:
-      return 0.0 if self._starts else self._clock() - self._end
+      self._part = f"speed/{name}", self._clock()
+    with jax.profiler.TraceAnnotation(name):
+      yield
+    with self._lock:
+      name, start = self._part
+      self._seconds[name] += self._clock() - start
+      self._part = None
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """Counts the time inside, as far as no step was under way."""
+    start = self._clock()
+    with jax.profiler.TraceAnnotation("data_wait"):
+      yield
+    with self._lock:
+      now = self._clock()
+      if not self._starts:
+        self._seconds["speed/data_wait"] += now - max(start, self._end)
+
+  def take(self, ending: Ending) -> tuple[float, dict[str, float]] | None:
+    """Of the time up to the end of a step: seconds without evaluations, and
+    `SHARES` of all. Starts anew there.
+
+    Waits for the thread to see that step end, so not for long where the
+    result is there already. None: it saw the end before so late that the time
+    may be twice as long.
+    """
+    before, self._before = self._before, ending.wait()
+    whole = self._before.time - before.time
+    if whole <= before.late:
+      return None
+    seconds = self._before.seconds - before.seconds
+    shares = {name: seconds[name] / whole for name in SHARES}
+    return whole - seconds["speed/evaluation"], shares
 
   def close(self) -> None:
     """Ends the thread, after the steps under way."""
@@ -74,46 +157,3 @@ SHARES = (
   "speed/evaluation",
   "speed/checkpoint",
 )
-
-
-class TimeSplit:
-  """The time since the last `take`, by what it was spent on."""
-
-  def __init__(self, clock: Callable[[], float] = time.perf_counter):
-    self._clock = clock
-    self._steps = StepClock(clock)
-    self._start = self._busy = 0.0
-    self._seconds = collections.Counter()
-    self.close = self._steps.close
-    self.dispatched = self._steps.dispatched
-
-  def start(self) -> None:
-    """Starts the clock: what was compiled before is none of the training."""
-    self._start, self._busy = self._steps.read()
-    self._seconds.clear()
-
-  @contextlib.contextmanager
-  def part(self, name: str) -> Iterator[None]:
-    """Counts the time inside as "speed/NAME", and shows it in a trace."""
-    start = self._clock()
-    with jax.profiler.TraceAnnotation(name):
-      yield
-    self._seconds[f"speed/{name}"] += self._clock() - start
-
-  @contextlib.contextmanager
-  def waiting(self) -> Iterator[None]:
-    """Counts the time inside, as far as no step was under way."""
-    start = self._clock()
-    with jax.profiler.TraceAnnotation("data_wait"):
-      yield
-    waited = min(self._clock() - start, self._steps.idle())
-    self._seconds["speed/data_wait"] += waited
-
-  def take(self) -> tuple[float, dict[str, float]]:
-    """Seconds without evaluations, and `SHARES` of all; then starts anew."""
-    seconds, before, busy = self._seconds.copy(), self._start, self._busy
-    self.start()
-    whole = self._start - before
-    seconds["speed/device"] = self._busy - busy
-    shares = {name: seconds[name] / whole for name in SHARES}
-    return whole - seconds["speed/evaluation"], shares
