@@ -108,6 +108,12 @@ def read(
       sources.append(("its name", _known(model, arrays, path)))
     place = f"{path}:{submodel}" if submodel else path
     return _checkpoint(big_vision, arrays, place, sources, checked)
+  if path.suffix != ".safetensors" and not tensors.may_be_meant(path):
+    raise ValueError(
+      f"{path} is no checkpoint of a kind that is known here: give a run's "
+      "directory, an .npz of big_vision, a .safetensors file or directory of "
+      "timm or Hugging Face, or the name of a published model"
+    )
   return _read_tensors(path, path, given, checked)
 
 

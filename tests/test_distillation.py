@@ -159,6 +159,13 @@ def test_a_student_starts_as_its_teacher(taught, small_run):
       "config.task.teacher: ",
     ),
     (
+      ("task.teacher.checkpoint=README.md",),
+      "config.task.teacher: README.md is no checkpoint of a kind that is known "
+      "here: give a run's directory, an .npz of big_vision, a .safetensors "
+      "file or directory of timm or Hugging Face, or the name of a published "
+      "model",
+    ),
+    (
       ("task.teacher.step=7",),
       "config.task.teacher: {run}: no checkpoint of step 7; there are 10, 20, ",
     ),

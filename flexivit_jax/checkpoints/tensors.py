@@ -63,15 +63,29 @@ def read(
     raise files.refusal(path, "safetensors", reason) from e
 
 
+# A pickle, or a zip file of some, as torch.save writes them.
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def may_be_meant(path: pathlib.Path) -> bool:
+  """Whether a file of any name is one of tensors, damaged or not, or a pickle,
+  of which `read` says more."""
+  start = _start(path)
+  return start[8:9] == b"{" or start.startswith(_PICKLES)
+
+
+def _start(path):
+  with path.open("rb") as file:
+    return file.read(24)
+
+
 def _way_out(path):
   """What the file is instead, by its first bytes."""
-  with path.open("rb") as file:
-    start = file.read(24)
+  start = _start(path)
   # A safetensors file has the length of its header and then "{".
   if start[8:9] == b"{" or not any(start):
     return f"; {_AGAIN}"
-  pickles = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-  if start.startswith((b"PK\x03\x04", *pickles)):
+  if start.startswith(_PICKLES):
     return (
       "; it is a pickle or a zip file, as torch.save writes them: those are "
       "code and are not run here, so convert it to safetensors where it came "
