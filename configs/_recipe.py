@@ -7,8 +7,6 @@ PATH/SPLIT/CLASS/*.jpg. More follows commas.
 
 import hashlib
 import os
-import pathlib
-import tempfile
 
 from ml_collections import ConfigDict
 
@@ -25,6 +23,16 @@ def split_argument(argument: str, *defaults: str) -> tuple[str, ...]:
     )
   given += [""] * (len(defaults) - len(given))
   return where, *(x or y for x, y in zip(given, defaults, strict=True))
+
+
+def pixels(what: str, text: str) -> int:
+  """A number of an argument: `what` names it where it is none."""
+  try:
+    return int(text)
+  except ValueError:
+    raise ValueError(
+      f"{what} is {text!r}: give a whole number of pixels, 16 say"
+    ) from None
 
 
 def source(where: str, split: str) -> dict:
@@ -95,12 +103,16 @@ def _smoke(config: ConfigDict) -> ConfigDict:
 
 def smoke_checkpoint() -> str:
   """A file of random parameters to start from, or to learn from: of the
-  smallest model with patches of 16 px at 384 px and ten classes."""
+  smallest model with patches of 16 px at 384 px and ten classes.
+
+  It lies in the user's cache, and is made where it is not there yet.
+  """
   # Here, so that the other recipes do not wait for JAX.
   import jax
   import numpy as np
 
   import flexivit_jax
+  from flexivit_jax.checkpoints import published
   from flexivit_jax.core.tokens import patchify
   from flexivit_jax.loaded import LoadedViT, Spec
   from flexivit_jax.nn import pooling, positions, vit
@@ -113,10 +125,15 @@ def smoke_checkpoint() -> str:
     num_classes=10,
   )
   name = hashlib.sha256(repr(model).encode()).hexdigest()[:16]
-  path = pathlib.Path(tempfile.gettempdir()) / f"flexivit_jax_smoke_{name}.npz"
+  path = published.cache_directory() / f"smoke_{name}.npz"
   if not path.exists():
+    path.parent.mkdir(parents=True, exist_ok=True)
     tokens = patchify(np.zeros((1, 384, 384, 3), np.uint8), (16, 16))
     params = model.init(jax.random.key(0), tokens)["params"]
+    # A head begins at zero: all answers would be alike.
+    head = params["head"]["kernel"]
+    head = jax.random.normal(jax.random.key(1), head.shape) / len(head) ** 0.5
+    params["head"]["kernel"] = head
     spec = Spec("recipe", "smoke", patch_size=(16, 16))
     own = path.with_name(f"{path.stem}_{os.getpid()}.npz")
     flexivit_jax.save(LoadedViT(model, params, spec), own, "big_vision")

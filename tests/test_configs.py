@@ -64,6 +64,12 @@ SMOKE = (
 )
 
 
+DISTILLED = (
+  *("flexivit_s_i1k", "flexivit_b_i1k", "flexivit_l_i1k"),
+  "flexivit_b_i21k,distilled",
+)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   """Three classes of JPEGs of different shapes, in train, test and val."""
@@ -148,6 +154,11 @@ def test_recipe_runs_on_embedded_data(recipe, command, tmp_path):
   rows = read_rows(tmp_path / "metrics.jsonl")
   assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3]
   assert all(np.isfinite(r["loss"]) for r in rows if "loss" in r)
+  # Two models that answer alike, or a head of zeros, would show nothing: such
+  # have norms of 1e-7. Those of a dozen classes begin at a loss of 1 or more.
+  assert all(r["gradient_norm"] > 1e-3 for r in rows if "loss" in r)
+  assert all(r["distance"] > 1e-4 for r in rows if "distance" in r)
+  assert ("distance" in rows[0]) == (recipe in DISTILLED)
   evaluated = command("evaluate.py", f"--checkpoint={tmp_path}")
   assert evaluated.returncode == 0, evaluated.stderr
   assert "top-1" in evaluated.stdout
