@@ -21,20 +21,20 @@ depend on the data: 0.003 to 0.06 and 20,000 steps for ImageNet, 500 for Pets
 and Flowers: --config.total_steps=500 --config.optimizer.learning_rate=0.003
 """
 
-from configs._recipe import config_of, source, split_argument
+from configs._recipe import config_of, pixels, source, split_argument
 from configs._start import architecture
 
 
 def get_config(argument: str):
   where, checkpoint, patch, side = split_argument(argument, "", "16", "240")
-  side = int(side)
+  side = pixels("the side of the images", side)
   image_hw = (side, side)
   center = (dict(name="resize_crop", short=side * 8 // 7, size=image_hw),)
   model, begin = architecture(where, checkpoint)
   return config_of(
     where,
     model=model,
-    patch_size=dict(name="fixed", size=int(patch)),
+    patch_size=dict(name="fixed", size=pixels("the patch size", patch)),
     init_from=begin,
     train=dict(
       source=source(where, "train[10%:]"),

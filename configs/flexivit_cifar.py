@@ -13,7 +13,7 @@ of ours.
 Expected: docs/results.md, where `python -m benchmarks.cifar` was run.
 """
 
-from configs._recipe import config_of, source, split_argument
+from configs._recipe import config_of, pixels, source, split_argument
 
 SIZES = (16, 8, 4, 2)
 
@@ -24,7 +24,7 @@ def get_config(argument: str):
   resize = (dict(name="resize", size=image_hw),)
   patch_size = dict(name="sampled", choices=SIZES)
   if patch:
-    patch_size = dict(name="fixed", size=int(patch))
+    patch_size = dict(name="fixed", size=pixels("the patch size", patch))
   return config_of(
     where,
     model=dict(

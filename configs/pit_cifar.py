@@ -18,10 +18,12 @@ them. A CPU needs other numbers: --config.batch_size=8.
 
 from ml_collections import ConfigDict
 
+from configs._recipe import pixels
+
 
 def get_config(side_and_size: str = "32"):
   side, _, name = side_and_size.partition(",")
-  image_hw = (int(side),) * 2
+  image_hw = (pixels("the side of the images", side),) * 2
   size = dict(name=name) if name else dict(name="Ti", num_heads=12)
   # A crop that is smaller than the images: their centre where all is seen.
   center = dict(name="central_crop", size=image_hw)

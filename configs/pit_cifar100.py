@@ -19,12 +19,13 @@ Expected: 85.1 % with Ti and 86.4 with S; with patches of 2 px 83.6 and 83.7.
 Not run here.
 """
 
-from configs._recipe import SMOKE, config_of, source, split_argument
+from configs._recipe import SMOKE, config_of, pixels, source, split_argument
 
 
 def get_config(argument: str):
   where, patch, size = split_argument(argument, "1", "")
-  patch, side = int(patch), 8 if where == SMOKE else 32
+  patch = pixels("the patch size", patch)
+  side = 8 if where == SMOKE else 32
   image_hw = (side, side)
   center = (dict(name="resize", size=image_hw),)
   return config_of(

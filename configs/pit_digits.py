@@ -13,9 +13,11 @@ of pixels, whatever their order.
 
 from ml_collections import ConfigDict
 
+from configs._recipe import pixels
+
 
 def get_config(side: str = "8"):
-  side = int(side)
+  side = pixels("the side of the images", side)
 
   def digits(split):
     return dict(name="digits", split=split, side=side)

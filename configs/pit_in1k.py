@@ -19,12 +19,13 @@ Expected, of S at the paper's size: 74.1 % with pixels, 72.9 with patches of
 2 px. Not run here.
 """
 
-from configs._recipe import SMOKE, config_of, source, split_argument
+from configs._recipe import SMOKE, config_of, pixels, source, split_argument
 
 
 def get_config(argument: str):
   where, patch, size, side = split_argument(argument, "1", "S", "28")
-  patch, side = int(patch), 8 if where == SMOKE else int(side)
+  patch = pixels("the patch size", patch)
+  side = 8 if where == SMOKE else pixels("the side of the images", side)
   image_hw = (side, side)
   center = (dict(name="resize_crop", short=side * 8 // 7, size=image_hw),)
   return config_of(

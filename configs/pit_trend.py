@@ -19,12 +19,13 @@ Recipe and numbers of ours: the paper's are for its own sizes and 2,400 epochs.
 Expected: docs/results.md, where it was run.
 """
 
-from configs._recipe import config_of, source, split_argument
+from configs._recipe import config_of, pixels, source, split_argument
 
 
 def get_config(argument: str):
   where, patch, side, size = split_argument(argument, "1", "16", "")
-  patch, side = int(patch), int(side)
+  patch = pixels("the patch size", patch)
+  side = pixels("the side of the images", side)
   image_hw = (side, side)
   resize = dict(name="resize", size=image_hw)
   return config_of(

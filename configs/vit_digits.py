@@ -9,9 +9,12 @@ PI-resize, it loses what FlexiViT keeps:
 """
 
 from configs import flexivit_digits
+from configs._recipe import pixels
 
 
 def get_config(patch_size: str = "6"):
   config = flexivit_digits.get_config()
-  config.patch_size = dict(name="fixed", size=int(patch_size))
+  config.patch_size = dict(
+    name="fixed", size=pixels("the patch size", patch_size)
+  )
   return config

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import inspect
 import pathlib
+import re
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -50,7 +51,7 @@ def read(path_and_argument: str) -> dict[str, Any]:
       "returns a ConfigDict"
     )
   given = [argument] if colon else []
-  _check_argument(path, spec, get_config, given)
+  _check_argument(path, spec, get_config, given, module.__doc__ or "")
   config = _run(path, spec, lambda: get_config(*given))
   if not isinstance(config, (ml_collections.ConfigDict, Mapping)):
     raise ConfigError(
@@ -97,7 +98,7 @@ def _run(path, spec, function):
     raise ConfigError(f"{place}: {what}") from e
 
 
-def _check_argument(path, spec, get_config, given):
+def _check_argument(path, spec, get_config, given, header):
   signature = _run(path, spec, lambda: inspect.signature(get_config))
   try:
     signature.bind(*given)
@@ -110,8 +111,13 @@ def _check_argument(path, spec, get_config, given):
         f"{path} takes no argument, but was given {show(given[0])}"
       ) from None
     if not given and takes and len(needs) == 1:
+      name = re.escape(pathlib.Path(path).name)
+      # As the commands in the file's own header have it.
+      shown = re.search(rf"{name}:([\w:/]+(,[A-Z]+)*)", header)
+      example = shown[1] if shown else needs[0].upper()
+      smoke = f", or {path}:smoke to try it" if "`smoke`" in header else ""
       raise ConfigError(
-        f"{path} needs its {needs[0]}: --config {path}:{needs[0].upper()}"
+        f"{path} needs its {needs[0]}: --config {path}:{example}{smoke}"
       ) from None
     raise ConfigError(
       f"{path}: get_config{cut(str(signature), 200)} cannot be called with "

@@ -7,6 +7,7 @@ formulas of its schedules and optimiser, not from ours.
 import dataclasses
 import math
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -187,3 +188,44 @@ def test_a_probe_trains_its_head_alone():
 def test_arguments_that_cannot_be(recipe, text):
   with pytest.raises(config.ConfigError, match=text):
     load(recipe)
+
+
+@pytest.mark.parametrize(
+  "recipe",
+  [
+    *("finetune:smoke,,X", "flexivit_cifar:smoke,X", "pit_cifar100:smoke,X"),
+    *("pit_in1k:smoke,X", "pit_trend:smoke,X", "vit_digits:X"),
+    *("finetune:smoke,,16,X", "pit_in1k:PATH,1,S,X", "pit_trend:PATH,1,X"),
+    *("pit_digits:X", "pit_cifar:X"),
+  ],
+)
+def test_a_size_that_is_no_number(recipe):
+  with pytest.raises(config.ConfigError) as caught:
+    load(recipe)
+  name = recipe.partition(":")[0]
+  sides = ("16,X", "S,X", "1,X", "pit_digits:X", "pit_cifar:X")
+  what = "side of the images" if recipe.endswith(sides) else "patch size"
+  assert re.fullmatch(
+    rf"{re.escape(str(CONFIGS / name))}\.py, line \d+: ValueError: the {what} "
+    "is 'X': give a whole number of pixels, 16 say",
+    str(caught.value),
+  )
+
+
+@pytest.mark.parametrize(
+  ("name", "needs"),
+  [
+    ("vit_s16_i1k", "argument: --config {0}:DATA, or {0}:smoke to try it"),
+    ("flexivit_s_i1k", "data: --config {0}:DATA, or {0}:smoke to try it"),
+    ("finetune", "argument: --config {0}:DATA,CHECKPOINT, or {0}:smoke to try"),
+    ("pit_trend", "argument: --config {0}:tfds:cifar10, or {0}:smoke to try"),
+    ("navit_folder", "path_and_size: --config {0}:PATH"),
+    ("flexivit_digits_distill", "teacher: --config {0}:runs/teacher"),
+  ],
+)
+def test_a_recipe_without_its_argument_says_what_it_takes(name, needs):
+  path = f"{CONFIGS}/{name}.py"
+  with pytest.raises(config.ConfigError) as caught:
+    config.load(path)
+  text = f"{path} needs its {needs.format(path)}"
+  assert str(caught.value) == text + " it" * text.endswith(" try")

@@ -53,6 +53,11 @@ def direction(
         f"optax's {name} has no option {show(option)}{hint}; valid: "
         f"{listed(valid or ['none'])}"
       )
+    _check_kind(
+      f"optax's {name}: option {option}",
+      value=options[option],
+      default=parameters[option].default,
+    )
   fixed = {}
   if not name.startswith(PREFIX):
     fixed = {"learning_rate": 1.0}
@@ -93,6 +98,18 @@ def _transformations():
 def _may_be_given(parameter: str) -> bool:
   # Learning rate and patterns belong to the config.
   return parameter != "learning_rate" and "mask" not in parameter
+
+
+def _check_kind(what, *, value, default):
+  """Refuses what is no number where the default is one, for instance: optax
+  would compute with it."""
+  if value is None:  # may switch something off
+    return
+  is_number = type(value) in (int, float)
+  if type(default) is bool and type(value) is not bool:
+    raise ValueError(f"{what} is {show(value)}: give True or False")
+  if type(default) in (int, float) and not is_number:
+    raise ValueError(f"{what} is {show(value)}: give a number, {default} say")
 
 
 def _try(tx) -> None:

@@ -112,6 +112,21 @@ def test_an_option_for_its_own_decay_is_taken():
       "momentum, nesterov, accumulator_dtype",
     ),
     (
+      "lion",
+      {"b1": "x"},
+      "optax's lion: option b1 is 'x': give a number, 0.9 say",
+    ),
+    (
+      "adam",
+      {"eps": True},
+      "optax's adam: option eps is True: give a number, 1e-08 say",
+    ),
+    (
+      "sgd",
+      {"nesterov": 1},
+      "optax's sgd: option nesterov is 1: give True or False",
+    ),
+    (
       "lamb",
       {"mask": True},
       "optax's lamb has no option 'mask'; valid: b1, b2, eps, eps_root, "
