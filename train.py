@@ -77,7 +77,7 @@ def main(argv=None):
 
 def start(args, overrides, peers: Peers) -> int:
   """Checks the arguments, and trains. Returns the exit status."""
-  experiment = config_lib.load(args.config, overrides)
+  experiment = config_lib.load(args.config, overrides, print)
   if peers.count > 1:
     plain = config_lib.flatten(config_lib.to_json(experiment))
     agreement.check_same(peers, agreement.describe_program(plain))

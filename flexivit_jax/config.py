@@ -12,7 +12,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -167,12 +167,18 @@ CHOICES: dict[Any, dict[str, Any]] = {
 }
 
 
-def load(path_and_argument: str, overrides: Sequence[str] = ()) -> Experiment:
+def load(
+  path_and_argument: str,
+  overrides: Sequence[str] = (),
+  report: Callable[[str], None] = lambda line: None,
+) -> Experiment:
   """The experiment of `configs/NAME.py[:argument]` with overrides applied.
 
   Args:
     path_and_argument: what follows the colon is passed to `get_config`.
     overrides: `key.sub_key=value`, values in Python's notation.
+    report: called with a line for each override that changed values which it
+      does not mention.
 
   Raises:
     ConfigError: naming the key, the value and what would be valid.
@@ -185,19 +191,95 @@ def load(path_and_argument: str, overrides: Sequence[str] = ()) -> Experiment:
       raw = to_json(from_plain(raw))
     except ConfigError as e:
       broken = e  # an override may mend it: what a placeholder is for
+  drops, waiting = [], []
+  for i, override in enumerate(overrides):
+    try:
+      dropped = apply_override(raw, override)
+    except ConfigError as e:
+      if not drops:
+        raise broken or e from None
+      waiting.append(override)  # it may be for a default of the new name
+      continue
+    if dropped:
+      drops.append(_Dropped(override, dropped, tuple(overrides[i + 1 :])))
   try:
-    for override in overrides:
-      apply_override(raw, override)
-  except ConfigError as e:
-    raise broken or e from None
-  return from_plain(raw)
+    if waiting:
+      raw = to_json(from_plain(raw))
+      for override in waiting:
+        apply_override(raw, override)
+    experiment = from_plain(raw)
+  except _MissingFieldError as e:
+    why = [text for d in drops if (text := d.why_missing(e))]
+    raise ConfigError("".join((str(e), *why))) from None
+  for each in drops:
+    if line := each.describe(to_json(experiment)):
+      report(line)
+  return experiment
 
 
-def apply_override(raw: dict[str, Any], override: str) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Dropped:
+  """Fields that went with a choice's name.
+
+  Attributes:
+    override: `a.name=value`.
+    fields: plain values.
+    later: the overrides after it.
+  """
+
+  override: str
+  fields: Mapping[str, Any]
+  later: tuple[str, ...]
+
+  @property
+  def _place(self) -> str:
+    return self.override.partition("=")[0].removesuffix(".name")
+
+  def describe(self, plain: Mapping[str, Any]) -> str | None:
+    """The fields that the new choice has too, with other values that nobody
+    gave; None: there are none."""
+    place, now = self._place, flatten(plain)
+    lost = [
+      f"{key.removeprefix(f'{place}.')}={show(value)}"
+      for key, value in flatten(self.fields, place).items()
+      if key != f"{place}.name" and now.get(key, value) != value
+      if not any(f"{key}.".startswith(f"{k}.") for k in self._given)
+    ]
+    if not lost:
+      return None
+    return (
+      f"config.{self.override} leaves out {listed(lost)}: what is to stay must "
+      "be given with it"
+    )
+
+  def why_missing(self, error: "_MissingFieldError") -> str:
+    lost = [n for n in error.names if n in self.fields]
+    if error.path != f"config.{self._place}" or not lost:
+      return ""
+    values = listed(f"{name}={show(self.fields[name])}" for name in lost)
+    return f"; config.{self.override} leaves out {values}"
+
+  @property
+  def _given(self):
+    return [override.partition("=")[0] for override in self.later]
+
+
+class _MissingFieldError(ConfigError):
+  """Fields without a default that were not given."""
+
+  def __init__(self, path: str, names: Sequence[str]):
+    super().__init__(f"{path}: {', '.join(names)} must be given")
+    self.path, self.names = path, names
+
+
+def apply_override(raw: dict[str, Any], override: str) -> dict[str, Any]:
   """Sets `a.b=value` in nested dicts, in place.
 
   Setting a choice's `name` to another one drops its other fields: they belong
   to the class that it named before.
+
+  Returns:
+    What was dropped.
   """
   key, equals, text = override.partition("=")
   if not equals:
@@ -231,9 +313,12 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         f"{_QUOTES}"
       ) from None
     value = {"true": True, "false": False}.get(text, text)
+  dropped = {}
   if last == "name" and place.get("name") not in (None, value):
+    dropped = dict(place)
     place.clear()
   place[last] = value
+  return dropped
 
 
 # What is not Python's notation, too deep for it, or no value in it.
@@ -281,6 +366,8 @@ def from_plain(raw: Mapping[str, Any]) -> Experiment:
     return _record(Experiment, raw, "config")
   except _WrongType as e:
     raise ConfigError(cut(f"{e}{_remedy(e.hint, e.value)}", 600)) from None
+  except _MissingFieldError:
+    raise
   except ConfigError as e:
     raise ConfigError(cut(str(e), 600)) from e.__cause__
 
@@ -385,7 +472,7 @@ def _record(cls, value, path):
     and f.default_factory is dataclasses.MISSING
   ]
   if missing:
-    raise ConfigError(f"{path}: {', '.join(missing)} must be given")
+    raise _MissingFieldError(path, missing)
   with blaming(path):
     return cls(**built)
 

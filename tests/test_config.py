@@ -332,6 +332,60 @@ def test_another_name_resets_the_other_fields():
   assert "learning_rate must be given" in refusal("optimizer.name=sgd")
 
 
+DIGITS = str(CONFIGS / "flexivit_digits.py")
+LION = ("optimizer.name=optax", "optimizer.transform=lion")
+
+
+def test_what_goes_with_a_name_is_told():
+  lines = []
+  given = ("optimizer.learning_rate=1e-4", "optimizer.weight_decay=0.1")
+  found = config.load(DIGITS, (*LION, *given), lines.append)
+  # What lion has not, Adam's betas, is not missed, nor what was given.
+  assert lines == [
+    "config.optimizer.name=optax leaves out schedule.warmup_steps=100, "
+    "clip_norm=1.0: what is to stay must be given with it"
+  ]
+  assert found.optimizer.clip_norm is None
+  # What it names can be given, in any order.
+  kept = ("optimizer.schedule.warmup_steps=100", "optimizer.clip_norm=1.0")
+  lines.clear()
+  found = config.load(DIGITS, (*LION, *kept, *given), lines.append)
+  assert lines == []
+  assert (found.optimizer.schedule.warmup_steps, found.optimizer.clip_norm) == (
+    100,
+    1.0,
+  )
+  # Given before the name, it is gone.
+  before = ("optimizer.weight_decay=0.1", *LION, *kept, given[0])
+  config.load(DIGITS, before, lines.append)
+  assert lines == [
+    "config.optimizer.name=optax leaves out weight_decay=0.1: what is to stay "
+    "must be given with it"
+  ]
+
+
+def test_a_field_that_went_with_a_name_and_must_be_given():
+  with pytest.raises(ConfigError) as caught:
+    config.load(DIGITS, LION)
+  assert str(caught.value) == (
+    "config.optimizer: learning_rate must be given; config.optimizer.name="
+    "optax leaves out learning_rate=0.002"
+  )
+  # A field that no name took is not explained so.
+  with pytest.raises(ConfigError) as caught:
+    config.load(DIGITS, (LION[0], "optimizer.learning_rate=1e-4"))
+  assert str(caught.value) == "config.optimizer: transform must be given"
+
+
+def test_a_name_without_consequences_is_silent():
+  lines = []
+  config.load(DIGITS, ("model.pool.name=map", "seed=3"), lines.append)
+  config.load(
+    DIGITS, ("patch_size.name=fixed", "patch_size.size=8"), lines.append
+  )
+  assert lines == []
+
+
 def test_the_same_name_keeps_the_other_fields():
   experiment = build("model.size.name=custom", "patch_size.name=sampled")
   assert experiment == build()
