@@ -3,6 +3,7 @@
   python train.py --config configs/flexivit_b_i21k.py:DATA --workdir runs/i21k
   python train.py --config configs/flexivit_b_i21k.py:DATA,distilled \
       --workdir runs/i21k_distilled
+  python evaluate.py --checkpoint runs/i21k --patch_sizes 8:48
 
 DATA is a folder PATH with PATH/full/CLASS/*.JPEG, or tfds:imagenet21k as TFDS
 reads it; `smoke` tries the recipe on digits, in seconds. The teacher is

@@ -4,6 +4,7 @@ The right side of each comparison is written from those configs and from the
 formulas of its schedules and optimiser, not from ours.
 """
 
+import ast
 import dataclasses
 import math
 import pathlib
@@ -160,6 +161,18 @@ def test_navit_decays_its_head_apart():
   assert optimizer.weight_decay == 0.03
   (group,) = optimizer.groups
   assert (group.pattern, group.weight_decay) == ("head/kernel", 3.0)
+
+
+@pytest.mark.parametrize(
+  "path",
+  [p for p in sorted(CONFIGS.glob("[!_]*.py")) if "`smoke`" in p.read_text()],
+  ids=lambda path: path.stem,
+)
+def test_a_header_has_commands_and_what_to_expect(path):
+  header = ast.get_docstring(ast.parse(path.read_text()))
+  assert f"python train.py --config configs/{path.name}:" in header
+  assert "python evaluate.py --checkpoint runs/" in header
+  assert re.search(r"\bExpected\b.*:", header)
 
 
 def test_a_probe_trains_its_head_alone():
