@@ -27,6 +27,12 @@ class Preprocessing:
   resolution: Resolution | None
   origin: str
 
+  @property
+  def steps(self) -> tuple:
+    """What is done to an image, in order."""
+    last = () if self.resolution is None else (self.resolution,)
+    return *self.transforms, *last
+
 
 def usual(vit: LoadedViT, name: str) -> Preprocessing | None:
   """That of a run's evaluation, or to the size that a file is known for.
@@ -38,7 +44,8 @@ def usual(vit: LoadedViT, name: str) -> Preprocessing | None:
     name: that the model was loaded by; of a published one it tells the size.
   """
   if vit.spec.experiment is not None:
-    return _of_run(vit.spec.experiment)
+    run = vit.spec.experiment
+    return of_run(run) or _of_size_of_run(run)
   if not pathlib.Path(name).exists():
     try:
       side = published.find(name).image_side
@@ -82,7 +89,11 @@ def _data(experiment):
       yield name, data
 
 
-def _of_run(experiment) -> Preprocessing | None:
+def of_run(experiment: Experiment) -> Preprocessing | None:
+  """That of a run's evaluation, by its own transforms.
+
+  None: they give no size, or not to files of any size.
+  """
   name, data = next(_data(experiment))
   origin = f"as the run's {name} data"
   transforms = tuple(
@@ -102,8 +113,13 @@ def _of_run(experiment) -> Preprocessing | None:
     return Preprocessing(transforms, data.resolution, origin)
   if usable and sizing:
     return Preprocessing(transforms, None, origin)
-  hw = _stated_size(data)
-  return None if hw is None else _squashed(hw, f"the size of {origin[3:]}")
+  return None
+
+
+def _of_size_of_run(experiment) -> Preprocessing | None:
+  name, data = next(_data(experiment))
+  hw = None if data.resolution is not None else _stated_size(data)
+  return hw and _squashed(hw, f"the size of the run's {name} data")
 
 
 def _stated_size(data: Data) -> tuple[int, int] | None:

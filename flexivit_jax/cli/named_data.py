@@ -98,6 +98,11 @@ def source(args, side: int | None):
   )
 
 
+def is_of_any_size(args) -> bool:
+  """Whether --data names files, which may have any size."""
+  return args.data.partition(":")[0] != "digits"
+
+
 def check_sized(args, sized: bool, ways: str) -> None:
   """Refuses files of any size where no size is asked for.
 
@@ -108,6 +113,6 @@ def check_sized(args, sized: bool, ways: str) -> None:
     ConfigError: naming them.
   """
   kind, _, _ = args.data.partition(":")
-  if kind != "digits" and not sized:
+  if is_of_any_size(args) and not sized:
     form = {"folder": "PATH", "tfds": "NAME"}[kind]
     raise ConfigError(f"--data {kind}:{form} needs {ways}")

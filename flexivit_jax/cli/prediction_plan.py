@@ -74,7 +74,7 @@ class Plan:
 
   def __str__(self):
     (h, w), total = self.patch_hw, len(self.source)
-    how = ", ".join(map(repr, self.steps))
+    how = ", ".join(map(repr, self.images.steps))
     if self.source.mode != modes.ANTIALIAS:
       how += f" by {self.source.mode!r}"
     lines = [
@@ -84,21 +84,13 @@ class Plan:
       lines.append(f"probabilities: {self.wanted.probabilities} ({self.loss})")
     return "\n".join(lines)
 
-  @property
-  def steps(self) -> tuple:
-    """What is done to an image, in order."""
-    resolution = self.images.resolution
-    return *self.images.transforms, *(
-      [] if resolution is None else [resolution]
-    )
-
   def facts(self) -> dict:
     """The same as JSON."""
     return {
       "checkpoint": self.vit.spec.path,
       "step": self.vit.spec.step,
       "patch_size": list(self.patch_hw),
-      "images": [repr(x) for x in self.steps],
+      "images": [repr(x) for x in self.images.steps],
       "preprocessing": config.name_of(self.source.mode),
       "exif_transpose": self.turned,
       "probabilities": self.wanted.probabilities,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from jax.sharding import Mesh
 
-from flexivit_jax import config
+from flexivit_jax import config, preprocessing
 from flexivit_jax.cli import named_data
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.resolution import NaFlex
@@ -81,7 +81,11 @@ def choose_policy(args, run: Experiment | None) -> bad_images.OnBadImage:
 
 
 def choose_data(args, run) -> Data:
-  """The images that --data asks for, or a run's own test data."""
+  """The images that --data asks for, or a run's own test data.
+
+  Files of any size are prepared as those of the run's evaluation, unless the
+  arguments say to which size.
+  """
   if args.budgets and args.resolutions:
     raise ConfigError(
       "--budgets and --resolutions: give one of them, the size of an image "
@@ -108,6 +112,11 @@ def choose_data(args, run) -> Data:
   with blaming("--resolutions"):
     source = named_data.source(args, side)
   sized = bool(args.resolutions or args.budgets)
+  if run is not None and not sized and named_data.is_of_any_size(args):
+    usual = preprocessing.of_run(run)
+    if usual is not None:
+      print(f"{', '.join(map(repr, usual.steps))} ({usual.origin})")
+      return Data(source, usual.transforms, usual.resolution)
   named_data.check_sized(args, sized, "--resolutions, 240 say, or --budgets")
   return Data(source)
 

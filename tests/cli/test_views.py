@@ -57,6 +57,44 @@ def test_data_of_tfds():
   assert source == tfds.Tfds("my_set/small:1.2.0", "test")
 
 
+def test_files_of_any_size_become_what_a_run_evaluates(
+  small_experiment, capsys
+):
+  run = small_experiment(
+    "test.transforms=({'name':'resize','size':(28,28)},"
+    "{'name':'central_crop','size':(24,24)})"
+  )
+  found = views.choose_data(given(data="folder:/photos"), run)
+  assert found == Data(
+    sources.ImageFolder("/photos", "test"), run.test.transforms
+  )
+  assert capsys.readouterr().out == (
+    "Resize(size=(28, 28)), CentralCrop(size=(24, 24)) (as the run's test "
+    "data)\n"
+  )
+  # What the arguments ask for is not changed, nor data that have a size.
+  sized = given(data="folder:/photos", resolutions="24")
+  assert views.choose_data(sized, run).transforms == ()
+  assert views.choose_data(given(data="digits"), run).transforms == ()
+
+
+@pytest.mark.parametrize(
+  "test",
+  [
+    "test.transforms=()",
+    "test.transforms=({'name':'central_crop','size':(24,24)},)",
+  ],
+)
+def test_files_of_any_size_need_one_where_no_run_gives_it(
+  test, small_experiment
+):
+  with pytest.raises(ConfigError) as caught:
+    views.choose_data(given(data="folder:/photos"), small_experiment(test))
+  assert str(caught.value) == (
+    "--data folder:PATH needs --resolutions, 240 say, or --budgets"
+  )
+
+
 def test_digits_are_drawn_as_large_as_the_largest_view():
   args = given(data="digits", resolutions="24x32", resize_first="40x36")
   data = views.choose_data(args, None)
