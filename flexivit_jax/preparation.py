@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from flexivit_jax import config, pretrained, teaching
-from flexivit_jax.core.peers import ALONE, Peers
 from flexivit_jax.core.patch_size import ScheduledPatchSize
+from flexivit_jax.core.peers import ALONE, Peers
 from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.data import scan
 from flexivit_jax.experiment import (

@@ -1,5 +1,6 @@
 """The mesh's axes, and how attention is split over them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,9 @@ def per_device(
       returns arrays `[b, l, ...]`, of the device's own tokens.
     split: arrays `[b or 1, l, ...]` of which f sees its own tokens.
     whole: the same, of which f sees all tokens.
-    replicated: arrays of which f sees everything.
+    replicated: arrays of which f sees everything, and has a gradient of its
+      own; these are summed once, at the end, so that f may have a derivative
+      that knows of no other devices.
     whole_rows: f returns all tokens of its rows.
     check_vma: see `jax.shard_map`; kernels of libraries lack it.
 
@@ -70,8 +73,15 @@ def per_device(
 
     return of
 
+  def on_device(split, whole, replicated):
+    if check_vma:
+      names = (SEQ,) if data is None else (DATA, SEQ)
+      vary = functools.partial(lax.pcast, axis_name=names, to="varying")
+      replicated = jax.tree.map(vary, replicated)
+    return f(split, whole, replicated)
+
   return jax.shard_map(
-    f,
+    on_device,
     in_specs=(
       jax.tree.map(spec(SEQ), split),
       jax.tree.map(spec(None), whole),

@@ -1,13 +1,11 @@
 """Each device attends from its own tokens to all (LSS Transformer)."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from flexivit_jax.attention import axes, distribution, kernels, local
 from flexivit_jax.attention.kernels import Kernel, Partial
@@ -151,12 +149,4 @@ class QuerySharded:
       parts=axes.parts(),
       kernel=kernel,
     )
-
-    def own_gradients(split, whole, parameters):
-      # Each device's own until the end, where they are summed once: `gathered`
-      # may have a derivative of its own, which knows of no other devices.
-      names = tuple(jax.sharding.get_abstract_mesh().axis_names)
-      vary = functools.partial(lax.pcast, axis_name=names, to="varying")
-      return own(split, whole, jax.tree.map(vary, parameters))
-
-    return axes.per_device(own_gradients, split, whole, parameters)
+    return axes.per_device(own, split, whole, parameters)

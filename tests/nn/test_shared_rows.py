@@ -166,6 +166,20 @@ def test_gradients_are_those_of_one_device(name, changes, data):
   _assert_equal(got, expected, 1e-12)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_one_group_of_all_devices(name):
+  """Rows are whole on each: nothing varies over `data`."""
+  batch = _packs()
+  size = vit.Size(16, 2, 32, 8)  # heads for eight devices
+  model = _model(distribution=DISTRIBUTIONS[name], qk_norm=True, size=size)
+  params = _params(model, batch)
+  mesh = sharding.make_mesh(sharding.MeshSpec(data=1, seq=8))
+  got = _gradients(model, params, batch, mesh)
+  _assert_equal(got, _gradients(model, params, batch), 1e-12)
+
+
 @pytest.mark.usefixtures("float64")
 def test_a_table_by_token_lies_with_the_tokens_and_so_does_its_gradient():
   batch, model = _grids(), _model()

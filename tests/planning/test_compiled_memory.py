@@ -84,10 +84,6 @@ def _check_attention(name, kernel, seq, length):
   assert LOW <= ratio <= HIGH
 
 
-def test_memory_of_one_attention():
-  _check_attention("query_sharded", "blockwise", 8, 4096)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [4096, 16_384])
 @pytest.mark.parametrize("kernel", KERNELS)
