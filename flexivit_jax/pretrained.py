@@ -7,8 +7,10 @@ import re
 from typing import Any
 
 import flax.traverse_util
+import jax
 
 from flexivit_jax import config, record
+from flexivit_jax.attention import blockwise
 from flexivit_jax.checkpoints import manifest, native, npz, published, tensors
 from flexivit_jax.core.patch_size import FixedPatchSize, as_hw
 from flexivit_jax.core.text import cut, listed, show
@@ -24,6 +26,7 @@ from flexivit_jax.formats import (
 )
 from flexivit_jax.formats.facts import MEANINGS, Facts
 from flexivit_jax.loaded import Checkpoint, LoadedViT, Spec, on_device
+from flexivit_jax.nn import vit
 from flexivit_jax.training import log
 
 RUN = "flexivit_jax run"
@@ -299,6 +302,7 @@ def _read_run(path, step, ema, given) -> Checkpoint:
   arrays = flatten(found.params)
   chosen += ", moving average of the parameters" if found.is_average else ""
   parameters.check(experiment.model, arrays, f"{path}, step {step}")
+  model, origins = _kernel_for_here(experiment.model)
   policy = experiment.patch_size
   fixed = policy.sizes[0] if isinstance(policy, FixedPatchSize) else None
   spec = Spec(
@@ -311,5 +315,21 @@ def _read_run(path, step, ema, given) -> Checkpoint:
     classes=tuple(saved["classes"]),
     experiment=experiment,
     checked=True,
+    origins=origins,
   )
-  return Checkpoint(experiment.model, arrays, spec)
+  return Checkpoint(model, arrays, spec)
+
+
+def _kernel_for_here(model: vit.ViT) -> tuple[vit.ViT, dict[str, str]]:
+  """A model that this machine can compute, which all kernels do alike, and
+  {what it has instead: why}."""
+  try:
+    model.kernel.check(
+      platform=jax.default_backend(),
+      head_width=model.size.width // model.size.num_heads,
+      dtype=model.dtype,
+    )
+  except ValueError as e:
+    reason = str(e).rpartition(":")[0]
+    return model.clone(kernel=blockwise.Blockwise()), {"blockwise": reason}
+  return model, {}

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import flexivit_jax as fv
+from flexivit_jax import pretrained
+from flexivit_jax.attention import blockwise, dense, triton
 from flexivit_jax.core import resolution
 from flexivit_jax.core.tokens import patchify
 from flexivit_jax.formats import parameters
@@ -390,3 +392,20 @@ def test_a_published_name_is_its_file_in_the_cache(
   assert named.spec.origins["trained_sizes"] == "its name"
   with pytest.raises(ValueError, match="did you mean 'flexivit_s_i1k'"):
     fv.load("flexivit_s_ilk")
+
+
+def test_a_kernel_of_another_machine_is_replaced_and_told():
+  model = vit_lib.ViT(
+    size=vit_lib.SIZES["mu"],
+    position=positions.NoPosition(),
+    pool=pooling.Gap(),
+    kernel=triton.Triton(),
+  )
+  # mu has heads of 16, which it would take.
+  here, why = pretrained._kernel_for_here(model)
+  assert here == model.clone(kernel=blockwise.Blockwise())
+  assert why == {
+    "blockwise": "kernel triton needs an NVIDIA GPU, but runs on cpu"
+  }
+  kept = model.clone(kernel=dense.Dense())
+  assert pretrained._kernel_for_here(kept) == (kept, {})

@@ -237,8 +237,8 @@ def test_the_longest_row_takes_about_the_memory(name, devices):
   length = longest.longest(
     work, WAYS[name], devices, memory=memory, kernel="blockwise"
   )
-  # Whole tiles on each device. On a CPU, tiles that overlap take up to twice
-  # as much: XLA copies what it could change in place.
+  # Whole tiles on each device. On a CPU, tiles that overlap take up to 2.3
+  # times as much: XLA copies what it could change in place.
   length -= length % (devices * 512)
   _, compiled = _step(
     name if devices > 1 else "local",
