@@ -1,0 +1,97 @@
+"""What the explicit step sends, from its program; its numbers are tested in
+tests/nn/test_shared_rows.py."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from flexivit_jax.core import collectives
+from flexivit_jax.core.tokens import Batch
+from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.tasks.supervised import Supervised
+from flexivit_jax.training import double_averaging, sharding
+
+TASK = Supervised()
+DATA, SEQ = 2, 4
+BYTES = 4  # of a float32
+
+
+def _trace(position, accumulate=1):
+  """(what a step sends, numbers of its parameters, those by token)."""
+  model = vit.ViT(
+    size=vit.Size(16, 3, 32, 4),
+    position=position,
+    pool=pooling.Gap(),
+    kernel_hw=(2, 2),
+    num_classes=5,
+  )
+  batch = Batch(
+    inputs=np.zeros((8, 16, 16, 3), np.uint8),
+    labels=np.zeros((8, 1), np.int32),
+    weights=np.ones((8, 1), np.float32),
+    index=np.zeros((8, 1), np.int32),
+  )
+  params = jax.eval_shape(
+    lambda: TASK.init(model, jax.random.key(0), batch.inputs[:1], (2, 2))
+  )
+  by_token = jax.tree_util.tree_map_with_path(
+    lambda path, _: path[-1].key == "pos_embedding", params
+  )
+  step = functools.partial(
+    double_averaging.gradients,
+    functools.partial(TASK.measure, model, patch_hw=(2, 2)),
+    by_token=by_token,
+    accumulate=accumulate,
+  )
+  mesh = sharding.make_mesh(sharding.MeshSpec(DATA, SEQ))
+  program = jax.make_jaxpr(sharding.on_mesh(step, mesh))(
+    params, batch, jax.random.key(0)
+  )
+  leaves = jax.tree.leaves(jax.tree.map(lambda x: x.size, params))
+  flags = jax.tree.leaves(by_token)
+  table = sum(n for n, own in zip(leaves, flags, strict=True) if own)
+  sent = collectives.of_jaxpr(program)
+  return sent, sum(leaves), table
+
+
+def _gradients_bytes(shared, table):
+  """A ring's: 2 n (P - 1) / P of what P devices add up."""
+  every = DATA * SEQ
+  return BYTES * (
+    2 * shared * (every - 1) / every + 2 * table / SEQ * (DATA - 1) / DATA
+  )
+
+
+@pytest.mark.parametrize(
+  "position",
+  [
+    positions.LearnedGrid((8, 8)),
+    positions.SinCos2D(),
+    positions.NoPosition(),
+  ],
+  ids=["learned", "sincos", "none"],
+)
+def test_positions_by_token_are_summed_over_data_alone(position):
+  sent, numbers, table = _trace(position)
+  assert (table > 0) == isinstance(position, positions.LearnedGrid)
+  gradients = _gradients_bytes(numbers - table, table)
+  # Beside the gradients: pooled vectors, forward and backward, and the metrics'
+  # sums and counts, of no more than 100 numbers a row.
+  beside = sent.all_reduce.bytes - gradients
+  assert 0 < beside < 8 * 100 * BYTES * 2
+  # Of 3 layers, keys and values of 4 rows of 64 tokens of 16, in one piece.
+  a = 4 * 64 * 16 * BYTES
+  for kind in (sent.all_gather, sent.reduce_scatter):
+    assert (kind.count, kind.bytes) == (3, 3 * 2 * a * (SEQ - 1) / SEQ)
+
+
+def test_gradients_are_reduced_once_for_all_microbatches():
+  position = positions.LearnedGrid((8, 8))
+  (once, numbers, table), (four, *_) = (_trace(position, n) for n in (1, 4))
+  gradients = _gradients_bytes(numbers - table, table)
+  # What each microbatch sends for itself, pooled vectors, is of its rows.
+  assert four.all_reduce.bytes - gradients < 1.01 * (
+    once.all_reduce.bytes - gradients
+  )
