@@ -18,8 +18,8 @@ All give the same steps, but for rounding (docs/long_sequences.md).
 from ml_collections import ConfigDict
 
 
-def get_config(argument: str = "query_sharded,4"):
-  distribution, _, seq = argument.partition(",")
+def get_config(distribution_and_seq: str = "query_sharded,4"):
+  distribution, _, seq = distribution_and_seq.partition(",")
   side = 24
   return ConfigDict(
     dict(

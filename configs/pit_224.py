@@ -2,6 +2,7 @@
 
   python -m flexivit_jax.cli.plan --config configs/pit_224.py:DATA --devices 8
   python train.py --config configs/pit_224.py:DATA --workdir runs/pit_224
+  python evaluate.py --checkpoint runs/pit_224
 
 DATA is a folder PATH with PATH/train/CLASS/*.JPEG and PATH/validation/CLASS, or
 tfds:imagenet2012 (docs/data.md); `smoke` tries the recipe on digits, in

@@ -40,6 +40,7 @@ def _on(folder, *overrides):
   )
 
 
+@pytest.mark.slow
 def test_a_bad_image_ends_the_run_with_its_path(
   folder, here, small_config, tmp_path
 ):

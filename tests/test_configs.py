@@ -52,6 +52,13 @@ RECIPES = {
     "--config.model.kernel_hw=(2,2)",
   ),
   "pit_cifar:28": CIFAR,
+  "long_digits": (
+    "--config.mesh.seq=1",
+    "--config.train.source.side=12",
+    "--config.validation.source.side=12",
+    "--config.test.source.side=12",
+    "--config.model.position.size=(12,12)",
+  ),
 }
 
 # Small by themselves.
@@ -169,4 +176,7 @@ def test_a_recipe_that_needs_a_folder_says_so(here, tmp_path):
     "train.py", "--config=configs/flexivit_folder.py", f"--workdir={tmp_path}"
   )
   assert done.returncode == 2
-  assert "flexivit_folder.py:PATH_AND_SIZE" in done.stderr
+  assert done.stderr == (
+    "error: configs/flexivit_folder.py needs its path_and_size: --config "
+    "configs/flexivit_folder.py:PATH\n"
+  )

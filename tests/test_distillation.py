@@ -115,6 +115,7 @@ def test_sizes_that_a_teacher_was_not_trained_at_are_told(small_run):
   ]
 
 
+@pytest.mark.slow
 def test_a_student_starts_as_its_teacher(taught, small_run):
   opened, _ = prepared(taught("task.teacher.image_size=None", "mix=()"))
   state = opened.init_state()

@@ -73,6 +73,7 @@ def test_evaluates_a_run_at_every_size(evaluated):
     assert min(curve.size) > 300
 
 
+@pytest.mark.slow
 def test_a_finished_point_is_not_measured_again(
   evaluated, small_run, command, here
 ):
@@ -359,6 +360,7 @@ def test_a_file_that_names_no_data_or_sizes_asks_for_them(npz, here):
   assert "does not say at which patch sizes" in done.stderr
 
 
+@pytest.mark.slow
 def test_budgets_pack_images_of_any_aspect_ratio(npz, here, tmp_path):
   """And each image counts once, whatever its budget."""
   shapes = [(30, 90), (64, 64), (90, 30), (17, 200), (50, 40)] * 2
@@ -462,6 +464,7 @@ def cascaded(tmp_path_factory):
   return tmp_path_factory.mktemp("cascaded")
 
 
+@pytest.mark.slow
 def test_a_cascade_is_chosen_on_validation_data(small_run, capsys, cascaded):
   evaluate.main(
     [

@@ -117,6 +117,7 @@ def is_saving(workdir):
   return any((workdir / "checkpoints").glob("*.unfinished"))
 
 
+@pytest.mark.slow
 def test_other_steps_would_be_noticed(uninterrupted):
   """The comparisons of this file can fail: the states of two steps differ."""
   flat, rows = uninterrupted
@@ -128,6 +129,7 @@ def test_other_steps_would_be_noticed(uninterrupted):
 # kill -9.
 
 
+@pytest.mark.slow
 def test_killed_in_a_save_and_resumed_equals_uninterrupted(
   uninterrupted, long_run, tmp_path
 ):
@@ -180,6 +182,7 @@ def test_killed_five_times_equals_uninterrupted(
 # Signals.
 
 
+@pytest.mark.slow
 def test_a_signal_saves_at_the_next_step(uninterrupted, long_run, tmp_path):
   process = long_run(tmp_path, wait=False)
   assert wait_for(process, lambda: last_row(tmp_path) >= 30)

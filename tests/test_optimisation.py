@@ -91,6 +91,7 @@ def test_a_resumed_run_ends_alike_bit_for_bit(grid_run, small_experiment):
   assert rows(workdir) == lines
 
 
+@pytest.mark.slow
 def test_a_packed_run_resumes_bit_for_bit(small_experiment, tmp_path):
   experiment = small_experiment(*ALL[:-1], *PACKED, FSDP)
   assert train.train(experiment, tmp_path) == 0
@@ -147,6 +148,7 @@ def test_the_average_is_what_is_evaluated_and_loaded(
       assert (abs(x.answers.mean_loss - saved) < 1e-6) == same
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_shards(grid_run, small_experiment, tmp_path):
   """Its checkpoints hold whole arrays, whatever the devices hold."""
   workdir, before, _ = grid_run

@@ -481,7 +481,7 @@ def uninterrupted(long_run, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-  "workers", [2, pytest.param(0, marks=pytest.mark.slow)]
+  "workers", [pytest.param(n, marks=pytest.mark.slow) for n in (2, 0)]
 )
 def test_killed_in_mid_pack_and_resumed_equals_uninterrupted(
   workers, uninterrupted, long_run, tmp_path

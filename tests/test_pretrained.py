@@ -320,6 +320,7 @@ def test_paths_that_hold_nothing_are_refused(tmp_path):
     fv.load(tmp_path / "a.txt")
 
 
+@pytest.mark.slow
 def test_a_run_loads_its_best_step(small_run):
   workdir, _ = small_run
   vit = fv.load(workdir)

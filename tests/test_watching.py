@@ -108,6 +108,7 @@ def test_the_terminal_s_line_is_short(small_run):
 # Numbers.
 
 
+@pytest.mark.slow
 def test_the_loss_by_size_is_the_loss_of_its_steps(small_experiment, tmp_path):
   experiment = small_experiment(
     *("total_steps=16", "validation=None", "save_every=16")
@@ -289,6 +290,7 @@ def test_the_loop_reads_nothing_of_the_step_under_way(
 # The rate of matrix products.
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_held_against_the_same_rate(
   small_run, command, small_run_config, tmp_path
 ):
@@ -426,6 +428,7 @@ def test_tensorboard_has_the_rows_of_a_killed_and_resumed_run(
 # The profiler.
 
 
+@pytest.mark.slow
 def test_a_window_of_steps_is_traced(small_experiment, tmp_path, capsys):
   experiment = small_experiment(
     *SHORT, "patch_size={'name':'fixed','size':12}", "validation=None"

@@ -30,6 +30,10 @@ CASES = {
   ),
   "map, rematerialised": ({"pool": "map", "remat": True}, "packed"),
 }
+FAST = (
+  "class token and registers, on a grid",
+  "scanned relative, behind a class token",
+)
 ROWS = {
   "grid": tiny.grid,
   "packed": lambda: tiny.packed(shuffle=True, rows=2),
@@ -71,7 +75,7 @@ def attended(weights, values, out):
   "case",
   [
     # Each is a program of its own.
-    pytest.param(case, marks=[pytest.mark.slow] * case.startswith("average"))
+    pytest.param(case, marks=[pytest.mark.slow] * (case not in FAST))
     for case in CASES
   ],
 )

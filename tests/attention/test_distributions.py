@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  PartitionSpec,
+  use_abstract_mesh,
+)
 
 from flexivit_jax.attention import (
   axes,
@@ -222,8 +227,15 @@ def test_only_keys_and_values_or_activations_are_gathered():
     QuerySharded("queries")
   assert str(error.value) == message
   q, k, v, *_ = cases.inputs("float32")
-  with pytest.raises(ValueError) as error:
-    QuerySharded("activations")(dense.Dense(), q, k, v)
+  shared = QuerySharded("activations")
+  # On one device it is the kernel itself.
+  np.testing.assert_array_equal(
+    shared(dense.Dense(), q, k, v).out, dense.Dense()(q, k, v).out
+  )
+  kinds = (AxisType.Auto, AxisType.Auto)
+  mesh = AbstractMesh((1, 8), (axes.DATA, axes.SEQ), axis_types=kinds)
+  with use_abstract_mesh(mesh), pytest.raises(ValueError) as error:
+    shared(dense.Dense(), q, k, v)
   assert str(error.value) == (
     "QuerySharded(gather='activations') gathers what keys and values are made "
     "of: call from_activations"

@@ -165,6 +165,7 @@ def test_nothing_is_written_over(checkpoint, tmp_path):
   assert list(out.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_as_a_command(command, checkpoint, tmp_path):
   module = ("-m", "flexivit_jax.cli.export")
   done = command(*module, *_arguments(checkpoint, tmp_path / "out"))

@@ -114,6 +114,7 @@ def check(batch, rows, lengths, packing):
   found = found_batch(batch)
   assert found.pop("patch_sizes") == SIZES
   assert found.pop("num_images") == packing.max_images
+  assert found.pop("whole_grid") is None
   expected = expected_batch(rows, lengths, packing)
   assert found.keys() == expected.keys()
   for name, array in expected.items():

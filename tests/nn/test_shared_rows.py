@@ -135,7 +135,9 @@ def _assert_equal(got, expected, tolerance):
 
 CASES = [
   pytest.param("query_sharded", {}, "grids"),
-  pytest.param("ulysses", {"pool": pooling.Map()}, "packs"),
+  pytest.param(
+    *("ulysses", {"pool": pooling.Map()}, "packs"), marks=pytest.mark.slow
+  ),
   *(
     pytest.param(name, changes, data, marks=pytest.mark.slow)
     for name in DISTRIBUTIONS

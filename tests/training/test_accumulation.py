@@ -178,6 +178,7 @@ def test_a_batch_without_an_image_moves_nothing(float64):
 # What it saves.
 
 
+@pytest.mark.slow
 def test_the_estimate_of_memory_follows_the_plan(small_experiment):
   def peaks(accumulate):
     run = preparation.prepare(

@@ -209,6 +209,7 @@ def test_agrees_with_the_plan_of_xla(config):
   assert LOW * plan < _estimate(rows, patch_hw, **options).total < HIGH * plan
 
 
+@pytest.mark.slow
 def test_errors_would_be_noticed():
   right = _estimate(64, (4, 4))
   few = _estimate(16, (12, 12))

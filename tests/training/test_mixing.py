@@ -101,6 +101,7 @@ def test_a_batch_may_be_left_as_it_is(way):
   assert 0.6 < left < 0.85
 
 
+@pytest.mark.slow
 def test_one_of_several_ways_is_drawn_for_each_step():
   given = batch()
   ways = (Mixup(probability=1.0), CutMix())

@@ -155,6 +155,7 @@ def _compiled(small_experiment, *overrides):
   return run, step
 
 
+@pytest.mark.slow
 def test_bytes_on_each_device_fall_as_one_over_devices(small_experiment):
   run, whole = _compiled(small_experiment)
   same, cut = _compiled(
@@ -185,6 +186,7 @@ def test_bytes_on_each_device_fall_as_one_over_devices(small_experiment):
   assert needed.optimizer < 1.02 / 8 * before.optimizer
 
 
+@pytest.mark.slow
 def test_images_stay_where_they_are(small_experiment):
   """Neither microbatches nor shards move one from a device to another."""
   _, step = _compiled(
