@@ -182,11 +182,11 @@ def test_a_sharded_run_goes_on_elsewhere(
   shutil.copytree(sharded_run, workdir)
   shutil.rmtree(workdir / "checkpoints" / "8")
   mesh = jax.make_mesh(
-    *((devices,), ("data",)),
-    axis_types=(jax.sharding.AxisType.Auto,),
+    *((devices, 1), ("data", "seq")),
+    axis_types=(jax.sharding.AxisType.Auto,) * 2,
     devices=jax.devices()[:devices],
   )
-  monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
+  monkeypatch.setattr(sharding, "make_mesh", lambda _: mesh)
   experiment = small_experiment(*ALL, where)
   run = preparation.prepare(experiment, lambda line: None, resuming=True)
   checkpoints = native.Checkpoints(workdir)
