@@ -30,7 +30,7 @@ from flexivit_jax.checkpoints import native
 from flexivit_jax.cli import arguments, distributed, dry_run, errors
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.peers import ALONE, Peers
-from flexivit_jax.evaluation import sweep
+from flexivit_jax.evaluation import pictures, sweep
 from flexivit_jax.experiment import ConfigError, Experiment, blaming
 from flexivit_jax.training import (
   agreement,
@@ -172,6 +172,7 @@ def run_steps(run, workdir: pathlib.Path, checkpoints, window) -> int:
     run.check_memory(watch.line)
     steps = run.compile_steps(state, metrics, watch.line)
   programs = run.compile_evaluation(state.evaluated, watch.line)
+  watch.pictures = run.compile_pictures(state.evaluated)
   # One process may compile for minutes longer than another; the devices'
   # libraries wait for half a minute until all have begun.
   run.peers.gather(None)
@@ -272,6 +273,7 @@ class Watch:
     self._logged = first
     self._programs = collections.Counter()  # of the steps since the last row
     self._named = {"train": len(run.loader.bad)}
+    self.pictures = {}  # programs that draw, by setting
     self.split = time_split.TimeSplit()
     self.line = self._progress.line
 
@@ -399,6 +401,7 @@ class Watch:
     self.flush()
     with self.split.part("evaluation"):
       self._evaluate(done, programs, params, interruption)
+      self._draw(done, params)
 
   def _evaluate(self, done, programs, params, interruption):
     start = time.perf_counter()
@@ -414,18 +417,26 @@ class Watch:
           {s: p.of(params) for s, p in programs.items()},
           [run.validation],
           on_devices,
+          gather=run.evaluation.gather,
         )
     except Interrupted:
       return  # the resumed run begins with it
-    answers = {s.short_name: x.answers for s, x in found.items()}
-    rows = {f"validation/top1@{n}": x.top(1) for n, x in answers.items()}
-    self._scores[done] = sum(rows.values()) / len(rows)
+    rows = run.evaluation.values(found)
+    self._scores[done] = log.score(rows)
     self._progress.log(done, rows)
-    rows |= {f"validation/loss@{n}": x.mean_loss for n, x in answers.items()}
     bad = sweep.bad_images([run.validation])
     rows |= self._bad_images("validation", bad, "validation/bad_images")
     rows["speed/evaluation_s"] = time.perf_counter() - start
-    self._write(done, {log.SCORE: self._scores[done], **rows})
+    self._write(done, rows)
+
+  def _draw(self, done, params):
+    for setting, program in self.pictures.items():
+      images = jax.device_get(program.call(params, self._run.shown[setting]))
+      if self._is_first:
+        directory = self._workdir / "pictures"
+        directory.mkdir(exist_ok=True)
+        name = f"{done:08d}_{setting.short_name}.png"
+        pictures.contact_sheet(images).save(directory / name)
 
   def _bad_images(self, data: str, bad, name: str) -> dict[str, int]:
     """Names those that are new, and counts all, if there are any."""

@@ -245,7 +245,17 @@ class Experiment:
     elif isinstance(self.patch_size, patch_size.ScheduledPatchSize):
       self.patch_size.for_image(None, None)  # says why not
 
+    if self.mix and not self.task.classifies:
+      raise ValueError(
+        "mix is for tasks that classify, whose targets are mixed with the "
+        "images: give mix=()"
+      )
     strides = self.mesh.order == token_order.STRIDED
+    if strides and not self.task.classifies:
+      raise ValueError(
+        "mesh.order=strided goes with the tasks supervised and distill alone: "
+        'give mesh.order="contiguous"'
+      )
     if strides and isinstance(self.task, distill.Distill):
       raise ValueError(
         "mesh.order=strided does not go with a teacher, which has an order of "
@@ -312,27 +322,16 @@ class Experiment:
     return steps
 
   def for_classes(self, classes: tuple[str, ...]) -> "Experiment":
-    """With a head for these classes.
+    """With model and task for these classes.
 
     Raises:
-      ConfigError: there is nothing to tell apart, or the model's own number of
-        classes is too small.
+      ConfigError: as `Task.for_classes`.
     """
-    if len(classes) < 2:
-      raise ConfigError(
-        f"config.train: the data has one class, {', '.join(classes)!r}: give "
-        "at least two"
-      )
-    wanted = self.model.num_classes
-    if wanted is None:
-      model = self.model.clone(num_classes=len(classes))
-      return dataclasses.replace(self, model=model)
-    if wanted < len(classes):
-      raise ConfigError(
-        f"config.model.num_classes is {wanted}, but the data has "
-        f"{len(classes)} classes: leave it out, or give {len(classes)} or more"
-      )
-    return self
+    try:
+      model, task = self.task.for_classes(self.model, classes)
+    except ValueError as e:  # says itself where
+      raise ConfigError(str(e)) from e
+    return dataclasses.replace(self, model=model, task=task)
 
   def check_patch_sizes(self, image_hw: tuple[int, int]) -> None:
     """Refuses patch sizes that do not tile the images, or tile them into more

@@ -61,11 +61,13 @@ class Checkpoint:
     model: the module they are made for.
     arrays: {our name: numpy array} (docs/parameters.md), in any floating type.
     spec: where they came from.
+    own: of a run: arrays of its task, which are no part of the model.
   """
 
   model: vit.ViT
   arrays: dict[str, np.ndarray]
   spec: Spec
+  own: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def __repr__(self):
     count = parameter_count(self.arrays)

@@ -299,7 +299,10 @@ def _read_run(path, step, ema, given) -> Checkpoint:
     raise ValueError(f"{path}: no checkpoint of step {step}; there are {have}")
   flatten = functools.partial(flax.traverse_util.flatten_dict, sep="/")
   found = native.load_params(path, step, ema=ema)
-  arrays = flatten(found.params)
+  params, own = dict(found.params), {}
+  for name in experiment.task.own_parameters:
+    own |= flatten({name: params.pop(name, {})})
+  arrays = flatten(params)
   chosen += ", moving average of the parameters" if found.is_average else ""
   parameters.check(experiment.model, arrays, f"{path}, step {step}")
   model, origins = _kernel_for_here(experiment.model)
@@ -317,7 +320,7 @@ def _read_run(path, step, ema, given) -> Checkpoint:
     checked=True,
     origins=origins,
   )
-  return Checkpoint(model, arrays, spec)
+  return Checkpoint(model, arrays, spec, own)
 
 
 def _kernel_for_here(model: vit.ViT) -> tuple[vit.ViT, dict[str, str]]:

@@ -17,7 +17,7 @@ from flexivit_jax.core.text import format_bytes
 from flexivit_jax.core.tokens import grid_shape, to_tokens
 from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.data import pack_loader
-from flexivit_jax.evaluation import sweep
+from flexivit_jax.evaluation import sweep, validation
 from flexivit_jax.experiment import (
   Experiment,
   blaming,
@@ -295,6 +295,11 @@ class Run:
       )
     return {size: Step(x, self._read) for size, x in compiled.items()}
 
+  @functools.cached_property
+  def evaluation(self) -> validation.Validation:
+    """How its checkpoints are evaluated."""
+    return validation.of(self.experiment.task)
+
   @property
   def _gradients_of(self):
     if not self.experiment.mesh.double_averaging:
@@ -319,7 +324,7 @@ class Run:
       )
 
     def forward(params, batch, *, patch_hw):
-      return sweep.forward(
+      return self.evaluation.forward(
         self.experiment.task,
         self.experiment.model,
         params,
@@ -327,11 +332,37 @@ class Run:
         patch_hw=patch_hw,
       )
 
-    answer = sharding.on_mesh(forward, self.mesh)
+    return self._programs(forward, params, reading, report)
+
+  def compile_pictures(self, params):
+    """Programs by setting that draw a batch of validation images; of packed
+    rows none, and none where the task does not draw."""
+    task, reading = self.experiment.task, self.validation
+    if reading is None or not hasattr(task, "draw"):
+      return {}
+    draw = functools.partial(task.draw, self.experiment.model)
+    reading = reading.only(lambda view, _: not reading.is_packed(view))
+    return self._programs(draw, params, reading, lambda line: None)
+
+  def _programs(self, function, params, reading, report):
+    function = sharding.on_mesh(function, self.mesh)
     with self.explaining_evaluation():
       return sweep.compile_programs(
-        lambda setting: (answer, params), [reading], self.mesh, report
+        lambda setting: (function, params), [reading], self.mesh, report
       )
+
+  @functools.cached_property
+  def shown(self):
+    """{setting: the first batch of its images}, of those that are drawn."""
+    reading = self.validation
+    reading = reading.only(lambda view, _: not reading.is_packed(view))
+    found = {}
+    for view, batch in reading.loader:
+      if view not in found:
+        found[view] = sharding.to_devices(batch, self.mesh)
+      if len(found) == len(reading.views):
+        break
+    return {s: found[v] for v, each in enumerate(reading.views) for s in each}
 
   def memory(self, patch_hw: tuple[int, int] | None) -> memory.Memory:
     """Estimate for a training step."""

@@ -11,7 +11,6 @@ from flexivit_jax.core.means import Mean
 from flexivit_jax.core.tokens import Batch
 from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import Experiment
-from flexivit_jax.nn import cost, vit
 from flexivit_jax.tasks import pack_report
 from flexivit_jax.tasks.by_patch_size import LOSSES
 from flexivit_jax.training import norms, step
@@ -43,7 +42,7 @@ class Numbers:
     if self.experiment.packing is None:
       return {}
     return {
-      PACKED_COST: _packed_cost(self.experiment.model, batch),
+      PACKED_COST: self._packed_cost(batch),
       **pack_report.pack_report(batch),
     }
 
@@ -104,17 +103,19 @@ class Numbers:
     """
     if program is None:
       return 0.0
-    per_image = cost.multiply_adds(
+    per_image = self.experiment.task.multiply_adds(
       self.experiment.model, self.image_hw, program
     )
     per_image = TRAINING * per_image + self.teacher_cost
     return self.experiment.batch_size * per_image / 1e9
 
-
-def _packed_cost(model: vit.ViT, batch: Batch) -> Mean:
-  """G multiply-adds that the forward pass of a packed image needs."""
-  tokens = batch.inputs
-  images = jnp.arange(1, tokens.num_images + 1)[None, :, None]
-  counts = (tokens.segments[:, None] == images).sum(axis=-1, dtype=jnp.float32)
-  needed = cost.packed_image_multiply_adds(model, counts, tokens.patch_sizes)
-  return Mean.of(needed / 1e9, batch.weights)
+  def _packed_cost(self, batch: Batch) -> Mean:
+    """G multiply-adds that the forward pass of a packed image needs: for its
+    own patches alone, neither padding nor attention to other images."""
+    tokens = batch.inputs
+    images = jnp.arange(1, tokens.num_images + 1)[None, :, None]
+    counts = (tokens.segments[:, None] == images).sum(-1, dtype=jnp.float32)
+    needed = self.experiment.task.packed_multiply_adds(
+      self.experiment.model, counts, 1, tokens.patch_sizes
+    )
+    return Mean.of(needed / 1e9, batch.weights)

@@ -8,7 +8,6 @@ from flexivit_jax import config
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.peers import ALONE, Peers
 from flexivit_jax.core.text import align, format_bytes
-from flexivit_jax.evaluation.answers import gather
 from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import Experiment
 from flexivit_jax.loaded import parameter_count
@@ -67,7 +66,7 @@ def describe(run: Run):
     needed = run.memory(size)
     if packing is None:
       name, tokens = size_name(size), cost.tokens(run.loader.image_hw, size)
-      operations = cost.multiply_adds(
+      operations = experiment.task.multiply_adds(
         experiment.model, run.loader.image_hw, size
       )
     else:
@@ -75,7 +74,7 @@ def describe(run: Run):
       tokens = cost.packed_row_length(
         experiment.model, packing.row_length, packing.max_images
       )
-      operations = cost.packed_multiply_adds(
+      operations = experiment.task.packed_multiply_adds(
         experiment.model,
         packing.row_length,
         packing.max_images,
@@ -141,8 +140,7 @@ def try_one_batch(run: Run):
     for setting in programs.keys() & settings:
       batch = sharding.to_devices(batches[view], run.mesh)
       with run.explaining_evaluation():
-        answers = gather([programs[setting].call(state.evaluated, batch)])
-      yield (
-        f"one evaluation batch at {setting.short_name}: loss "
-        f"{answers.mean_loss:.4g}  accuracy {answers.top(1):.4g}"
-      )
+        found = programs[setting].call(state.evaluated, batch)
+      found = run.evaluation.rows(run.evaluation.gather([found]))
+      numbers = "  ".join(f"{k} {v:.4g}" for k, v in found.items())
+      yield f"one evaluation batch at {setting.short_name}: {numbers}"

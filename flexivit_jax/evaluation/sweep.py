@@ -14,7 +14,7 @@ from flexivit_jax.evaluation.points import Setting
 from flexivit_jax.nn import cost
 from flexivit_jax.nn.vit import ViT
 from flexivit_jax.tasks import losses
-from flexivit_jax.tasks.task import Task
+from flexivit_jax.tasks.task import Classification
 from flexivit_jax.training import compilation, sharding
 
 
@@ -102,7 +102,7 @@ Forward = Callable[..., Answers]
 
 
 def forward(
-  task: Task, model: ViT, params, batch: Batch, *, patch_hw
+  task: Classification, model: ViT, params, batch: Batch, *, patch_hw
 ) -> Answers:
   """The model's answers to a batch, on its devices."""
   logits = task.logits(model, params, batch, patch_hw=patch_hw)

@@ -16,6 +16,7 @@ from flexivit_jax.core.means import Mean
 from flexivit_jax.core.tokens import Batch
 from flexivit_jax.nn.vit import ViT
 from flexivit_jax.tasks import losses, supervised
+from flexivit_jax.tasks.task import Classifies
 
 
 class Distance(Protocol):
@@ -129,7 +130,7 @@ class Teacher:
 
 
 @dataclasses.dataclass(frozen=True)
-class Distill:
+class Distill(Classifies):
   """Distillation, and as much of supervised training as wanted.
 
   Attributes:

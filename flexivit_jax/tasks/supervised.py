@@ -9,10 +9,11 @@ from flexivit_jax.core.tokens import Batch, to_tokens
 from flexivit_jax.nn.vit import ViT
 from flexivit_jax.tasks import losses
 from flexivit_jax.tasks.by_patch_size import loss_by_patch_size
+from flexivit_jax.tasks.task import Classifies
 
 
 @dataclasses.dataclass(frozen=True)
-class Supervised:
+class Supervised(Classifies):
   """Supervised classification.
 
   Attributes:

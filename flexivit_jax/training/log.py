@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 import tqdm
 
-# Validation top-1, averaged over patch sizes: says which checkpoint is best.
-SCORE = "validation/top1"
+# What says which checkpoint is best, averaged over patch sizes, and its sign:
+# the highest accuracy, or the lowest loss.
+SCORES = {"validation/top1": 1, "validation/loss": -1}
 
 
 class MetricsFile:
@@ -68,12 +69,18 @@ def read_rows(path: pathlib.Path) -> list[dict[str, float]]:
 
 def is_evaluation(values: Mapping[str, float]) -> bool:
   """Whether they are an evaluation's, or else the training's."""
-  return SCORE in values
+  return not SCORES.keys().isdisjoint(values)
+
+
+def score(values: Mapping[str, float]) -> float:
+  """Of an evaluation; higher is better."""
+  return next(sign * values[x] for x, sign in SCORES.items() if x in values)
 
 
 def read_scores(path: pathlib.Path) -> dict[int, float]:
   """Step to score, of the evaluations in a metrics file."""
-  return {row["step"]: row[SCORE] for row in read_rows(path) if SCORE in row}
+  rows = filter(is_evaluation, read_rows(path))
+  return {row["step"]: score(row) for row in rows}
 
 
 def best(scores: Mapping[int, float]) -> int | None:
