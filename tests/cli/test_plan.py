@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 
 from flexivit_jax import config
@@ -178,6 +179,7 @@ def test_data_stays_closed_where_the_config_says_all(run):
   ],
 )
 def test_refusals(run, arguments, message):
+  assert jax.device_count() == 8  # from now on there are no others
   with pytest.raises(ConfigError) as e:
     run(LONG, *arguments)
   assert str(e.value) == message
