@@ -45,7 +45,16 @@ from flexivit_jax.data import (
   tfds,
 )
 from flexivit_jax.experiment import ConfigError, Experiment, blaming
-from flexivit_jax.nn import pooling, positions, relations, tables, vit
+from flexivit_jax.nn import (
+  early_convolutions,
+  pooling,
+  positions,
+  relations,
+  resnet,
+  stems,
+  tables,
+  vit,
+)
 from flexivit_jax.tasks import distill, losses, supervised, task
 from flexivit_jax.training import (
   mixing,
@@ -72,6 +81,11 @@ CHOICES: dict[Any, dict[str, Any]] = {
     "gap": pooling.Gap,
     "tok": pooling.ClassToken,
     "map": pooling.Map,
+  },
+  stems.Stem: {
+    "none": stems.NoStem,
+    "resnet": resnet.ResNet,
+    "early_convolutions": early_convolutions.EarlyConvolutions,
   },
   Kernel: {
     "dense": dense.Dense,

@@ -351,10 +351,11 @@ def check_patch_size(
   """Refuses a patch size that a model cannot use on an image.
 
   Raises:
-    ValueError: it does not tile the image, or makes more patches than the model
-      has positions for.
+    ValueError: it does not tile the image, is no whole number of the stem's
+      cells, or makes more patches than the model has positions for.
   """
   check_tiling(image_hw, patch_hw)
+  model.stem.cells(patch_hw)
   positions.check_grid(model.position, grid_shape(image_hw, patch_hw))
 
 

@@ -44,25 +44,28 @@ def multiply_adds(
   224 px); a machine's peak counts each as two. A training step costs about
   three times as much: backward, each product becomes two.
 
-  Counted are the products: patch embedding, projections, attention, relative
-  positions, MLPs, pooling, head. Left out are
+  Counted are the products: convolutions of the stem, patch embedding,
+  projections, attention, relative positions, MLPs, pooling, head. Left out are
 
   - norms, activations, softmax and biases: by XLA's count 0.3 % of ViT-B,
     0.7 % of ViT-S, 4 % at width 64;
   - rotary positions, which turn queries and keys, and Fourier's linear map of
     two coordinates, d for each token;
-  - what is done once per batch, whatever its size: resizing the patch
-    embedding and the positions. FlexiViT-S at 48 px of 240, where the tokens
-    are few and the patches large, spends on them 23 % of one image, so 0.4 %
-    of a batch of 64.
+  - what is done once per batch, whatever its size: standardising the filters
+    of a stem, resizing the patch embedding and the positions. FlexiViT-S at
+    48 px of 240, where the tokens are few and the patches large, spends on
+    them 23 % of one image, so 0.4 % of a batch of 64.
 
   Raises:
-    ValueError: the image is not a whole number of patches, or num_classes is
-      not set.
+    ValueError: the image is not a whole number of patches, or a patch of the
+      stem's cells, or num_classes is not set.
   """
   patches = tokens(image_hw, patch_hw)
-  embedding = patches * math.prod(patch_hw) * model.channels * model.size.width
-  return embedding + _after_embedding(model, patches, 1)
+  inputs = patches * math.prod(model.stem.cells(patch_hw))
+  inputs *= model.stem.channels(model.channels)
+  stem = model.stem.multiply_adds(image_hw, model.channels)
+  embedding = inputs * model.size.width
+  return stem + embedding + _after_embedding(model, patches, 1)
 
 
 def packed_multiply_adds(

@@ -1,6 +1,7 @@
 """Which models can share the tokens of a row between devices."""
 
 from flexivit_jax.nn.relations import Relative
+from flexivit_jax.nn.stems import NoStem
 from flexivit_jax.nn.vit import ViT
 
 
@@ -55,6 +56,11 @@ def _check_tokens(model: ViT, parts: int) -> None:
     raise ValueError(
       f"{model.registers} register tokens stand before the patches, and "
       f"{shared}, which then would not divide: take registers=0"
+    )
+  if not isinstance(model.stem, NoStem):
+    raise ValueError(
+      f"a convolutional stem takes whole images, and {shared}: take "
+      'stem="none", or seq=1'
     )
   if isinstance(model.position, Relative):
     raise ValueError(

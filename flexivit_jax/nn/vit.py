@@ -12,7 +12,7 @@ from flexivit_jax.attention import axes, dense, query_sharded, shares
 from flexivit_jax.attention.distribution import Distribution
 from flexivit_jax.attention.kernels import Kernel
 from flexivit_jax.core.tokens import Tokens, standardize
-from flexivit_jax.nn import layers, pooling, positions
+from flexivit_jax.nn import layers, pooling, positions, stems
 from flexivit_jax.nn.context import Context
 from flexivit_jax.nn.patch_embedding import PatchEmbedding
 
@@ -87,7 +87,8 @@ class ViT(nn.Module):
       embeddings, or what attention uses.
     pool: how an image's tokens become one vector.
     kernel_hw: size at which the patch embedding is stored; it is PI-resized to
-      the patches it meets. FlexiViT stores 32x32.
+      the patches it meets. FlexiViT stores 32x32. In pixels, or in cells of a
+      stem's feature map.
     num_classes: width of the head; None: as many as the data has; 0: no head.
     channels: of the image.
     kernel_antialias: of PI-resize; off in the published FlexiViT.
@@ -131,6 +132,8 @@ class ViT(nn.Module):
       where their tokens squared are too many numbers.
     distribution: of attention where devices share the tokens of a row; on one
       device all are the same.
+    stem: convolutions whose feature map is cut into patches, instead of the
+      image. It needs whole images.
   """
 
   size: Size
@@ -165,6 +168,7 @@ class ViT(nn.Module):
   remat: bool = False
   kernel: Kernel = dense.Dense()
   distribution: Distribution = query_sharded.QuerySharded()
+  stem: stems.Stem = stems.NoStem()
 
   def __post_init__(self):
     super().__post_init__()
@@ -217,6 +221,13 @@ class ViT(nn.Module):
       raise ValueError(
         f"norm_eps is {self.norm_eps}: give more than 0 and less than 1"
       )
+    stems.check_kernel(self.stem, self.kernel_hw)
+
+  @property
+  def stored_patch_hw(self) -> tuple[int, int]:
+    """Pixels of the patches that the stored patch embedding is for."""
+    h, w = self.kernel_hw
+    return h * self.stem.stride, w * self.stem.stride
 
   @nn.compact
   def __call__(self, tokens: Tokens, *, train: bool = False) -> Outputs:
@@ -225,16 +236,28 @@ class ViT(nn.Module):
     if self.standardize:
       tokens = standardize(tokens)
     tokens = jax.tree.map(shares.own, tokens)
+    cut, mean, std = tokens, self.image_mean, self.image_std
+    if not isinstance(self.stem, stems.NoStem):
+      cut = stems.feature_tokens(
+        self.stem,
+        tokens,
+        channels=self.channels,
+        mean=mean,
+        std=std,
+        dtype=dtype,
+        remat=self.remat,
+      )
+      mean = std = (0.5,)  # which leaves features as they are
     stem = PatchEmbedding(
       self.size.width,
       self.kernel_hw,
-      self.channels,
+      self.stem.channels(self.channels),
       dtype,
       self.kernel_antialias,
-      self.image_mean,
-      self.image_std,
+      mean,
+      std,
       name="embedding",
-    )(tokens)
+    )(cut)
     if self.embedding_norm:
       stem = self._norm("embedding_norm")(stem)
     embedded = self._add_positions(stem, tokens)

@@ -1,0 +1,123 @@
+"""The stem of the published hybrids: the first stages of a ResNet."""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from flexivit_jax.nn.convolution import Convolution, group_norm
+from flexivit_jax.nn.stems import Stem, check_widths
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNet(Stem):
+  """The first stages of a ResNet with GroupNorm and weight standardisation.
+
+  A 7x7 convolution of stride 2, norm, ReLU and max-pooling of stride 2, then
+  stages of bottleneck units, all but the first of them of stride 2. Names and
+  numbers are those of the published hybrids (google-research/
+  vision_transformer, vit_jax/models_resnet.py and models_vit.py).
+
+  Attributes:
+    blocks: units of each stage. (3, 4, 9) is R50 of stride 16, (2, 2, 2, 2)
+      R26 and (3, 4, 6, 3) R50 of stride 32; () is the root alone, of stride 4.
+    width: channels of the root. Stage i, counted from 0, makes 4 * width * 2^i.
+  """
+
+  blocks: tuple[int, ...] = (3, 4, 9)
+  width: int = 64
+
+  def __post_init__(self):
+    if len(self.blocks) > 5 or not all(1 <= n <= 100 for n in self.blocks):
+      raise ValueError(
+        f"blocks is {self.blocks}: give at most 5 stages of 1 to 100 units, "
+        "(3, 4, 9) say"
+      )
+    check_widths("width", (self.width,))
+
+  @property
+  def stride(self) -> int:
+    return 4 * 2 ** max(0, len(self.blocks) - 1)
+
+  def channels(self, of_image: int) -> int:
+    del of_image
+    return (
+      4 * self._features(len(self.blocks) - 1) if self.blocks else self.width
+    )
+
+  def _features(self, stage):
+    return self.width * 2**stage
+
+  def multiply_adds(self, image_hw, channels):
+    def area(stride):
+      return math.prod(side // stride for side in image_hw)
+
+    total = area(2) * 7 * 7 * channels * self.width
+    ins, before, stride = self.width, 4, 4
+    for stage, units in enumerate(self.blocks):
+      n, stride = self._features(stage), 4 * 2**stage
+      middle_and_out = 9 * n * n + 4 * n * n
+      total += area(before) * ins * n
+      total += area(stride) * (middle_and_out + ins * 4 * n)  # projected
+      total += (units - 1) * area(stride) * (4 * n * n + middle_and_out)
+      ins, before = 4 * n, stride
+    return total
+
+  def __call__(self, images, dtype, *, remat):
+    root = Convolution(self.width, 7, 2, dtype, True, name="conv_root")
+    x = nn.relu(group_norm("gn_root", self.width, dtype)(root(images)))
+    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+    for stage, units in enumerate(self.blocks):
+      stride, name = min(2, stage + 1), f"block{stage + 1}"
+      x = _Stage(self._features(stage), units, stride, dtype, remat, name=name)(
+        x
+      )
+    return x
+
+
+class _Stage(nn.Module):
+  """Units of a ResNet, the first of which takes the stride."""
+
+  features: int
+  units: int
+  stride: int
+  dtype: jnp.dtype
+  remat: bool
+
+  @nn.compact
+  def __call__(self, x):
+    unit = nn.remat(_Unit) if self.remat else _Unit
+    for i in range(self.units):
+      stride = 1 if i else self.stride
+      x = unit(self.features, stride, self.dtype, name=f"unit{i + 1}")(x)
+    return x
+
+
+class _Unit(nn.Module):
+  """A bottleneck (arXiv:1512.03385) with the stride in its 3x3 convolution.
+
+  Fresh, it is its shortcut: the last norm's scale begins at 0.
+  """
+
+  features: int
+  stride: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x):
+    n, stride, out = self.features, self.stride, 4 * self.features
+
+    def convolve(x, name, features, side, stride, **options):
+      x = Convolution(
+        features, side, stride, self.dtype, True, name=f"conv{name}"
+      )(x)
+      return group_norm(f"gn{name}", features, self.dtype, **options)(x)
+
+    shortcut = x
+    if stride > 1 or x.shape[-1] != out:
+      shortcut = convolve(x, "_proj", out, 1, stride)
+    y = nn.relu(convolve(x, "1", n, 1, 1))
+    y = nn.relu(convolve(y, "2", n, 3, stride))
+    y = convolve(y, "3", out, 1, 1, scale_init=nn.initializers.zeros)
+    return nn.relu(shortcut + y)
