@@ -237,16 +237,17 @@ def models(vit, task, how, mesh):
 
   @functools.cache
   def at_size(patch_hw):
+    kernel_hw = vit.model.stem.cells(patch_hw)
     kernel = resize.resize_kernel(
       np.asarray(vit.params["embedding"]["kernel"]),
-      patch_hw,
+      kernel_hw,
       how=how,
       antialias=vit.model.kernel_antialias,
     )
     embedding = params["embedding"] | {
       "kernel": jax.device_put(kernel, sharding.replicated(mesh))
     }
-    model = vit.model.clone(kernel_hw=patch_hw)
+    model = vit.model.clone(kernel_hw=kernel_hw)
     forward = functools.partial(sweep.forward, task, model)
     return forward, params | {"embedding": embedding}
 

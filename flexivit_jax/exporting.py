@@ -18,7 +18,7 @@ from flexivit_jax import serving
 from flexivit_jax.checkpoints import manifest, tensors
 from flexivit_jax.core.patch_size import as_hw
 from flexivit_jax.core.tokens import grid_shape, patchify
-from flexivit_jax.formats import repatch
+from flexivit_jax.formats import repatch, stem_parameters
 from flexivit_jax.loaded import Checkpoint, LoadedViT
 from flexivit_jax.nn import positions
 from flexivit_jax.nn.vit import ViT
@@ -66,6 +66,7 @@ def export(
     raise ValueError("patch_sizes is empty: give at least one")
   for size in sizes:
     grid_hw = grid_shape(image_hw, size)
+    vit.model.stem.cells(size)
     positions.check_grid(vit.model.position, grid_hw)
 
   def fill(unfinished):
@@ -104,7 +105,9 @@ def _programs(checkpoint: Checkpoint, sizes, image_hw, platforms):
 
 def _as_used(name, array, model):
   """In the type of the products, to which each call would bring it."""
-  if name.endswith("/kernel") and name != "head/kernel":
+  # A stem's filters are standardised before they are brought to it.
+  product = name.endswith("/kernel") and not stem_parameters.is_one(name)
+  if product and name != "head/kernel":
     return array.astype(model.dtype, copy=False)
   return array
 

@@ -15,11 +15,20 @@ import numpy as np
 
 from flexivit_jax.core.patch_size import as_hw
 from flexivit_jax.core.resolution import RANDOM, Native, Resolution
+from flexivit_jax.core.text import listed
 from flexivit_jax.core.tokens import grid_shape, patchify
 from flexivit_jax.data import image_list
 from flexivit_jax.experiment import Experiment
 from flexivit_jax.formats import architecture
-from flexivit_jax.nn import positions, relations, tables, vit
+from flexivit_jax.nn import (
+  early_convolutions,
+  positions,
+  relations,
+  resnet,
+  stems,
+  tables,
+  vit,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,12 +147,14 @@ class LoadedViT:
       )
     images = self._checked(images)
     grid_hw = grid_shape(images.shape[1:3], patch_hw)
+    self.model.stem.cells(patch_hw)
     positions.check_grid(self.model.position, grid_hw)
     return self._apply(self.params, images, patch_hw=patch_hw)
 
   def _packed_outputs(self, images, patch_hw, resolution, names):
     if not images:
       raise ValueError("the list of images is empty")
+    stems.check_packing(self.model.stem)
     resolution = Native() if resolution is None else resolution
     if isinstance(resolution, RANDOM):
       raise ValueError(
@@ -304,6 +315,12 @@ def _report(model: vit.ViT, spec: Spec, count: int) -> Iterator[str]:
     f"  patch embedding stored at {kh}x{kw}; other sizes by PI-resize, "
     f"bilinear {antialias} antialias"
   )
+  if stem := _stem(model.stem):
+    s = model.stem.stride
+    yield (
+      f"  its pixels are cells of a convolutional stem, {stem}: of {s}x{s} "
+      f"pixels each, {model.stem.channels(model.channels)} channels"
+    )
   yield f"  positions {_positions(model.position)}"
   yield (
     f"  pool {architecture.POOLS[type(model.pool)]}, GELU "
@@ -356,6 +373,15 @@ def _positions(position: positions.Position) -> str:
       return f"relative, up to {rows}x{cols}"
     case positions.NoPosition():
       return "none"
+
+
+def _stem(stem: stems.Stem) -> str | None:
+  match stem:
+    case resnet.ResNet(blocks, width):
+      units = "-".join(map(str, blocks)) or "its root alone"
+      return f"ResNet {units} of width {width}"
+    case early_convolutions.EarlyConvolutions(widths):
+      return f"convolutions of {listed(widths)}"
 
 
 def _fractions(side):

@@ -55,7 +55,7 @@ def usual(vit: LoadedViT, name: str) -> Preprocessing | None:
   model = vit.model
   if (
     isinstance(model.position, positions.LearnedGrid)
-    and vit.spec.patch_size == model.kernel_hw
+    and vit.spec.patch_size == model.stored_patch_hw
   ):
     # One patch size, stored as it is used: a plain ViT.
     hw = architecture.stored_image_hw(model)

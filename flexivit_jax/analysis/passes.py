@@ -11,6 +11,7 @@ from flexivit_jax.analysis.activations import Activations, activations
 from flexivit_jax.core.resolution import Resolution, within_grid
 from flexivit_jax.core.tokens import Tokens, grid_shape, patchify
 from flexivit_jax.data import image_list
+from flexivit_jax.nn import stems
 from flexivit_jax.nn.vit import ViT
 
 # Attention weights of one block that are there at once: 32 MiB in float32.
@@ -35,9 +36,11 @@ def in_rows(
       have one shape.
 
   Raises:
-    ValueError: an image is not a whole number of patches.
+    ValueError: an image is not a whole number of patches, or images are to be
+      packed for a model with a convolutional stem.
   """
   if resolution is not None:
+    stems.check_packing(model.stem)
     largest = model.position.largest_grid
 
     def sized(image_hw, patch_hw, rng):

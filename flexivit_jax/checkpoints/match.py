@@ -185,8 +185,13 @@ def _embedding(found, wanted):
     return
   if have[:2] != want[:2]:
     yield f"model.kernel_hw={have[:2]}"
-  if have[2] != want[2]:
+  if have[2] != want[2] and not any(map(_has_stem, (found, wanted))):
     yield f"model.channels={have[2]}"
+
+
+def _has_stem(shapes):
+  # The channels of the patch embedding are the stem's.
+  return any(name.startswith(("conv_root/", "stem/")) for name in shapes)
 
 
 def _positions(found, wanted):
@@ -239,6 +244,8 @@ def _pool(shapes):
 # What a name holds, the option that makes it, and what turns it on and off.
 LEAVES = (
   ("LayerScale_", "model.layer_scale", "1e-4 or another number", "None"),
+  ("conv_root/", "model.stem", "resnet", "none"),
+  ("stem/Conv_", "model.stem", "early_convolutions", "none"),
   ("embedding_norm/", "model.embedding_norm", "True", "False"),
   ("query_ln/", "model.qk_norm", "True", "False"),
   ("query/bias", "model.qkv_bias", "True", "False"),

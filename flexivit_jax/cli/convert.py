@@ -133,14 +133,14 @@ def transformed(checkpoint: Checkpoint, args, patch_hw, image_hw) -> Checkpoint:
         image_hw = kept_image_hw(checkpoint, one_size)
       elif not isinstance(model.position, positions.LearnedGrid):
         raise ValueError("the model has no table of positions to resize")
-      patch_hw = patch_hw or model.kernel_hw
+      patch_hw = patch_hw or model.stored_patch_hw
       model, arrays = repatch.repatch(model, arrays, patch_hw, image_hw)
     # What it was trained at is not what it is for any more.
     spec = dataclasses.replace(spec, patch_size=patch_hw, trained_sizes=())
   elif args.format not in ("big_vision", "orbax") and {*spec.trained_sizes} - {
-    model.kernel_hw
+    model.stored_patch_hw
   }:
-    h, w = model.kernel_hw
+    h, w = model.stored_patch_hw
     sizes = ", ".join(f"{h}x{w}" for h, w in spec.trained_sizes)
     print(
       f"note: OUT has patches of {h}x{w} only, the size that is stored, and IN "
@@ -162,7 +162,7 @@ def kept_image_hw(checkpoint: Checkpoint, one_size: bool):
   if not isinstance(model.position, positions.LearnedGrid):
     return None
   made_for_one = spec.source in (timm.NAME, hugging_face.NAME)
-  if made_for_one or spec.patch_size == model.kernel_hw:
+  if made_for_one or spec.patch_size == model.stored_patch_hw:
     return architecture.stored_image_hw(model)
   if one_size:
     raise ValueError(
@@ -178,7 +178,7 @@ def check(before: Checkpoint, after: Checkpoint) -> None:
     Fault: they differ by more than rounding.
   """
   model = after.model
-  patch_hw, rows_cols = model.kernel_hw, (7, 7)
+  patch_hw, rows_cols = model.stored_patch_hw, (7, 7)
   if isinstance(model.position, positions.LearnedGrid):
     rows_cols = model.position.size
   image_hw = tuple(n * p for n, p in zip(rows_cols, patch_hw))

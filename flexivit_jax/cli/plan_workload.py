@@ -16,7 +16,7 @@ from flexivit_jax.core.tokens import grid_shape
 from flexivit_jax.data import augment
 from flexivit_jax.experiment import ConfigError, Experiment, blaming
 from flexivit_jax.loaded import parameter_count
-from flexivit_jax.nn import cost, positions
+from flexivit_jax.nn import cost, positions, stems
 from flexivit_jax.planning.workload import Layout, Weights, Workload
 from flexivit_jax.run import costliest
 from flexivit_jax.run_data import train_loader
@@ -181,6 +181,12 @@ def read(experiment: Experiment, length: int | None = None) -> Planned:
     ConfigError: the data is needed and cannot be opened, or patches do not tile
       the images.
   """
+  if not isinstance(experiment.model.stem, stems.NoStem):
+    raise ConfigError(
+      "config.model.stem: the plan has no formula for the memory of "
+      "convolutions: train.py --dry_run says what a step needs, "
+      "--config.model.stem=none plans without them"
+    )
   packed = experiment.packing is not None
   image_hw = None if packed else _image_hw(experiment.train.transforms)
   source = None

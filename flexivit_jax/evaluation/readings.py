@@ -13,6 +13,7 @@ from flexivit_jax.data.loader import EvalLoader
 from flexivit_jax.data.pack_loader import PackEvalLoader
 from flexivit_jax.evaluation.points import Setting
 from flexivit_jax.evaluation.sweep import Reading
+from flexivit_jax.nn import stems
 from flexivit_jax.nn.vit import ViT
 
 Size = tuple[int, int]
@@ -72,8 +73,10 @@ def packed(
     shard: (index, count) of this process.
 
   Raises:
-    ValueError: a transform or a resolution is random.
+    ValueError: a transform or a resolution is random, or the model has a
+      convolutional stem.
   """
+  stems.check_packing(model.stem)
   cut, settings = [], []
   for resolution, packing in views:
     budget = getattr(resolution, "max_patches", None)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from flexivit_jax.core.text import listed
-from flexivit_jax.formats import other_positions
+from flexivit_jax.formats import other_positions, stem_parameters
 from flexivit_jax.formats.facts import Facts
 from flexivit_jax.formats.parameters import (
   ATTENTION,
@@ -15,7 +15,7 @@ from flexivit_jax.formats.parameters import (
   naming,
   of_rank,
 )
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.nn import pooling, positions, stems, vit
 
 
 def variant(width: int, depth: int, mlp_dim: int) -> str | None:
@@ -146,7 +146,10 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
   width, heads = query.shape[stacked : 2 + stacked]
   facts.agree("num_heads", heads, f"its arrays have {heads}")
   registers = of_rank(arrays, "registers", 3, facts.path)
-  channels = kernel.shape[2]
+  stem = stem_parameters.read(arrays, facts.path)
+  channels = stem_parameters.image_channels(arrays, facts.path)
+  if channels is None:
+    channels = kernel.shape[2]
   # A pooling head's attention has none of the options.
   in_blocks = [name for name in arrays if name.startswith(BLOCKS)]
 
@@ -179,6 +182,7 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
     exact_gelu=_gelu(facts) == "exact",
     norm_eps=facts.get("eps"),
     scan=stacked,
+    stem=stem,
   )
   if stacked:
     depth = len(query)
@@ -289,7 +293,7 @@ def facts_of(model: vit.ViT) -> dict:
 
 def stored_image_hw(model: vit.ViT) -> tuple[int, int]:
   """Of the input that a learned table and the stored kernel are for."""
-  (rows, cols), (h, w) = model.position.size, model.kernel_hw
+  (rows, cols), (h, w) = model.position.size, model.stored_patch_hw
   return rows * h, cols * w
 
 
@@ -339,6 +343,7 @@ def seldom(model: vit.ViT) -> dict[str, bool]:
     "gated_mlp": model.gated_mlp,
     "attention_scale": model.attention_scale is not None,
     "standardize": model.standardize,
+    "convolutional stem": not isinstance(model.stem, stems.NoStem),
   }
 
 

@@ -1,5 +1,8 @@
 """big_vision's `.npz` names: ours, but for those of older files.
 
+vit_jax's hybrids (google-research/vision_transformer) are such older files,
+with a ResNet's arrays beside the ViT's.
+
 GELU, epsilon and the resize convention are big_vision's own and stand in no
 file: tanh, 1e-6, bilinear without antialias (positions with).
 """
@@ -10,9 +13,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flexivit_jax.formats import architecture, other_positions
+from flexivit_jax.formats import (
+  architecture,
+  other_positions,
+  stem_parameters,
+)
 from flexivit_jax.formats.facts import Facts
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.nn import pooling, positions, resnet, stems, vit
 
 NAME = "big_vision npz"
 PROGRAM = "big_vision"
@@ -101,6 +108,7 @@ def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
         f"{facts.path}: {theirs[current]} and {name} are the same array"
       )
     ours[current], theirs[current] = array, name
+  _with_plain_stem(ours, facts)
   table = ours.get("pos_embedding")
   lacks = "cls" in ours and "cls_pos_embedding" not in ours
   if _has_class_token(table, lacks, facts):
@@ -108,6 +116,21 @@ def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
     ours["cls_pos_embedding"] = table[:, :1]
     ours["pos_embedding"] = table[:, 1:]
   return ours
+
+
+def _with_plain_stem(ours, facts):
+  """Vectors for the norms of a stem, which older files have as images of one
+  pixel, and its only patch size."""
+  for name, x in ours.items():
+    if stem_parameters.is_one(name) and x.shape[:-1] == (1, 1, 1):
+      if not name.endswith("/kernel"):
+        ours[name] = x.reshape(-1)
+  kernel = ours.get("embedding/kernel")
+  stem = stem_parameters.read(ours, facts.path)
+  if kernel is not None and kernel.ndim == 4 and stem != stems.NoStem():
+    h, w = kernel.shape[:2]
+    patch_hw = h * stem.stride, w * stem.stride
+    architecture.add_stored_patch_size(facts, patch_hw)
 
 
 def _has_class_token(table, lacks, facts):
@@ -145,6 +168,10 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
       "proj_bias=False": not model.proj_bias,
       **other_positions.ours_alone(model.position),
       **architecture.seldom(model),
+      # The ResNet of vit_jax, whose names big_vision's ViT shares.
+      "convolutional stem": not isinstance(
+        model.stem, (stems.NoStem, resnet.ResNet)
+      ),
     },
   )
   theirs = dict(arrays)

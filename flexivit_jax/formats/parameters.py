@@ -43,7 +43,7 @@ def shapes(model: vit.ViT) -> dict[str, jax.ShapeDtypeStruct]:
   """{our name: shape and type} of what the model would initialise."""
   # One traced block stands for all.
   scanned = model.clone(scan=True)
-  kh, kw = model.kernel_hw
+  kh, kw = model.stored_patch_hw
   image = jax.ShapeDtypeStruct((1, kh, kw, model.channels), jnp.uint8)
 
   def init(image):

@@ -18,7 +18,7 @@ from flexivit_jax.formats import (
   renaming,
 )
 from flexivit_jax.formats.facts import Facts
-from flexivit_jax.nn import pooling, tables, vit
+from flexivit_jax.nn import pooling, stems, tables, vit
 
 NAME = "Hugging Face Pix2Struct vision encoder safetensors"
 PROGRAM = "Hugging Face's Pix2Struct"
@@ -180,6 +180,7 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
       "embedding_norm": model.embedding_norm,
       "norm_after_pool": model.norm_after_pool,
       "representation": model.representation,
+      "convolutional stem": not isinstance(model.stem, stems.NoStem),
       "positions but the sum of as many rows as columns, read absolutely from "
       "entry 1": not square,
     },

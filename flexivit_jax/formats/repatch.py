@@ -13,7 +13,7 @@ import numpy as np
 from flexivit_jax.core import resize
 from flexivit_jax.core.tokens import grid_shape
 from flexivit_jax.formats import parameters
-from flexivit_jax.nn import positions, tables, vit
+from flexivit_jax.nn import positions, stems, tables, vit
 
 Arrays = dict[str, np.ndarray]
 KERNEL, BIAS, TABLE = "embedding/kernel", "embedding/bias", positions.TABLE
@@ -28,22 +28,24 @@ def repatch(
   """Stores the patch embedding at another size, and the positions.
 
   Args:
-    patch_hw: the kernel is PI-resized to it (FlexiViT, arXiv:2212.08013).
+    patch_hw: in pixels; the kernel is PI-resized to it (FlexiViT,
+      arXiv:2212.08013), in cells where the model has a stem.
     image_hw: the positions are interpolated to its grid; None leaves the
       table as it is.
 
   Raises:
-    ValueError: the image is not a whole number of patches.
+    ValueError: the image is not a whole number of patches, or a patch of the
+      stem's cells.
   """
-  model, arrays = with_kernel(model, arrays, patch_hw)
+  model, arrays = with_kernel(model, arrays, model.stem.cells(patch_hw))
   if image_hw is None:
     return model, arrays
   return with_grid(model, arrays, grid_shape(image_hw, patch_hw))
 
 
-def with_kernel(model, arrays, patch_hw) -> tuple[vit.ViT, Arrays]:
+def with_kernel(model, arrays, kernel_hw) -> tuple[vit.ViT, Arrays]:
   """PI-resizes the patch embedding."""
-  return _with_kernel(model, arrays, patch_hw, resize.pi_resize)
+  return _with_kernel(model, arrays, kernel_hw, resize.pi_resize)
 
 
 def with_stored_kernel(model, arrays, kernel_hw) -> tuple[vit.ViT, Arrays]:
@@ -120,7 +122,16 @@ def with_normalization(
   Args:
     mean, std: of pixels in 0 to 1, one number or one for each channel; the
       default is pixels of -1 to 1.
+
+  Raises:
+    ValueError: a stem that pads stands before the patch embedding.
   """
+  if not isinstance(model.stem, stems.NoStem):
+    raise ValueError(
+      f"its convolutional stem takes pixels of mean {model.image_mean} and std "
+      f"{model.image_std}, and pads them: other pixels cannot be folded in, so "
+      "leave image_mean and image_std at these"
+    )
   model_to = model.clone(image_mean=tuple(mean), image_std=tuple(std))
   old_mean, old_std, new_mean, new_std = (
     np.broadcast_to(np.asarray(x, np.float64), (model.channels,))

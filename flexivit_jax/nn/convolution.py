@@ -40,15 +40,11 @@ class Convolution(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    initializers = nn.initializers
-    kernel = self.param(
-      "kernel",
-      initializers.lecun_normal()
-      if self.standardized
-      # For ReLU (arXiv:1502.01852).
-      else initializers.he_normal(),
-      (self.side, self.side, x.shape[-1], self.features),
-    )
+    init = nn.initializers.he_normal()  # for ReLU, arXiv:1502.01852
+    if self.standardized:
+      init = nn.initializers.lecun_normal()
+    shape = (self.side, self.side, x.shape[-1], self.features)
+    kernel = self.param("kernel", init, shape)
     if self.standardized:
       kernel = standardize_weights(kernel)
     return jax.lax.conv_general_dilated(

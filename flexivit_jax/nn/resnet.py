@@ -42,11 +42,12 @@ class ResNet(Stem):
 
   def channels(self, of_image: int) -> int:
     del of_image
-    return (
-      4 * self._features(len(self.blocks) - 1) if self.blocks else self.width
-    )
+    if not self.blocks:
+      return self.width
+    return 4 * self._features(len(self.blocks) - 1)
 
   def _features(self, stage):
+    """Channels inside its units, which make four times as many."""
     return self.width * 2**stage
 
   def multiply_adds(self, image_hw, channels):
@@ -54,12 +55,14 @@ class ResNet(Stem):
       return math.prod(side // stride for side in image_hw)
 
     total = area(2) * 7 * 7 * channels * self.width
-    ins, before, stride = self.width, 4, 4
+    ins, before = self.width, 4
     for stage, units in enumerate(self.blocks):
       n, stride = self._features(stage), 4 * 2**stage
       middle_and_out = 9 * n * n + 4 * n * n
+      # The first unit takes the stride after its first convolution, and
+      # projects its shortcut.
       total += area(before) * ins * n
-      total += area(stride) * (middle_and_out + ins * 4 * n)  # projected
+      total += area(stride) * (middle_and_out + ins * 4 * n)
       total += (units - 1) * area(stride) * (4 * n * n + middle_and_out)
       ins, before = 4 * n, stride
     return total
@@ -69,10 +72,9 @@ class ResNet(Stem):
     x = nn.relu(group_norm("gn_root", self.width, dtype)(root(images)))
     x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
     for stage, units in enumerate(self.blocks):
-      stride, name = min(2, stage + 1), f"block{stage + 1}"
-      x = _Stage(self._features(stage), units, stride, dtype, remat, name=name)(
-        x
-      )
+      n, stride = self._features(stage), min(2, stage + 1)
+      block = _Stage(n, units, stride, dtype, remat, name=f"block{stage + 1}")
+      x = block(x)
     return x
 
 

@@ -16,7 +16,8 @@ from flexivit_jax.training.bounds import check
 
 # What acts before the first block: the lowest layer of layer-wise decay.
 _EMBEDDING = re.compile(
-  r"(embedding|embedding_norm|cls|registers|(\w+_)?pos_embedding(_\w+)?)(/.*)?"
+  r"(embedding|embedding_norm|cls|registers|(\w+_)?pos_embedding(_\w+)?"
+  r"|conv_root|gn_root|block\d+|stem)(/.*)?"
 )
 _BLOCK = re.compile(r"Transformer/encoderblock_(\d+)/.*")
 # Layers stacked along the first axis, of a scanned encoder.

@@ -7,6 +7,7 @@ from flexivit_jax.cli.analyses.contract import Analysis, Findings
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.text import align
 from flexivit_jax.experiment import ConfigError, blaming
+from flexivit_jax.nn.stems import NoStem
 from flexivit_jax.nn.vit import MAX_SIDE
 
 SHOW = {
@@ -61,6 +62,12 @@ def run(args) -> Findings:
       )
   checkpoint = contract.read(args)
   model, spec = checkpoint.model, checkpoint.spec
+  if not isinstance(model.stem, NoStem):
+    raise ConfigError(
+      f"--checkpoint {args.checkpoint}: its patch embedding is of the features "
+      "of a convolutional stem, which are no pixels to draw: give a model "
+      "without a stem"
+    )
   if sizes is None:
     sizes = [model.kernel_hw, *spec.trained_sizes]
   choice = SHOW[args.show]
