@@ -15,7 +15,7 @@ STEMS = {
     256,
   ),
   "resnet": (dict(name="resnet", blocks=(), width=32), 1, 256),
-  "none": (dict(name="none"), 4, 263),
+  "none": (dict(name="none"), 4, 264),
 }
 
 
