@@ -67,7 +67,7 @@ SMOKE = (
   *("flexivit_b_i21k", "flexivit_b_i21k,distilled", "navit_b16"),
   *("pix2struct_finetune", "pit_cifar100", "pit_in1k", "pit_trend"),
   *("finetune", "linear_probe", "flexivit_cifar", "flexivit_cifar,4"),
-  *("pit_224", "flexivit_b4_1024"),
+  *("pit_224", "flexivit_b4_1024", "hybrid_digits"),
 )
 
 

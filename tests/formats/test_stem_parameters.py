@@ -258,11 +258,11 @@ def _hybrid(stem, **changes):
 KINDS = (ResNet((), 8), ResNet((1, 2), 8), EarlyConvolutions((8, 16)))
 
 
-@pytest.mark.parametrize("stem", KINDS, ids=str)
-@pytest.mark.parametrize("format_", ["orbax", "big_vision"])
+@pytest.mark.parametrize(
+  ("stem", "format_"),
+  [(KINDS[0], "orbax"), (KINDS[2], "orbax"), (KINDS[1], "big_vision")],
+)
 def test_saved_and_loaded(stem, format_, tmp_path):
-  if format_ == "big_vision" and isinstance(stem, EarlyConvolutions):
-    pytest.skip("refused, below")
   model = _hybrid(stem)
   checkpoint = made_up.checkpoint(model)
   path = tmp_path / ("file.npz" if format_ == "big_vision" else "model")
