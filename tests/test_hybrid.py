@@ -119,13 +119,14 @@ def test_a_stem_is_the_lowest_layer(stem):
 
 
 def test_features_are_not_drawn_as_filters(here, tmp_path):
-  saving.save(_checkpoint(_model(ResNet((1,), 8))), tmp_path / "model", "orbax")
-  analysis = ["filters", f"--checkpoint={tmp_path / 'model'}"]
+  path = tmp_path / "model.npz"
+  saving.save(_checkpoint(_model(ResNet((1,), 8))), path, "big_vision")
+  analysis = ["filters", f"--checkpoint={path}"]
   done = here(
     "flexivit_jax.cli.analysis", *analysis, f"--output={tmp_path / 'out'}"
   )
   assert done.stderr == (
-    f"error: --checkpoint {tmp_path / 'model'}: its patch embedding is of the "
+    f"error: --checkpoint {path}: its patch embedding is of the "
     "features of a convolutional stem, which are no pixels to draw: give a "
     "model without a stem\n"
   )
