@@ -1,7 +1,22 @@
 """A hybrid ViT on the embedded digits: convolutions before the patches.
 
-python train.py --config configs/hybrid_digits.py --workdir runs/hybrid
-python evaluate.py --checkpoint runs/hybrid
+Images of 24 px in patches of 4, each one cell of a convolutional stem's feature
+map, in a minute or two on two idle CPU cores:
+
+  python train.py --config configs/hybrid_digits.py --workdir runs/hybrid
+  python evaluate.py --checkpoint runs/hybrid
+
+After a colon: the stem, `early_convolutions` (two of them, arXiv:2106.14881),
+`resnet` (its root alone, as in R+ViT-Ti/16) or `none`, a plain ViT whose MLPs
+are wider, so that all have 210 thousand parameters within 0.2 %; or `smoke`,
+three steps:
+
+  python train.py --config configs/hybrid_digits.py:none --workdir runs/plain
+  python train.py --config configs/hybrid_digits.py:smoke --workdir runs/smoke
+
+Expected on the 500 test images, seeds 0, 1 and 2 (--config.seed): 99.6, 99.2
+and 98.8 % with `early_convolutions`, 99.6, 100.0 and 99.4 % with `resnet`, 98.6,
+98.6 and 97.4 % with `none` (docs/hybrid.md).
 """
 
 from configs._recipe import SMOKE, config_of

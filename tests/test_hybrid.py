@@ -152,9 +152,11 @@ def test_exported(stem, dtype, tmp_path):
   for size in sizes:
     wanted = np.asarray(loaded(images, patch_size=size))
     got = served(images, patch_size=size)["logits"]
-    # The same numbers, but for what XLA fuses otherwise; a filter that is
-    # rounded before it is standardised is off by 1e-3.
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
+    # float32 is the same; the logits of bfloat16, up to 0.3, differ by what XLA
+    # fuses otherwise.
+    atol = 1e-6 if dtype == "float32" else 2e-3
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)
+    assert np.abs(wanted).max() > 0.1
 
 
 @pytest.mark.slow
