@@ -15,8 +15,8 @@ three steps:
   python train.py --config configs/hybrid_digits.py:smoke --workdir runs/smoke
 
 Expected on the 500 test images, seeds 0, 1 and 2 (--config.seed): 99.6, 99.2
-and 98.8 % with `early_convolutions`, 99.6, 100.0 and 99.4 % with `resnet`, 98.6,
-98.6 and 97.4 % with `none` (docs/hybrid.md).
+and 98.8 % with `early_convolutions`, 99.6, 100.0 and 99.4 % with `resnet`,
+98.6, 98.6 and 97.4 % with `none` (docs/hybrid.md).
 """
 
 from configs._recipe import SMOKE, config_of
