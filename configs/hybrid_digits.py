@@ -8,7 +8,7 @@ map, in a minute or two on two idle CPU cores:
 
 After a colon: the stem, `early_convolutions` (two of them, arXiv:2106.14881),
 `resnet` (its root alone, as in R+ViT-Ti/16) or `none`, a plain ViT whose MLPs
-are wider, so that all have 210 thousand parameters within 0.2 %; or `smoke`,
+are wider, so that all have 210 thousand parameters within 0.3 %; or `smoke`,
 three steps:
 
   python train.py --config configs/hybrid_digits.py:none --workdir runs/plain

@@ -15,7 +15,7 @@ from flexivit_jax.experiment import (
   check_same_classes,
 )
 from flexivit_jax.formats import fitting
-from flexivit_jax.nn import cost, shared_rows
+from flexivit_jax.nn import cost, shared_rows, stems
 from flexivit_jax.run import Run
 from flexivit_jax.run_data import eval_reading, teacher_hw, train_loader
 from flexivit_jax.tasks import distill
@@ -54,6 +54,8 @@ def prepare(
       platform=mesh.devices.flat[0].platform,
     )
   if experiment.packing is not None:  # before its images are looked at
+    with blaming("config.model"):
+      stems.check_packing(experiment.model.stem)
     length = experiment.packing.row_length
     _check_length(experiment, mesh, "config.packing.row_length", length)
   with blaming("config.writers"):

@@ -10,7 +10,7 @@ from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.data.cutting import Cutter
 from flexivit_jax.evaluation import lockstep, readings, sweep
 from flexivit_jax.experiment import Data, Experiment, blaming
-from flexivit_jax.nn import stems, vit
+from flexivit_jax.nn import vit
 from flexivit_jax.tasks import distill
 
 
@@ -48,7 +48,6 @@ def train_loader(
       with blaming("config.task.teacher.image_size"):
         loader.show_teacher(shown)
     return loader
-  stems.check_packing(experiment.model.stem)
   cutter = Cutter(
     data.resolution,
     experiment.patch_size,

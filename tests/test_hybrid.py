@@ -34,9 +34,8 @@ WHOLE = (
     ),
     (
       (HYBRID, "--config.mesh.seq=2"),
-      "config.patch_size 4x4: a convolutional stem takes whole images, and 2 "
-      'devices of the mesh\'s axis seq share each row: take stem="none", or '
-      "seq=1",
+      "config.model: a convolutional stem takes whole images, and 2 devices of "
+      'the mesh\'s axis seq share each row: take stem="none", or seq=1',
     ),
     (
       (
@@ -44,7 +43,7 @@ WHOLE = (
         "--config.model.stem=early_convolutions",
         "--config.model.kernel_hw=(1,1)",
       ),
-      f"config.train: {WHOLE}",
+      f"config.model: {WHOLE}",
     ),
   ],
 )

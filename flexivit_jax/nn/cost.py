@@ -74,11 +74,13 @@ def packed_multiply_adds(
   num_images: int,
   patch_sizes: Sequence[tuple[int, int]],
 ) -> int:
-  """Multiply-adds of a packed row's forward pass, padding included.
+  """Multiply-adds of a packed row's forward pass, padding included; or of one
+  image in it, its own patches alone.
 
   Args:
-    patches: places for patches in the row.
-    num_images: image slots of the row.
+    patches: places for patches in the row; or of the image, a number or a float
+      array of any shape.
+    num_images: image slots of the row; or 1.
     patch_sizes: in pixels; several are resized to the kernel's size first.
 
   Raises:
@@ -86,23 +88,6 @@ def packed_multiply_adds(
   """
   embedding = patches * _packed_embedding(model, patch_sizes)
   return embedding + _after_embedding(model, patches, num_images)
-
-
-def packed_image_multiply_adds(
-  model: ViT, patches, patch_sizes: Sequence[tuple[int, int]]
-):
-  """Multiply-adds that an image in a packed row needs: its own patches alone,
-  neither padding nor attention to other images.
-
-  Args:
-    patches: of the image, a number or a float array of any shape.
-    patch_sizes: as for `packed_multiply_adds`.
-
-  Raises:
-    ValueError: num_classes is not set.
-  """
-  embedding = patches * _packed_embedding(model, patch_sizes)
-  return embedding + _after_embedding(model, patches, 1)
 
 
 def _packed_embedding(model, patch_sizes) -> int:

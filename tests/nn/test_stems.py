@@ -204,9 +204,9 @@ def test_shared_rows_are_refused():
     "a convolutional stem takes whole images, but 2 devices share the tokens "
     'of each: take seq=1, or stem="none"'
   )
-  check = dict(length=64, parts=2, platform="cpu")
+  check = dict(parts=2, platform="cpu")
   model = HYBRID.clone(pool=pooling.Gap())
-  assert _error(lambda: shared_rows.check(model, **check)) == (
+  assert _error(lambda: shared_rows.check_model(model, **check)) == (
     "a convolutional stem takes whole images, and 2 devices of the mesh's axis "
     'seq share each row: take stem="none", or seq=1'
   )
