@@ -46,7 +46,13 @@ from flexivit_jax.data import (
 )
 from flexivit_jax.experiment import ConfigError, Experiment, blaming
 from flexivit_jax.nn import pooling, positions, relations, tables, vit
-from flexivit_jax.tasks import distill, losses, supervised, task
+from flexivit_jax.tasks import (
+  distill,
+  losses,
+  masked_autoencoder,
+  supervised,
+  task,
+)
 from flexivit_jax.training import (
   mixing,
   optimizer,
@@ -87,6 +93,7 @@ CHOICES: dict[Any, dict[str, Any]] = {
   task.Task: {
     "supervised": supervised.Supervised,
     "distill": distill.Distill,
+    "mae": masked_autoencoder.MaskedAutoencoder,
   },
   losses.Loss: {
     "softmax": losses.SoftmaxLoss,

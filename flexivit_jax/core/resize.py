@@ -227,24 +227,56 @@ def pi_resize_mixed(
   """
   h, w = (max(sides) for sides in zip(*patch_sizes))
   b, l, _ = patches.shape
-  dtype = jnp.promote_types(patches.dtype, jnp.float32)
-
-  def matrices(largest, stored, sides):
-    # Rows of zeros leave out what lies beyond a smaller patch.
-    stacked = np.zeros((len(sides), largest, stored))
-    for matrix, side in zip(stacked, sides):
-      matrix[:side] = pi_matrix(stored, side, antialias)
-    chosen = jnp.asarray(stacked, dtype)[size_index]
-    return jnp.broadcast_to(chosen, (b, *chosen.shape[1:]))
-
-  heights, widths = zip(*patch_sizes)
-  rows = matrices(h, kernel_hw[0], heights)
-  cols = matrices(w, kernel_hw[1], widths)
-  x = patches.astype(dtype).reshape(b, l, h, w, -1)
-  options = {"precision": jax.lax.Precision.HIGHEST}
+  rows, cols, options = _matrices_of_tokens(
+    pi_matrix, patches, size_index, patch_sizes, kernel_hw, antialias
+  )
+  x = patches.astype(rows.dtype).reshape(b, l, h, w, -1)
   y = jnp.einsum("blpk,blpqc->blkqc", rows, x, **options)
   y = jnp.einsum("blqm,blkqc->blkmc", cols, y, **options)
   return y.reshape(b, l, -1).astype(patches.dtype)
+
+
+def resize_mixed(
+  pixels, size_index, patch_sizes, stored_hw, *, antialias: bool = True
+):
+  """Bilinear resizing of each token's pixels to its own patch's size.
+
+  Args:
+    pixels: float `[b, l, stored_h * stored_w * c]`.
+    size_index, patch_sizes: as in `pi_resize_mixed`.
+    stored_hw: (height, width) of the pixels; static.
+
+  Returns:
+    `[b, l, h * w * c]`, of the largest height and width among the sizes;
+    smaller ones lie in the top-left, and zeros beside them.
+  """
+  b, l, _ = pixels.shape
+  rows, cols, options = _matrices_of_tokens(
+    bilinear_matrix, pixels, size_index, patch_sizes, stored_hw, antialias
+  )
+  x = pixels.astype(rows.dtype).reshape(b, l, *stored_hw, -1)
+  y = jnp.einsum("blpk,blkmc->blpmc", rows, x, **options)
+  y = jnp.einsum("blqm,blpmc->blpqc", cols, y, **options)
+  return y.reshape(b, l, -1).astype(pixels.dtype)
+
+
+def _matrices_of_tokens(
+  matrix, x, size_index, patch_sizes, stored_hw, antialias
+):
+  """For each token the matrices `[b, l, side, stored]` of rows and columns,
+  and options of their products."""
+  dtype = jnp.promote_types(x.dtype, jnp.float32)
+
+  def chosen(sides, stored):
+    # Rows of zeros leave out what lies beyond a smaller patch.
+    stacked = np.zeros((len(sides), max(sides), stored))
+    for each, side in zip(stacked, sides):
+      each[:side] = matrix(stored, side, antialias)
+    own = jnp.asarray(stacked, dtype)[size_index]
+    return jnp.broadcast_to(own, (len(x), *own.shape[1:]))
+
+  rows, cols = map(chosen, zip(*patch_sizes), stored_hw)
+  return rows, cols, {"precision": jax.lax.Precision.HIGHEST}
 
 
 def _prepare(x, old_hw, new_hw, antialias):
