@@ -107,7 +107,7 @@ def test_names_of_the_config():
   found = config.load("configs/mae_digits.py")
   assert found.task == MaskedAutoencoder(decoder=found.task.decoder)
   assert config.from_plain(config.to_json(found)) == found
-  text = "config.task.decoder.wdith: no such key (did you mean"
+  text = "config.task.decoder.wdith: no such key; valid: size, position"
   plain = config.to_json(found)
   plain["task"]["decoder"]["wdith"] = 3
   with pytest.raises(ConfigError, match=re.escape(text)):
