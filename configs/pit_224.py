@@ -13,7 +13,8 @@ Attention is nearly all of the work: 98 % of the forward pass of Ti, 96 of S
 (2 l^2 d of 2 l^2 d + 12 l d^2 multiply-adds of a layer). Each device has the
 queries of its own 6,272 pixels (LSS Transformer, arXiv:2311.02382). The learned
 positions have a row for each pixel, 9.6 M numbers of Ti and more than the rest
-of it, and lie where the pixels lie.
+of it, and lie where the pixels lie. It shows the method: with as many images as
+devices, the planner says, whole images on each (1 for the devices) send less.
 
 As the pixel transformer on ImageNet-1k (configs/pit_in1k.py), which had images
 of 28 px, so this is past what its paper has (arXiv:2406.09415): average pooling

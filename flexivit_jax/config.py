@@ -438,6 +438,9 @@ def _choice(hint, value, path):
   name = fields.pop("name")
   if not isinstance(name, str) or name not in table:
     close = _hint(name, table)
+    called = isinstance(name, str) and re.fullmatch(r"(\w+)\((.*)\)", name)
+    if called and called[1] in table:
+      close = f" (write dict(name={called[1]!r}, {called[2]}))"
     raise ConfigError(f"{path} has no {show(name)}{close}; valid: {names}")
   chosen = table[name]
   if isinstance(chosen, type):

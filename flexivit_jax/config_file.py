@@ -17,6 +17,7 @@ import ml_collections
 import numpy as np
 from ml_collections import config_dict
 
+from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.text import cut, listed, nearest, show
 from flexivit_jax.experiment import ConfigError
 
@@ -95,6 +96,8 @@ def _run(path, spec, function):
     line = e.lineno if own else (lines or [None])[-1]
     place = path if line is None else f"{path}, line {line}"
     what = type(e).__name__ + (f": {cut(text, 300)}" if text else "")
+    if isinstance(e, Fault):  # says all itself, in lines
+      what = "; ".join(str(e).splitlines())
     raise ConfigError(f"{place}: {what}") from e
 
 

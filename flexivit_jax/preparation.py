@@ -1,5 +1,6 @@
 """Opens and checks all that a run needs, before anything expensive starts."""
 
+import functools
 from collections.abc import Callable
 
 from flexivit_jax import config, pretrained, teaching
@@ -46,6 +47,15 @@ def prepare(
   with blaming("config.mesh"):
     mesh = sharding.make_mesh(experiment.mesh)
     shard = sharding.process_rows(mesh)
+  with blaming("config.model"):
+    shared_rows.check_model(
+      experiment.model,
+      parts=mesh.shape["seq"],
+      platform=mesh.devices.flat[0].platform,
+    )
+  if experiment.packing is not None:  # before its images are looked at
+    length = experiment.packing.row_length
+    _check_length(experiment, mesh, "config.packing.row_length", length)
   with blaming("config.writers"):
     for writer in experiment.writers:
       writer.check()
@@ -153,21 +163,17 @@ def prepare(
   return run
 
 
+def _check_length(experiment: Experiment, mesh, place, length):
+  with blaming(place):
+    shared_rows.check_length(
+      experiment.model, length=length, parts=mesh.shape["seq"]
+    )
+
+
 def _check_shared_rows(experiment: Experiment, mesh, loader, validation):
   """Refuses rows of patches that the devices could not share."""
-
-  def check(place, length):
-    with blaming(place):
-      shared_rows.check(
-        experiment.model,
-        length=length,
-        parts=mesh.shape["seq"],
-        platform=mesh.devices.flat[0].platform,
-      )
-
-  if experiment.packing is not None:
-    check("config.packing", experiment.packing.row_length)
-  else:
+  check = functools.partial(_check_length, experiment, mesh)
+  if experiment.packing is None:
     for size in experiment.patch_size.sizes:
       place = "config.patch_size {}x{}".format(*size)
       check(place, cost.tokens(loader.image_hw, size))

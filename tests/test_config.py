@@ -608,6 +608,12 @@ def test_a_whole_group_can_be_taken_away():
       "valid: 'gap', 'tok', 'map'",
     ),
     (
+      "model.kernel=blockwise(block_q=256)",
+      "config.model.kernel has no 'blockwise(block_q=256)' (write "
+      "dict(name='blockwise', block_q=256)); valid: 'dense', 'blockwise', "
+      "'triton'",
+    ),
+    (
       "patch_size.name=zzz",
       "config.patch_size has no 'zzz'; valid: 'fixed', 'sampled', "
       "'scheduled', 'budget'",

@@ -127,6 +127,11 @@ def test_a_name_that_no_file_can_have():
     ("raise ValueError('x' * 5000)", f", line 1: ValueError: {'x' * 297}..."),
     ("raise ValueError('two\\nlines')", ", line 1: ValueError: two lines"),
     (
+      "from flexivit_jax.core.faults import Fault\n"
+      "raise Fault('cannot download it: no network\\nfetch it by hand')",
+      ", line 2: cannot download it: no network; fetch it by hand",
+    ),
+    (
       "from ml_collections import ConfigDict\n"
       "def get_config():\n"
       "  config = ConfigDict(dict(seed=1))\n"

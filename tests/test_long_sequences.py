@@ -126,19 +126,21 @@ def test_a_checkpoint_goes_on_with_another_share(alone, tmp_path):
     ),
     (
       ["model.pool=tok"],
-      "config.patch_size 1x1: a class token stands before the "
+      "config.model: a class token stands before the "
       "patches, and 4 devices of the mesh's axis seq share each row, which "
       'then would not divide: take pool="gap" or "map"',
     ),
     (
       ["train.source.side=9", "validation=None", "model.position.size=(9,9)"],
       "config.patch_size 1x1: 81 tokens of a row do not divide over "
-      "the 4 devices of the mesh's axis seq: take 80 or 84 tokens",
+      "the 4 devices of the mesh's axis seq: take seq=1 or 3, or 80 or 84 "
+      "tokens",
     ),
     (
       ["validation.transforms=({'name':'resize','size':(6,6)},)", "mesh.seq=8"],
       "config.validation: 36 tokens of a row do not divide over the 8 devices "
-      "of the mesh's axis seq: take 32 or 40 tokens",
+      "of the mesh's axis seq: take seq=1 or 2 or 3 or 4 or 6 or 9 or 12, or "
+      "32 or 40 tokens",
     ),
     (
       ["mesh.double_averaging=True", "sharding=fsdp"],

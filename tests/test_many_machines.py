@@ -409,7 +409,8 @@ def test_other_directories_are_refused(launch, digits, tmp_path):
     "mounted at the same path\n"
   )
   assert done[0][2] == (
-    "error: process 1 of 2 ended with an error, so this one ends too\n"
+    "error: process 1 of 2 ended with an error, which its own output says, so "
+    "this one ends too\n"
   )
 
 
@@ -423,8 +424,8 @@ def test_a_second_run_in_a_directory_is_refused(launch, digits, tmp_path):
     "--workdir\n"
   )
   assert done[1][2] == (
-    "process 1: error: process 0 of 2 ended with an error, so this one ends "
-    "too\n"
+    "process 1: error: process 0 of 2 ended with an error, which its own "
+    "output says, so this one ends too\n"
   )
 
 
@@ -437,7 +438,7 @@ def native_lock(workdir):
 def test_what_all_refuse_each_says(launch, digits, tmp_path):
   done = finish(launch(tmp_path / "run", *digits, "--config.batch_size=12"))
   text = (
-    "error: config.batch_size: 12 images do not divide over 8 devices: take 8 "
-    "or 16\n"
+    "error: config.batch_size: 12 images or packed rows do not divide over the "
+    "8 devices of the mesh's axis data: take 8 or 16\n"
   )
   assert done == [(2, "", text), (2, "", f"process 1: {text}")]

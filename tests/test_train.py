@@ -114,7 +114,7 @@ def test_other_data_in_the_same_directory_is_refused(
   ("argument", "message"),
   [
     ("--config.patch_size.choices=(6,7)", "24x24 pixels is not a whole number"),
-    ("--config.batch_size=12", "config.batch_size: 12 images do not divide"),
+    ("--config.batch_size=12", "config.batch_size: 12 images or packed"),
     ("--config.eval_batch_size=0", "config.eval_batch_size is 0: give"),
     ("--config.train.source.split=val", "config.train: digits have no split"),
     ("--config.validation.transforms=('flip',)", "config.validation: Flip is"),

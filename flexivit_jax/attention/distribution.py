@@ -46,10 +46,12 @@ def check_length(length: int, parts: int) -> None:
   """Refuses a row that devices cannot share evenly."""
   if length % parts:
     below = length // parts * parts
-    options = [str(n) for n in (below, below + parts) if n]
+    lengths = [str(n) for n in (below, below + parts) if n]
+    divisors = [str(n) for n in range(1, 2 * parts) if length % n == 0]
     raise ValueError(
       f"{length} tokens of a row do not divide over the {parts} devices of the "
-      f"mesh's axis seq: take {' or '.join(options)} tokens"
+      f"mesh's axis seq: take seq={' or '.join(divisors)}, or "
+      f"{' or '.join(lengths)} tokens"
     )
 
 

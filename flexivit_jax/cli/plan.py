@@ -98,9 +98,9 @@ def main(argv=None):
     figure = draw(planned, wanted[0].devices, memory)
     as_file = style.svg if args.figure.endswith(".svg") else style.png
     pathlib.Path(args.figure).write_bytes(as_file(figure))
+  if chosen.cost is None:
+    raise ConfigError(chosen.reason)
   if args.check:
-    if chosen.cost is None:
-      raise ConfigError(f"--check has nothing to compile: {chosen.reason}")
     for line in plan_check.check(args.config, overrides, planned, chosen.cost):
       print(line, flush=True)
 
@@ -183,7 +183,6 @@ def describe_choice(chosen: recommendation.Choice, kernel: str):
   """Lines: which to take, why, and what its memory is made of."""
   cost = chosen.cost
   if cost is None:
-    yield chosen.reason
     return
   yield f"take {cost.layout}, {cost.distribution.name}: {chosen.reason}"
   yield " ".join(f"--config.{x}" for x in recommendation.settings(cost))

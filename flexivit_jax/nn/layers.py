@@ -120,6 +120,16 @@ def linear(x, kernel, bias, dtype, *, contract: int = 1):
   return y.reshape(*rows, *outs)
 
 
+def dropout(module: nn.Module, rate: float, x, *, train: bool):
+  """Dropout of each number, with the module's rng "dropout" in training."""
+  key = None
+  if train and rate and axes.inside_shard_map():
+    # The devices of a sequence share the key, and have tokens of their own.
+    key = module.make_rng("dropout")
+    key = jax.random.fold_in(key, jax.lax.axis_index(axes.SEQ))
+  return nn.Dropout(rate, deterministic=not train)(x, rng=key)
+
+
 class LayerNorm(nn.Module):
   """`layer_norm` with its scale and bias."""
 
@@ -312,7 +322,7 @@ class Mlp(nn.Module):
     gate = dense(hidden, name="Dense_gate")(x) if self.gated else y
     gate = nn.gelu(gate, approximate=not self.exact_gelu)
     y = gate * y if self.gated else gate
-    y = nn.Dropout(self.dropout, deterministic=not train)(y)
+    y = dropout(self, self.dropout, y, train=train)
     return dense((d,), name="Dense_1")(y)
 
 
@@ -382,7 +392,7 @@ class EncoderBlock(nn.Module):
   def _branch(self, y, scale_name, segments, drop_path, train):
     if self.layer_scale is not None:
       y = LayerScale(self.layer_scale, name=scale_name)(y)
-    y = nn.Dropout(self.dropout, deterministic=not train)(y)
+    y = dropout(self, self.dropout, y, train=train)
     if not train or drop_path is None:
       return y
     # Stochastic depth (arXiv:1603.09382), one draw for each image.
@@ -392,7 +402,8 @@ class EncoderBlock(nn.Module):
       kept = jax.random.bernoulli(key, keep, (b, 1))
     else:
       # A row of l tokens has no more images, besides its padding.
-      kept = jax.random.bernoulli(key, keep, (b, l + 1))
+      row = l * axes.parts() if axes.inside_shard_map() else l
+      kept = jax.random.bernoulli(key, keep, (b, row + 1))
       segments = jnp.broadcast_to(segments, (b, l))
       kept = jnp.take_along_axis(kept, segments, axis=1)
     return jnp.where(kept[..., None], y / keep.astype(y.dtype), 0)

@@ -4,12 +4,12 @@ from flexivit_jax.nn.relations import Relative
 from flexivit_jax.nn.vit import ViT
 
 
-def check(model: ViT, *, length: int, parts: int, platform: str) -> None:
-  """Refuses what attention could not compute, before anything is compiled.
+def check_model(model: ViT, *, parts: int, platform: str) -> None:
+  """Refuses a model that attention could not compute for rows of any length,
+  before anything is compiled.
 
   Args:
-    length: patches of a row.
-    parts: devices that share it.
+    parts: devices that share a row.
     platform: of the devices: "cpu", "gpu" or "tpu".
 
   Raises:
@@ -23,8 +23,24 @@ def check(model: ViT, *, length: int, parts: int, platform: str) -> None:
   )
   if parts > 1:
     _check_tokens(model, parts)
+  check_length(model, length=parts, parts=parts)
+
+
+def check_length(model: ViT, *, length: int, parts: int) -> None:
+  """Refuses rows that the devices could not share.
+
+  Args:
+    length: patches of a row.
+    parts: devices that share it.
+
+  Raises:
+    ValueError: with what would work.
+  """
   model.distribution.check(
-    length=length, num_heads=heads, parts=parts, kernel=model.kernel
+    length=length,
+    num_heads=model.size.num_heads,
+    parts=parts,
+    kernel=model.kernel,
   )
 
 

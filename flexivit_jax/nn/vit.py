@@ -290,7 +290,7 @@ class ViT(nn.Module):
       prefix=x.shape[1] - embedded.shape[1],
       head_width=self.size.width // self.size.num_heads,
     )
-    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    x = layers.dropout(self, self.dropout, x, train=train)
     block = layers.EncoderBlock
     if self.remat:
       block = nn.remat(

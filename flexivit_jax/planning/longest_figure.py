@@ -47,6 +47,8 @@ def draw_longest(
         xytext=(0, 3),
         textcoords="offset points",
         ha="right",
+        # Lines of the figure may pass behind it.
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
       )
     plot.set_xscale("log", base=2)
     plot.set_yscale("log", base=2)

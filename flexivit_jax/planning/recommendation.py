@@ -45,8 +45,17 @@ def choose(
   fitting = [c for c in possible if memory is None or needs(c) <= memory]
   if not fitting:
     least = min(possible, key=needs)
-    ways = [] if least.work.remat else ["--config.model.remat=true"]
-    ways += ["--config.model.kernel=blockwise"] if kernel == "dense" else []
+    # Each alone, in what it would need.
+    ways = {}
+    if not least.work.remat:
+      ways["--config.model.remat=true"] = least.memory(kernel, remat=True)
+    if kernel == "dense":
+      ways["--config.model.kernel=blockwise"] = least.memory("blockwise")
+    ways = [
+      f"{way} ({format_bytes(int(memory.total))})"
+      for way, memory in ways.items()
+      if memory.total < needs(least)
+    ]
     ways += ["a smaller batch", "more devices"]
     needed, given = (format_bytes(int(x)) for x in (needs(least), memory))
     return Choice(

@@ -37,8 +37,8 @@ def gradients(
   be divided by P as well. Without it, it is P times too large, which Adam does
   not show and a step of SGD, or clipping by the norm, does.
 
-  Dropout draws alike on the devices of a sequence, so that stochastic depth
-  leaves a branch out of the whole image.
+  Stochastic depth draws alike on the devices of a sequence, so that a branch is
+  left out of the whole image; dropout draws for each token.
 
   Args:
     measure: of the whole model, for rows and tokens of one device.

@@ -27,7 +27,10 @@ LOST = (
   "process {index} of {count} was lost ({reason}), so this one ends too; start "
   "all of them again, and the run goes on from its last checkpoint"
 )
-FAILED = "process {index} of {count} ended with an error, so this one ends too"
+FAILED = (
+  "process {index} of {count} ended with an error, which its own output says, "
+  "so this one ends too"
+)
 
 
 class Line:

@@ -100,8 +100,8 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     above = below if below > batch_size else below + n
     options = dict.fromkeys((below, above))
     raise ValueError(
-      f"{batch_size} images do not divide over {n} devices: take "
-      f"{' or '.join(map(str, options))}"
+      f"{batch_size} images or packed rows do not divide over the {n} devices "
+      f"of the mesh's axis data: take {' or '.join(map(str, options))}"
     )
 
 

@@ -253,19 +253,19 @@ REFUSALS = {
     QuerySharded(),
     dict(length=196, num_heads=3, parts=8, kernel=dense.Dense()),
     "196 tokens of a row do not divide over the 8 devices of the mesh's axis "
-    "seq: take 192 or 200 tokens",
+    "seq: take seq=1 or 2 or 4 or 7 or 14, or 192 or 200 tokens",
   ),
   "short": (
     ring.Ring(),
     dict(length=5, num_heads=3, parts=8, kernel=dense.Dense()),
     "5 tokens of a row do not divide over the 8 devices of the mesh's axis "
-    "seq: take 8 tokens",
+    "seq: take seq=1 or 5, or 8 tokens",
   ),
   "length for ulysses": (
     ulysses.Ulysses(),
     dict(length=196, num_heads=8, parts=8, kernel=dense.Dense()),
     "196 tokens of a row do not divide over the 8 devices of the mesh's axis "
-    "seq: take 192 or 200 tokens",
+    "seq: take seq=1 or 2 or 4 or 7 or 14, or 192 or 200 tokens",
   ),
   "heads": (
     ulysses.Ulysses(),

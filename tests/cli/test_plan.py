@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 
 from flexivit_jax import config
@@ -59,13 +60,17 @@ def test_a_row_for_each_mesh_and_each_way(run):
   assert lines[-2].startswith("memory with kernel blockwise: parameters ")
 
 
-def test_what_cannot_be_is_said_once_for_a_mesh(run):
-  lines = run(*SMALL, "--mesh=data=1,seq=5", "--config.model.registers=4")
+def test_what_cannot_be_is_said_once_for_a_mesh(run, capsys):
+  with pytest.raises(ConfigError) as e:
+    run(*SMALL, "--mesh=data=1,seq=5", "--config.model.registers=4")
+  lines = capsys.readouterr().out.splitlines()
   refused = [line for line in lines if line.startswith("not ")]
-  assert refused == [
-    "not data=1,seq=5: 4 class and register tokens in a row that is shared: "
+  why = (
+    "data=1,seq=5: 4 class and register tokens in a row that is shared: "
     "give pool gap or map, and registers 0"
-  ]
+  )
+  assert refused == [f"not {why}"]
+  assert str(e.value) == f"nothing works: {why}"
   lines = run(*SMALL, "--mesh=seq=8")
   assert [line for line in lines if line.startswith("not ")] == [
     "not data=1,seq=8 ulysses: 4 heads do not divide over the 8 devices of the "
@@ -174,6 +179,7 @@ def test_data_stays_closed_where_the_config_says_all(run):
   ],
 )
 def test_refusals(run, arguments, message):
+  assert jax.device_count() == 8  # from now on there are no others
   with pytest.raises(ConfigError) as e:
     run(LONG, *arguments)
   assert str(e.value) == message

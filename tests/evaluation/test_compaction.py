@@ -365,7 +365,8 @@ def test_what_cannot_be_run_is_refused():
   with pytest.raises(ValueError) as caught:
     compiled(Oracle(12), [Cascade((LARGE,))], batch, 8)
   assert str(caught.value) == (
-    "12 images do not divide over 8 devices: take 8 or 16"
+    "12 images or packed rows do not divide over the 8 devices of the mesh's "
+    "axis data: take 8 or 16"
   )
   packed = dataclasses.replace(batch, inputs=patchify(batch.inputs, SMALL))
   with pytest.raises(ValueError) as caught:

@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from flexivit_jax.attention import (
   blockwise,
@@ -19,7 +22,14 @@ from flexivit_jax.attention import (
   ulysses,
 )
 from flexivit_jax.core.tokens import Batch, Tokens
-from flexivit_jax.nn import pooling, positions, relations, shared_rows, vit
+from flexivit_jax.nn import (
+  layers,
+  pooling,
+  positions,
+  relations,
+  shared_rows,
+  vit,
+)
 from flexivit_jax.tasks.supervised import Supervised
 from flexivit_jax.training import double_averaging, parameter_sharding, sharding
 from flexivit_jax.training import step as step_lib
@@ -229,6 +239,69 @@ def test_microbatches_add_up(double):
   _assert_equal(got, _gradients(model, params, batch), 1e-12)
 
 
+@pytest.mark.usefixtures("float64")
+def test_stochastic_depth_is_of_whole_images_of_packs():
+  # More images in a row than a device has tokens of it.
+  b, l, e = 2, 32, 16
+  rng = np.random.default_rng(0)
+  segments = np.tile(np.repeat(np.arange(1, e + 1, dtype=np.int32), 2), (b, 1))
+  cells = np.tile(np.array([[0, 0], [0, 1]], np.int32), (b, e, 1))
+  tokens = Tokens(
+    rng.integers(0, 256, (b, l, 12), np.uint8),
+    cells,
+    np.full_like(cells, (1, 2)),
+    segments,
+    patch_sizes=((2, 2),),
+    num_images=e,
+  )
+  labels = rng.integers(0, 5, (b, e), np.int32)
+  weights = np.ones((b, e), np.float32)
+  batch = Batch(tokens, labels, weights, np.arange(b * e).reshape(b, e))
+  model = _model(size=vit.Size(16, 2, 32, 4), drop_path=0.6)
+  params = _params(model, batch)
+
+  def on_one_device(measure, params, batch, key):
+    # Each group of devices draws from a key of its own; here is one group.
+    key = jax.random.fold_in(key, 0)
+    return step_lib.mean_gradients(measure, params, batch, key)
+
+  expected = _gradients(model, params, batch, how=on_one_device)
+  mesh = sharding.make_mesh(sharding.MeshSpec(1, 8))
+  got = _gradients(model, params, batch, mesh, _twice(params, batch))
+  _assert_equal(got[0], expected[0], 1e-12)
+  whole = _gradients(_model(size=model.size), params, batch)
+  with pytest.raises(AssertionError):
+    _assert_equal(whole[0], expected[0], 1e-2)
+
+
+class _Dropped(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return layers.dropout(self, 0.5, x, train=True)
+
+
+def test_devices_of_a_sequence_drop_numbers_of_their_own():
+  def drop(x):
+    return _Dropped().apply({}, x, rngs={"dropout": jax.random.key(0)})
+
+  mesh = sharding.make_mesh(sharding.MeshSpec(1, 8))
+  tokens = PartitionSpec(None, "seq")
+  by_share = jax.shard_map(
+    drop,
+    in_specs=tokens,
+    out_specs=tokens,
+    check_vma=False,  # as in `double_averaging`
+  )
+  where = NamedSharding(mesh, tokens)
+  dropped = jax.jit(sharding.on_mesh(by_share, mesh), in_shardings=where)
+  found = np.asarray(dropped(jnp.ones((2, 128, 16))))
+  assert set(np.unique(found)) == {0, 2}
+  shares = np.split(found, 8, axis=1)
+  for one, other in itertools.combinations(shares, 2):
+    # Of 512 numbers half agree by chance; by five standard deviations.
+    assert abs((one == other).mean() - 0.5) < 0.12
+
+
 def _after(steps, model, params, batch, mesh=None):
   """Parameters after so many steps of SGD with momentum."""
   tx = optax.sgd(0.05, momentum=0.9)
@@ -309,7 +382,7 @@ def test_a_model_that_shares_no_rows_has_no_collectives():
       {},
       dict(length=66),
       "66 tokens of a row do not divide over the 4 devices of the mesh's axis "
-      "seq: take 64 or 68 tokens",
+      "seq: take seq=1 or 2 or 3 or 6, or 64 or 68 tokens",
     ),
     (
       {"distribution": ulysses.Ulysses(), "size": vit.Size(12, 1, 32, 3)},
@@ -356,13 +429,18 @@ def test_refusals(changes, options, error):
   model = _model(**{"dtype": "float32"} | changes)
   options = dict(length=64, parts=4, platform="cpu") | options
   with pytest.raises(ValueError) as caught:
-    shared_rows.check(model, **options)
+    check(model, **options)
   assert str(caught.value) == error
+
+
+def check(model, *, length, parts, platform):
+  shared_rows.check_model(model, parts=parts, platform=platform)
+  shared_rows.check_length(model, length=length, parts=parts)
 
 
 def test_what_goes_is_let_through():
   for kernel in (dense.Dense(), blockwise.Blockwise()):
     model = _model(dtype="float32", kernel=kernel)
-    shared_rows.check(model, length=64, parts=4, platform="cpu")
+    check(model, length=64, parts=4, platform="cpu")
     model = dataclasses.replace(model, pool=pooling.ClassToken(), registers=2)
-    shared_rows.check(model, length=65, parts=1, platform="cpu")
+    check(model, length=65, parts=1, platform="cpu")

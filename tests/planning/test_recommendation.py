@@ -73,8 +73,8 @@ def test_nothing_fits():
   assert found.cost is None
   assert found.reason == (
     "does not fit: the least, ring on data=1,seq=8, needs 76.1 MiB of 5.0 MiB "
-    "with kernel dense: take --config.model.remat=true or "
-    "--config.model.kernel=blockwise or a smaller batch or more devices"
+    "with kernel dense: take --config.model.remat=true (48.1 MiB) or a "
+    "smaller batch or more devices"
   )
   found = _choose(8, memory=5 * MIB, remat=True)
   assert "with kernel blockwise: take a smaller batch or more" in found.reason

@@ -181,7 +181,8 @@ def test_refusals_are_those_of_the_attention():
   )
   assert refusal("ring", Layout(1, 8), length=60) == (
     "60 tokens of a row do not divide over the 8 devices of the mesh's axis "
-    "seq: take 56 or 64 tokens"
+    "seq: take seq=1 or 2 or 3 or 4 or 5 or 6 or 10 or 12 or 15, or 56 or 64 "
+    "tokens"
   )
   size = Size(30, 2, 64, 6)
   assert refusal("ulysses", Layout(1, 8), size=size) == (

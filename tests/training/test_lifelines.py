@@ -121,7 +121,10 @@ def test_an_error_of_one_ends_the_others():
   group = Group(3)
   threading.Thread(target=group.members[1].fail).start()
   group.wait_for_ends(0, 2)
-  text = "process 1 of 3 ended with an error, so this one ends too"
+  text = (
+    "process 1 of 3 ended with an error, which its own output says, so this "
+    "one ends too"
+  )
   assert [group.ended[0], group.ended[2]] == [[text], [text]]
   assert group.ended[1] == []
 

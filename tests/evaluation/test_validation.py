@@ -1,0 +1,113 @@
+"""What an evaluation says, of tasks that classify and of others."""
+
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flexivit_jax.core.means import Mean
+from flexivit_jax.core.tokens import Batch
+from flexivit_jax.evaluation import measured, validation
+from flexivit_jax.evaluation.answers import Answers
+from flexivit_jax.evaluation.points import Setting
+from flexivit_jax.evaluation.sweep import Found
+from flexivit_jax.tasks.supervised import Supervised
+from flexivit_jax.training import log
+
+SIZES = [Setting((4, 4), (24, 24)), Setting((6, 6), (24, 24))]
+
+
+class Brightness:
+  """A task that measures a batch's mean label and twice that."""
+
+  classifies = False
+  metrics = ("loss", "twice")
+
+  def measure(self, model, params, batch, *, patch_hw):
+    del model, patch_hw
+    loss = params * batch.labels
+    return {
+      "loss": Mean.of(loss, batch.weights),
+      "twice": Mean.of(2 * loss, batch.weights),
+      "losses": Mean(jnp.zeros(2), jnp.zeros(2)),  # not one of its metrics
+    }
+
+
+def batch(labels, weights):
+  labels, weights = (
+    jnp.array(x, jnp.float32)[:, None] for x in (labels, weights)
+  )
+  return Batch(None, labels, weights, jnp.arange(len(labels))[:, None])
+
+
+def test_sums_of_batches_are_divided_once():
+  task, of = Brightness(), validation.of(Brightness())
+  parts = [
+    of.forward(task, None, 10.0, batch(labels, weights), patch_hw=(4, 4))
+    for labels, weights in (([1, 2, 3], [1, 1, 1]), ([9, 5, 7], [1, 0, 0]))
+  ]
+  np.testing.assert_array_equal(parts[0].index[:, 0], [0, 1, 2])
+  found = of.gather(parts)
+  assert found == {"loss": 37.5, "twice": 75.0}  # not of means: 55 and 110
+  assert of.rows(found) == found
+
+
+def test_of_no_image_nothing_is_said():
+  with pytest.raises(ValueError, match=r"^there is no image to evaluate on$"):
+    measured.gather([])
+
+
+def test_a_loss_is_better_where_it_is_lower():
+  of = validation.of(Brightness())
+  found = {
+    s: Found({"loss": loss, "twice": 2 * loss}, 16, 1)
+    for s, loss in zip(SIZES, (0.25, 0.75), strict=True)
+  }
+  values = of.values(found)
+  assert values == {
+    "validation/loss": 0.5,
+    "validation/loss@4": 0.25,
+    "validation/twice@4": 0.5,
+    "validation/loss@6": 0.75,
+    "validation/twice@6": 1.5,
+  }
+  assert log.is_evaluation(values)
+  assert log.score(values) == -0.5
+
+
+def test_an_accuracy_is_better_where_it_is_higher():
+  of = validation.of(Supervised())
+
+  def answers(rank, loss):
+    index = np.arange(len(rank))
+    return Answers(index, index, index, index, np.array(loss), np.array(rank))
+
+  found = {
+    SIZES[0]: Found(answers([0, 0, 1, 0], [0.5, 0.5, 2.0, 1.0]), 36, 1),
+    SIZES[1]: Found(answers([0, 3, 1, 0], [1.0, 1.0, 1.0, 3.0]), 16, 1),
+  }
+  values = of.values(found)
+  assert values == {
+    "validation/top1": 0.625,
+    "validation/top1@4": 0.75,
+    "validation/loss@4": 1.0,
+    "validation/top1@6": 0.5,
+    "validation/loss@6": 1.5,
+  }
+  assert log.score(values) == 0.625
+
+
+def test_the_best_of_a_run_is_read_from_its_rows(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  file = log.MetricsFile(path, 0)
+  for step, loss in ((10, 0.7), (20, 0.4), (30, 0.5)):
+    file.write(step, {"validation/loss": loss, "validation/loss@4": 1.0})
+    file.write(step, {"loss": 0.1})
+  file.close()
+  assert log.best(log.read_scores(path)) == 20
+
+
+def test_training_rows_are_no_evaluation():
+  row = types.MappingProxyType({"loss": 0.5, "loss@4": 0.5})
+  assert not log.is_evaluation(row)
