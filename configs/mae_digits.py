@@ -1,6 +1,6 @@
 """Masked autoencoding of the embedded digits, at patch sizes drawn per step.
 
-A FlexiViT encoder learns from 1,097 images without their labels in about two
+A FlexiViT encoder learns from 1,097 images without their labels in a few
 minutes on two CPU cores: it sees a quarter of the patches of 4, 6, 8 or 12 px,
 and a light decoder answers the pixels of the others.
 
@@ -19,14 +19,15 @@ the main job say; its decoder stays behind:
 tries it in seconds. Mask ratio and target are MAE's (arXiv:2111.06377), the
 rest is of configs/flexivit_digits.py, whose model this is.
 
-Expected: a relative loss below 0.7 at every size (docs/results.md).
+Expected: a relative loss below 0.5 at every size, where constants for each
+place reach 0.64 (docs/results.md). For 1,500 steps it learns little more than
+these.
 """
 
 from configs._recipe import config_of
 
 
 def get_config(argument: str = ""):
-  affine = dict(name="affine", degrees=10.0, scale=(0.9, 1.1), shift=0.08)
   return config_of(
     argument,
     model=dict(
@@ -45,9 +46,8 @@ def get_config(argument: str = ""):
       ),
     ),
     patch_size=dict(name="sampled", choices=(4, 6, 8, 12)),
-    train=dict(
-      source=dict(name="digits", split="train[200:]"), transforms=(affine,)
-    ),
+    # No transforms: the masks are what varies.
+    train=dict(source=dict(name="digits", split="train[200:]")),
     validation=dict(source=dict(name="digits", split="train[:200]")),
     test=dict(source=dict(name="digits", split="test")),
     optimizer=dict(
@@ -60,8 +60,8 @@ def get_config(argument: str = ""):
     ),
     batch_size=64,
     eval_batch_size=100,
-    total_steps=3000,
-    eval_every=500,
-    save_every=500,
+    total_steps=6000,
+    eval_every=1000,
+    save_every=1000,
     log_every=100,
   )
