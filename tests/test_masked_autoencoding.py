@@ -95,6 +95,14 @@ def test_configs_that_cannot_be(overrides, text):
       'config.model.pool is "map", and the task mae trains what comes before '
       'the pool alone: take pool="gap" or "tok"',
     ),
+    (
+      (
+        "model.kernel={'name':'triton','interpret':True}",
+        "task.decoder.size.num_heads=8",
+      ),
+      "config.task.decoder: kernel triton takes heads of 16 to 256, not 8: "
+      "take the kernel blockwise",
+    ),
   ],
 )
 def test_what_cannot_work_is_refused_at_once(overrides, text):

@@ -44,7 +44,19 @@ class DecoderSpec:
       )
     self.position.tables(self.size.width)  # says why not
 
-  def build(self, model: ViT, **options) -> "Decoder":
+  def check(self, model: ViT, platform: str) -> None:
+    """Refuses heads that the model's attention kernel does not take.
+
+    Args:
+      platform: of the devices: "cpu", "gpu" or "tpu".
+
+    Raises:
+      ValueError: with what would work.
+    """
+    width = self.size.width // self.size.num_heads
+    model.kernel.check(platform=platform, head_width=width, dtype=model.dtype)
+
+  def build(self, model: ViT) -> "Decoder":
     """The module beside an encoder, with its conventions."""
     return Decoder(
       self.size,
@@ -56,7 +68,6 @@ class DecoderSpec:
       exact_gelu=model.exact_gelu,
       kernel=model.kernel,
       remat=model.remat,
-      **options,
     )
 
 
