@@ -277,6 +277,11 @@ class Experiment:
         f"mesh.seq is {self.mesh.seq}, but the task mae takes visible patches "
         "out of whole rows, which devices then cannot share: give mesh.seq=1"
       )
+    if self.mesh.double_averaging:
+      raise ValueError(
+        "mesh.double_averaging does not go with masked patches: take the task "
+        "supervised, or mesh.double_averaging=False"
+      )
     if task.target == targets.PATCH and any(
       math.prod(size) == 1 for size in self.patch_size.sizes
     ):
@@ -298,8 +303,6 @@ class Experiment:
       problem = 'parameters that are shared by fsdp: take sharding="replicated"'
     elif isinstance(self.task, distill.Distill):
       problem = "a teacher: take the task supervised"
-    elif isinstance(self.task, masked_autoencoder.MaskedAutoencoder):
-      problem = "masked patches: take the task supervised"
     elif self.model.standardize:
       problem = "images standardised by all their patches: give image_mean"
     if problem:
