@@ -24,6 +24,7 @@ from flexivit_jax.core.tokens import (
 from flexivit_jax.nn import cost, pixel_head, pooling, positions
 from flexivit_jax.nn.decoder import DecoderSpec
 from flexivit_jax.nn.vit import ViT
+from flexivit_jax.nn.whole_grid import OfWholeGrid
 from flexivit_jax.tasks import draws, targets
 from flexivit_jax.tasks.by_patch_size import loss_by_patch_size
 
@@ -191,6 +192,9 @@ class MaskedAutoencoder:
       tokens: of which `masked` hides some; of their patches only those that
         are visible are read.
     """
+    if tokens.whole_grid is not None:
+      position = OfWholeGrid(model.position, tokens.whole_grid)
+      model = model.clone(position=position)
     train = dropout_key is not None
     own = {name: x for name, x in params.items() if name != DECODER}
     encoded = model.apply(
