@@ -7,7 +7,7 @@ def architecture(where: str, checkpoint: str) -> tuple[dict, dict]:
   """(model, init_from) of a recipe that starts from a checkpoint.
 
   The model is the checkpoint's but for its head, which is for the data's
-  classes and starts afresh.
+  classes and starts afresh, if the checkpoint has one or not.
   """
   # Here, so that the other recipes do not wait for JAX.
   from flexivit_jax import config, pretrained
@@ -22,7 +22,4 @@ def architecture(where: str, checkpoint: str) -> tuple[dict, dict]:
   found = pretrained.read(checkpoint)
   model = config.to_json(found.model)
   model.update(num_classes=None, scan=False, remat=False)
-  begin = dict(checkpoint=checkpoint)
-  if found.model.num_classes:
-    begin["dont_load"] = ("head/.*",)
-  return model, begin
+  return model, dict(checkpoint=checkpoint, dont_load=("head/.*",))

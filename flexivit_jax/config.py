@@ -55,7 +55,13 @@ from flexivit_jax.nn import (
   tables,
   vit,
 )
-from flexivit_jax.tasks import distill, losses, supervised, task
+from flexivit_jax.tasks import (
+  distill,
+  losses,
+  masked_autoencoder,
+  supervised,
+  task,
+)
 from flexivit_jax.training import (
   mixing,
   optimizer,
@@ -101,6 +107,7 @@ CHOICES: dict[Any, dict[str, Any]] = {
   task.Task: {
     "supervised": supervised.Supervised,
     "distill": distill.Distill,
+    "mae": masked_autoencoder.MaskedAutoencoder,
   },
   losses.Loss: {
     "softmax": losses.SoftmaxLoss,

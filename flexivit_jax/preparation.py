@@ -18,7 +18,7 @@ from flexivit_jax.formats import fitting
 from flexivit_jax.nn import cost, shared_rows, stems
 from flexivit_jax.run import Run
 from flexivit_jax.run_data import eval_reading, teacher_hw, train_loader
-from flexivit_jax.tasks import distill
+from flexivit_jax.tasks import distill, masked_autoencoder
 from flexivit_jax.training import provenance, sharding
 
 
@@ -179,6 +179,11 @@ def _check_shared_rows(experiment: Experiment, mesh, loader, validation):
     for size in experiment.patch_size.sizes:
       place = "config.patch_size {}x{}".format(*size)
       check(place, cost.tokens(loader.image_hw, size))
+  if isinstance(experiment.task, masked_autoencoder.MaskedAutoencoder):
+    with blaming("config.task.decoder"):
+      experiment.task.decoder.check(
+        experiment.model, mesh.devices.flat[0].platform
+      )
   if validation is None:
     return
   for view, settings in enumerate(validation.views):

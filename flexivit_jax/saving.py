@@ -72,7 +72,7 @@ def note_of(checkpoint: Checkpoint) -> dict[str, Any]:
     facts["patch_size"] = list(spec.patch_size)
   if spec.trained_sizes:
     facts["trained_sizes"] = [list(size) for size in spec.trained_sizes]
-  if spec.classes:
+  if spec.classes and checkpoint.model.num_classes:  # those of its head
     facts["classes"] = list(spec.classes)
   return facts
 

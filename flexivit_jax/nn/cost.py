@@ -90,6 +90,12 @@ def packed_multiply_adds(
   return embedding + _after_embedding(model, patches, num_images)
 
 
+def blocks(size: Size, row: int) -> int:
+  """Multiply-adds of plain blocks on a row of so many tokens."""
+  d = size.width
+  return size.depth * (_attention(d, row, row) + _mlp(size, row))
+
+
 def _packed_embedding(model, patch_sizes) -> int:
   """Of one patch."""
   h, w = (max(sides) for sides in zip(*patch_sizes))

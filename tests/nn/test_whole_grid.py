@@ -1,0 +1,59 @@
+"""Positions of a grid's cells, taken or computed for each."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flexivit_jax.nn import positions, relations, tables
+from flexivit_jax.nn.whole_grid import OfWholeGrid
+
+GRID = (3, 4)
+
+
+@pytest.mark.parametrize(
+  "position",
+  [
+    positions.LearnedGrid(GRID),
+    positions.LearnedGrid((2, 5)),
+    positions.SinCos2D(fractional_side=4.0),
+    tables.RowColumn((3, 4)),
+  ],
+  ids=lambda p: f"{type(p).__name__}{getattr(p, 'size', '')}",
+)
+def test_taken_is_as_computed(position):
+  rng = np.random.default_rng(0)
+  params = {
+    name: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    for name, (_, shape) in position.tables(16).items()
+  }
+  cells = np.stack([rng.permutation(12)[:5] for _ in range(3)])
+  coords = jnp.asarray(np.stack(np.divmod(cells, 4), axis=-1), jnp.int32)
+  grid_hw = jnp.broadcast_to(jnp.array(GRID), coords.shape)
+  weights = rng.normal(size=(3, 5, 16)).astype(np.float32)
+
+  def read(position):
+    def total(params):
+      found = position(params, coords, grid_hw, 16)
+      return (weights * found).sum(), found
+
+    return jax.jit(jax.grad(total, has_aux=True))(params)
+
+  (slopes, taken), (wanted, computed) = map(
+    read, (OfWholeGrid(position, GRID), position)
+  )
+  # float32 sums of a few numbers of about 1.
+  near = {"rtol": 0, "atol": 3e-6}
+  np.testing.assert_allclose(taken, computed, **near)
+  for name, x in slopes.items():
+    np.testing.assert_allclose(x, wanted[name], err_msg=name, **near)
+
+
+def test_what_is_not_added_is_as_it_is():
+  coords = jnp.zeros((1, 2, 2), jnp.int32)
+  rotary = OfWholeGrid(relations.Rotary(), GRID)
+  assert rotary({}, coords, coords, 16) is None
+  found = rotary.relation(coords, prefix=1, head_width=8)
+  wanted = relations.Rotary().relation(coords, prefix=1, head_width=8)
+  np.testing.assert_array_equal(found.cos, wanted.cos)
+  assert OfWholeGrid(tables.RowColumn((3, 4)), GRID).largest_grid == (3, 4)
