@@ -45,7 +45,14 @@ from flexivit_jax.data import (
   tfds,
 )
 from flexivit_jax.experiment import ConfigError, Experiment, blaming
-from flexivit_jax.nn import pooling, positions, relations, tables, vit
+from flexivit_jax.nn import (
+  conditioning,
+  pooling,
+  positions,
+  relations,
+  tables,
+  vit,
+)
 from flexivit_jax.tasks import distill, losses, supervised, task
 from flexivit_jax.training import (
   mixing,
@@ -72,6 +79,10 @@ CHOICES: dict[Any, dict[str, Any]] = {
     "gap": pooling.Gap,
     "tok": pooling.ClassToken,
     "map": pooling.Map,
+  },
+  conditioning.Conditioning: {
+    "none": conditioning.Unconditioned,
+    "adaln_zero": conditioning.AdaLNZero,
   },
   Kernel: {
     "dense": dense.Dense,
