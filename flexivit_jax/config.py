@@ -31,6 +31,7 @@ from flexivit_jax.attention import (
 from flexivit_jax.attention.distribution import Distribution
 from flexivit_jax.attention.kernels import Kernel
 from flexivit_jax.config_file import to_plain
+from flexivit_jax.core import diffusion as noise
 from flexivit_jax.core import patch_size, resolution, token_drop
 from flexivit_jax.core.text import cut, listed, nearest, quoted, show
 from flexivit_jax.data import (
@@ -53,7 +54,7 @@ from flexivit_jax.nn import (
   tables,
   vit,
 )
-from flexivit_jax.tasks import distill, losses, supervised, task
+from flexivit_jax.tasks import diffusion, distill, losses, supervised, task
 from flexivit_jax.training import (
   mixing,
   optimizer,
@@ -98,6 +99,16 @@ CHOICES: dict[Any, dict[str, Any]] = {
   task.Task: {
     "supervised": supervised.Supervised,
     "distill": distill.Distill,
+    "diffusion": diffusion.Diffusion,
+  },
+  noise.NoiseSchedule: {
+    "linear": noise.LinearNoise,
+    "cosine": noise.CosineNoise,
+  },
+  noise.Prediction: {
+    "noise": noise.PredictNoise,
+    "velocity": noise.PredictVelocity,
+    "data": noise.PredictData,
   },
   losses.Loss: {
     "softmax": losses.SoftmaxLoss,

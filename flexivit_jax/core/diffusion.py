@@ -1,14 +1,13 @@
 """Diffusion: how noise comes into data, and how it is taken out again.
 
-A noised z = signal x + sigma e of data x and normal noise e, with signal^2 +
-sigma^2 = 1, at a time t of 0, the least noise, to steps - 1. Arrays are of any
-shape, with the time of each along their first axis.
+Noised data is z = signal x + sigma e, of data x and normal noise e, with
+signal^2 + sigma^2 = 1, at a time of 0, the least noise, to steps - 1.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -69,21 +68,19 @@ def _check_steps(steps, least):
     raise ValueError(f"steps is {steps}: give {least} to {MAX_STEPS}")
 
 
-class Level:
-  """signal and sigma of z, each f32 that multiplies it."""
+class Level(NamedTuple):
+  """What data and noise are multiplied by, f32, in the shape of z or one that
+  is broadcast to it."""
 
-  def __init__(self, signal, sigma):
-    self.signal, self.sigma = signal, sigma
+  signal: jax.Array
+  sigma: jax.Array
 
-  @classmethod
-  def at(cls, schedule: NoiseSchedule, times: jax.Array, rank: int) -> "Level":
-    """Of i32 times `[...]`, with as many axes of 1 behind as the rank asks."""
-    kept = schedule.kept()
-    tables = (np.sqrt(kept), np.sqrt(1 - kept))
-    shape = (*times.shape, *(1,) * (rank - times.ndim))
-    return cls(
-      *(jnp.asarray(x, jnp.float32)[times].reshape(shape) for x in tables)
-    )
+
+def level_at(schedule: NoiseSchedule, times: jax.Array) -> Level:
+  """Of i32 times, in their shape."""
+  kept = schedule.kept()
+  tables = np.sqrt(kept), np.sqrt(1 - kept)
+  return Level(*(jnp.asarray(x, jnp.float32)[times] for x in tables))
 
 
 def add_noise(x: jax.Array, noise: jax.Array, level: Level) -> jax.Array:

@@ -186,7 +186,7 @@ def standardize(tokens: Tokens) -> Tokens:
   dtype = jnp.promote_types(patches.dtype, jnp.float32)
   if patches.dtype != jnp.uint8:
     patches = (patches.astype(dtype) + 1) * 127.5
-  real, owner = _pixels(tokens), jnp.ones((1, 1, 1), dtype)
+  real, owner = real_numbers(tokens), jnp.ones((1, 1, 1), dtype)
   if tokens.segments is not None:
     slots = jnp.arange(1, e + 1, dtype=tokens.segments.dtype).reshape(1, 1, e)
     owner = (tokens.segments[..., None] == slots).astype(dtype)
@@ -208,8 +208,12 @@ def standardize(tokens: Tokens) -> Tokens:
   return dataclasses.replace(tokens, patches=x)
 
 
-def _pixels(tokens: Tokens) -> jax.Array:
-  """bool `[b or 1, l or 1, ph * pw * c]`: what a patch of its size has."""
+def real_numbers(tokens: Tokens) -> jax.Array:
+  """Which numbers of `patches` a patch of its size has; padding has some.
+
+  Returns:
+    bool `[b or 1, l or 1, ph * pw * c]`.
+  """
   width = tokens.patches.shape[-1]
   sizes = tokens.patch_sizes
   if tokens.size_index is None:

@@ -98,7 +98,9 @@ def test_formula_of_a_block():
   context = layers.Context(condition=CONDITION)
   params = block.init(jax.random.key(0), x, context, None, False)["params"]
   kernel = _normal(4, 16, 6, 16)
-  params = params | {"modulation": {"kernel": kernel, "bias": _normal(5, 6, 16)}}
+  params = params | {
+    "modulation": {"kernel": kernel, "bias": _normal(5, 6, 16)}
+  }
 
   def apply(module, name, *args, **kwargs):
     return module.apply({"params": params[name]}, *args, **kwargs)
@@ -106,9 +108,12 @@ def test_formula_of_a_block():
   silu = CONDITION / (1 + jnp.exp(-CONDITION))
   s = jnp.einsum("bed,dkf->bekf", silu, kernel)
   s = s + params["modulation"]["bias"].reshape(1, 1, 6, 16)
-  norm = lambda x: (x - x.mean(-1, keepdims=True)) / jnp.sqrt(  # noqa: E731
-    x.var(-1, keepdims=True) + 1e-6
-  )
+
+  def norm(x):
+    return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(
+      x.var(-1, keepdims=True) + 1e-6
+    )
+
   attention = layers.Attention(2, jnp.dtype("float32"), 1e-6)
   mlp = layers.Mlp(32, jnp.dtype("float32"))
   y = norm(x) * (1 + s[:, :, 1]) + s[:, :, 0]
@@ -145,7 +150,9 @@ def test_packed_scanned_and_rematerialised_agree(changes):
     )
   packed = Tokens(
     patches=jnp.pad(TOKENS.patches.reshape(1, 8, -1), ((0, 0), (0, 2), (0, 0))),
-    coords=jnp.pad(jnp.tile(TOKENS.coords, (1, 2, 1)), ((0, 0), (0, 2), (0, 0))),
+    coords=jnp.pad(
+      jnp.tile(TOKENS.coords, (1, 2, 1)), ((0, 0), (0, 2), (0, 0))
+    ),
     grid_hw=jnp.pad(
       jnp.tile(TOKENS.grid_hw, (1, 2, 1)),
       ((0, 0), (0, 2), (0, 0)),
