@@ -1,7 +1,7 @@
 """A diffusion transformer on the embedded digits, at their own 8 x 8 pixels.
 
 python train.py --config configs/dit_digits.py --workdir runs/dit
-python -m flexivit_jax.cli.sample --checkpoint runs/dit --output runs/dit/samples
+python -m flexivit_jax.cli.sample --checkpoint runs/dit --output samples
 """
 
 from ml_collections import ConfigDict

@@ -207,23 +207,27 @@ def sample(
   kept = schedule.kept()
   now = kept[times]
   after = np.append(kept[times[1:]], 1.0)
-  noised = sampler.eta * np.sqrt((1 - after) / (1 - now) * (1 - now / after))
   steps = {
-    "time": times,
-    "number": np.arange(len(times), dtype=np.int32),
+    "time": jnp.asarray(times),
+    "number": jnp.arange(len(times)),
+    **_coefficients(now, after, sampler.eta),
+  }
+  body = functools.partial(_step, denoise, fresh, predicts, sampler)
+  return jax.lax.scan(body, start.astype(jnp.float32), steps)[0]
+
+
+def _coefficients(now, after, eta) -> dict[str, jax.Array]:
+  """Of steps from one kept share to the next, f32 `[steps]`."""
+  fresh = eta * np.sqrt((1 - after) / (1 - now) * (1 - now / after))
+  found = {
     "signal": np.sqrt(now),
     "sigma": np.sqrt(1 - now),
     "next_signal": np.sqrt(after),
     # Rounding may leave it below 0 at eta 1.
-    "next_sigma": np.sqrt(np.maximum(1 - after - noised**2, 0)),
-    "noised": noised,
+    "next_sigma": np.sqrt(np.maximum(1 - after - fresh**2, 0)),
+    "fresh": fresh,
   }
-  steps = {
-    name: jnp.asarray(x if x.dtype == np.int32 else x.astype(np.float32))
-    for name, x in steps.items()
-  }
-  body = functools.partial(_step, denoise, fresh, predicts, sampler)
-  return jax.lax.scan(body, start.astype(jnp.float32), steps)[0]
+  return {name: jnp.asarray(x, jnp.float32) for name, x in found.items()}
 
 
 def _step(denoise, fresh, predicts, sampler, z, step):
@@ -235,5 +239,5 @@ def _step(denoise, fresh, predicts, sampler, z, step):
   noise = (z - level.signal * x) / level.sigma
   z = step["next_signal"] * x + step["next_sigma"] * noise
   if sampler.eta:
-    z = z + step["noised"] * fresh(step["number"])
+    z = z + step["fresh"] * fresh(step["number"])
   return z, None
