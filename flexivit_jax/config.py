@@ -35,6 +35,7 @@ from flexivit_jax.core import diffusion as noise
 from flexivit_jax.core import patch_size, resolution, token_drop
 from flexivit_jax.core.text import cut, listed, nearest, quoted, show
 from flexivit_jax.data import (
+  arrays,
   augment,
   bad_images,
   colour,
@@ -146,6 +147,7 @@ CHOICES: dict[Any, dict[str, Any]] = {
     "image_folder": sources.ImageFolder,
     "listed_images": listed_images.ListedImages,
     "tfds": tfds.Tfds,
+    "arrays": arrays.Arrays,
   },
   modes.Mode: {
     "antialias": modes.Antialias,

@@ -11,6 +11,7 @@ from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.text import align
 from flexivit_jax.data import batches, images, modes
 from flexivit_jax.data import loader as loader_lib
+from flexivit_jax.data.arrays import Arrays
 from flexivit_jax.evaluation import generated
 from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import ConfigError, blaming, check_patch_size
@@ -100,6 +101,11 @@ def open_judge(args, found: Checkpoint, image_hw) -> Judge:
     ConfigError: it cannot judge these.
   """
   run = found.spec.experiment
+  if isinstance(run.train.source, Arrays):
+    raise ConfigError(
+      "--judge compares pictures, and the samples are other arrays: decode "
+      "them, and judge what comes out"
+    )
   with blaming("--judge"):
     vit = pretrained.load(args.judge)
     if vit.model.channels != found.model.channels:

@@ -27,6 +27,7 @@ from flexivit_jax.cli import arguments, errors, judging, named_data, reading
 from flexivit_jax.core.diffusion import Sampler
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.text import listed
+from flexivit_jax.data.arrays import Arrays
 from flexivit_jax.evaluation import pictures
 from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import ConfigError, blaming, check_patch_size
@@ -109,9 +110,10 @@ def sample(args) -> None:
     patch_hw=patch_hw,
     sampler=sampler,
   )
-  pixels = found.model.channels in (1, 3) and not is_latent(run)
   shown = np.asarray(visible(images))
-  data = shown if pixels else images
+  data = shown
+  if isinstance(run.train.source, Arrays):
+    data = images / run.train.source.scale
   rows = shown.reshape(len(classes), args.count, *shown.shape[1:])
   names = np.array(found.spec.classes)
   with (
@@ -137,11 +139,6 @@ def sample(args) -> None:
     print(referee.table(record["judged"]))
   with files.replacing(output / "samples.json") as path:
     path.write_text(json.dumps(record, indent=2) + "\n")
-
-
-def is_latent(run) -> bool:
-  """Whether the data are arrays of floats, and no pictures."""
-  return False
 
 
 def draw(task, model, params, labels, args, **options) -> np.ndarray:
@@ -229,6 +226,9 @@ def choose_image_size(text, run) -> tuple[int, int]:
     with blaming("--image_size"):
       return parse_hw(text)
   hw = preprocessing.trained_hw(run)
+  if hw is None and isinstance(run.train.source, Arrays):
+    with blaming("config.train"):
+      hw = run.train.source.open().size(0)
   if hw is None:
     raise ConfigError(
       "the run does not say how large its images are: give --image_size"
