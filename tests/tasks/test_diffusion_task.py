@@ -17,7 +17,7 @@ from flexivit_jax.tasks import draws
 from flexivit_jax.tasks.diffusion import Diffusion, visible
 
 MODEL = vit.ViT(
-  size=vit.Size(16, 2, 32, 2),
+  size=vit.Size(16, 1, 32, 2),
   position=positions.SinCos2D(),
   pool=pooling.Gap(),
   kernel_hw=(2, 2),
@@ -163,6 +163,7 @@ def test_packed_equals_separate():
   assert abs(float(swapped["loss"]) - float(separate["loss"])) > 1e-3
 
 
+@pytest.mark.slow
 def test_classes_are_dropped_in_training_alone():
   """With all classes dropped the labels do not matter."""
   task = dataclasses.replace(TASK, class_dropout=1 - 1e-6)
@@ -178,6 +179,7 @@ def test_classes_are_dropped_in_training_alone():
     assert (losses[0] == losses[1]) == same
 
 
+@pytest.mark.slow
 def test_evaluation_does_not_depend_on_the_batch():
   whole = _measure(_random(), _batch())["loss"]
   parts = []
@@ -191,6 +193,7 @@ def test_evaluation_does_not_depend_on_the_batch():
   np.testing.assert_allclose(sum(parts), whole.total, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_mixed_patch_sizes_in_one_row():
   """Of the smaller patch only its own numbers count."""
   small = patchify(_batch().inputs, (2, 2)).patches[1].reshape(4, 2, 2, 3)
@@ -251,6 +254,7 @@ def test_samples_depend_on_key_class_and_guidance_and_on_nothing_else():
     assert np.abs(other - found).max() > 1e-3, name
 
 
+@pytest.mark.slow
 def test_guidance_of_one_is_the_class_alone_and_of_zero_no_class():
   """The shortcut of 1 equals the formula near 1; 0 equals the null class."""
   labels = jnp.array([0, 1])
@@ -266,6 +270,7 @@ def test_guidance_of_one_is_the_class_alone_and_of_zero_no_class():
   assert np.abs(none - near).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_pictures_are_rows_of_classes_and_always_the_same():
   draw = jax.jit(
     functools.partial(TASK.draw, MODEL), static_argnames="patch_hw"
