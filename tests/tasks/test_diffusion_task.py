@@ -48,8 +48,8 @@ def _initialised():
 def _random():
   """Parameters without the zeros of the beginning."""
   leaves, tree = jax.tree.flatten(_initialised())
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  leaves = [0.2 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves)]
+  rng = np.random.default_rng(0)
+  leaves = [(0.2 * rng.normal(size=x.shape)).astype(np.float32) for x in leaves]
   return jax.tree.unflatten(tree, leaves)
 
 
