@@ -104,7 +104,6 @@ def _after_steps(*overrides, steps=3):
     ("mesh.seq=4",),
     ("mesh.seq=4", "model.distribution=ring"),
     ("sharding.name=fsdp", "sharding.min_size=1"),
-    ("accumulate=2",),
     ("model.scan=True", "model.remat=True"),
   ],
   ids=str,
@@ -215,21 +214,24 @@ def test_latents_are_learned_and_sampled(command, tmp_path):
 
 def test_a_run_starts_another_and_no_classifier(command, tmp_path):
   first = tmp_path / "first"
-  overrides = ("total_steps=2", "eval_every=2")
+  overrides = ("total_steps=3", "eval_every=3")
   done = command("train.py", *_arguments(*overrides), f"--workdir={first}")
   assert done.returncode == 0, done.stderr
   again = (*SMALL, *overrides, f"init_from={{'checkpoint':'{first}'}}")
   experiment = config.load("configs/dit_digits.py", again)
-  arrays, _ = preparation.read_initial(experiment)
+  run = preparation.prepare(experiment, lambda line: None)
   found = pretrained.read(first)
-  assert arrays.keys() == found.arrays.keys()
+  assert run.initial.keys() == found.arrays.keys()
   assert {name.partition("/")[0] for name in found.own} == {"diffusion"}
   plain = ("model.conditioning=none", "task=supervised", *again)
-  with pytest.raises(ValueError) as error:
-    preparation.read_initial(config.load("configs/dit_digits.py", plain))
+  with pytest.raises(ConfigError) as error:
+    preparation.prepare(
+      config.load("configs/dit_digits.py", plain), lambda line: None
+    )
   assert str(error.value) == (
-    f"{first} has conditioning 'adaln_zero' and the model 'none', whose norms "
-    "are others: give model.conditioning='adaln_zero', or another checkpoint"
+    f"config.init_from: {first} has conditioning 'adaln_zero' and the model "
+    "'none', whose norms are others: give model.conditioning='adaln_zero', or "
+    "another checkpoint"
   )
 
 
