@@ -245,7 +245,9 @@ def run_steps(run, workdir: pathlib.Path, checkpoints, window) -> int:
       f"{run.total_steps}; the same command goes on"
     )
     return 128 + interruption.signal
-  watch.line(f"finished; next: python evaluate.py --checkpoint {workdir}")
+  watch.line(
+    f"finished; next: {experiment.task.used_by} --checkpoint {workdir}"
+  )
   return 0
 
 

@@ -31,9 +31,11 @@ from flexivit_jax.attention import (
 from flexivit_jax.attention.distribution import Distribution
 from flexivit_jax.attention.kernels import Kernel
 from flexivit_jax.config_file import to_plain
+from flexivit_jax.core import diffusion as noise
 from flexivit_jax.core import patch_size, resolution, token_drop
 from flexivit_jax.core.text import cut, listed, nearest, quoted, show
 from flexivit_jax.data import (
+  arrays,
   augment,
   bad_images,
   colour,
@@ -46,6 +48,7 @@ from flexivit_jax.data import (
 )
 from flexivit_jax.experiment import ConfigError, Experiment, blaming
 from flexivit_jax.nn import (
+  conditioning,
   early_convolutions,
   pooling,
   positions,
@@ -56,6 +59,7 @@ from flexivit_jax.nn import (
   vit,
 )
 from flexivit_jax.tasks import (
+  diffusion,
   distill,
   losses,
   masked_autoencoder,
@@ -93,6 +97,10 @@ CHOICES: dict[Any, dict[str, Any]] = {
     "resnet": resnet.ResNet,
     "early_convolutions": early_convolutions.EarlyConvolutions,
   },
+  conditioning.Conditioning: {
+    "none": conditioning.Unconditioned,
+    "adaln_zero": conditioning.AdaLNZero,
+  },
   Kernel: {
     "dense": dense.Dense,
     "blockwise": blockwise.Blockwise,
@@ -108,6 +116,16 @@ CHOICES: dict[Any, dict[str, Any]] = {
     "supervised": supervised.Supervised,
     "distill": distill.Distill,
     "mae": masked_autoencoder.MaskedAutoencoder,
+    "diffusion": diffusion.Diffusion,
+  },
+  noise.NoiseSchedule: {
+    "linear": noise.LinearNoise,
+    "cosine": noise.CosineNoise,
+  },
+  noise.Prediction: {
+    "noise": noise.PredictNoise,
+    "velocity": noise.PredictVelocity,
+    "data": noise.PredictData,
   },
   losses.Loss: {
     "softmax": losses.SoftmaxLoss,
@@ -145,6 +163,7 @@ CHOICES: dict[Any, dict[str, Any]] = {
     "image_folder": sources.ImageFolder,
     "listed_images": listed_images.ListedImages,
     "tfds": tfds.Tfds,
+    "arrays": arrays.Arrays,
   },
   modes.Mode: {
     "antialias": modes.Antialias,

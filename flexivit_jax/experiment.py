@@ -12,13 +12,8 @@ from flexivit_jax.core.text import listed
 from flexivit_jax.core.tokens import grid_shape
 from flexivit_jax.data import augment, bad_images, modes, packs, sources
 from flexivit_jax.data.parts import MAX_PARTS
-from flexivit_jax.nn import positions, vit
-from flexivit_jax.tasks import (
-  distill,
-  masked_autoencoder,
-  supervised,
-  targets,
-)
+from flexivit_jax.nn import conditioning, positions, vit
+from flexivit_jax.tasks import distill, masked_autoencoder, supervised, targets
 from flexivit_jax.tasks.task import Task
 from flexivit_jax.training import (
   mixing,
@@ -303,6 +298,8 @@ class Experiment:
       problem = 'parameters that are shared by fsdp: take sharding="replicated"'
     elif isinstance(self.task, distill.Distill):
       problem = "a teacher: take the task supervised"
+    elif isinstance(self.model.conditioning, conditioning.AdaLNZero):
+      problem = "conditioned blocks"
     elif self.model.standardize:
       problem = "images standardised by all their patches: give image_mean"
     if problem:

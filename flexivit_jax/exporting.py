@@ -20,7 +20,7 @@ from flexivit_jax.core.patch_size import as_hw
 from flexivit_jax.core.tokens import grid_shape, patchify
 from flexivit_jax.formats import repatch, stem_parameters
 from flexivit_jax.loaded import Checkpoint, LoadedViT
-from flexivit_jax.nn import positions
+from flexivit_jax.nn import conditioning, positions
 from flexivit_jax.nn.vit import ViT
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -51,6 +51,7 @@ def export(
     ValueError: the directory exists, or a size or a platform cannot be, or the
       model has no positions for so many patches.
   """
+  conditioning.refuse(vit.model.conditioning, vit.spec.path)
   directory, platforms = pathlib.Path(directory), tuple(platforms)
   if directory.exists():
     raise ValueError(

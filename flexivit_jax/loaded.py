@@ -21,6 +21,7 @@ from flexivit_jax.data import image_list
 from flexivit_jax.experiment import Experiment
 from flexivit_jax.formats import architecture
 from flexivit_jax.nn import (
+  conditioning,
   early_convolutions,
   positions,
   relations,
@@ -114,6 +115,7 @@ class LoadedViT:
     Returns:
       `[n, classes]`.
     """
+    conditioning.refuse(self.model.conditioning, self.spec.path)
     if not self.model.num_classes:
       raise ValueError(f"{self.spec.path} has no head: use features")
     return self._outputs(images, patch_size, resolution, ("logits",))["logits"]
@@ -137,6 +139,7 @@ class LoadedViT:
     return self._outputs(images, patch_size, resolution, names)
 
   def _outputs(self, images, patch_size, resolution, names):
+    conditioning.refuse(self.model.conditioning, self.spec.path)
     patch_hw = self._size(patch_size)
     if isinstance(images, (list, tuple)):
       images = [self._checked(x, f"image {i}") for i, x in enumerate(images)]
@@ -406,6 +409,9 @@ def _extras(model: vit.ViT) -> Iterator[str]:
     "gated MLPs": model.gated_mlp,
     "RMSNorm": model.rms_norm,
     "stacked layers": model.scan,
+    "blocks conditioned by adaLN-Zero": isinstance(
+      model.conditioning, conditioning.AdaLNZero
+    ),
   }
   yield from (name for name, used in named.items() if used)
   if model.attention_scale is not None:

@@ -3,11 +3,14 @@
 import functools
 from collections.abc import Callable
 
+import numpy as np
+
 from flexivit_jax import config, pretrained, teaching
 from flexivit_jax.core.patch_size import ScheduledPatchSize
 from flexivit_jax.core.peers import ALONE, Peers
 from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.data import scan
+from flexivit_jax.data.sources import dtype_of
 from flexivit_jax.experiment import (
   ConfigError,
   Experiment,
@@ -19,6 +22,7 @@ from flexivit_jax.nn import cost, shared_rows, stems
 from flexivit_jax.run import Run
 from flexivit_jax.run_data import eval_reading, teacher_hw, train_loader
 from flexivit_jax.tasks import distill, masked_autoencoder
+from flexivit_jax.tasks.diffusion import Diffusion
 from flexivit_jax.training import provenance, sharding
 
 
@@ -70,6 +74,7 @@ def prepare(
   with blaming("config.train"):
     source = experiment.open(experiment.train)
     experiment = experiment.for_classes(source.classes)
+    _check_arrays(experiment, source)
     loader = train_loader(experiment, source, shard)
   looked_at, images_per_step = {}, experiment.batch_size
   taken_per_step = images_per_step
@@ -170,6 +175,33 @@ def _check_length(experiment: Experiment, mesh, place, length):
     shared_rows.check_length(
       experiment.model, length=length, parts=mesh.shape["seq"]
     )
+
+
+def _check_arrays(experiment: Experiment, source) -> None:
+  """Refuses what takes pictures alone, of data that are other arrays."""
+  if dtype_of(source) == np.uint8:
+    return
+  channels = source.image(0).shape[-1]
+  if channels != experiment.model.channels:
+    raise ConfigError(
+      f"config.model.channels is {experiment.model.channels}, and the arrays "
+      f"of config.train have {channels}: give config.model.channels={channels}"
+    )
+  for name in ("packing", "mix"):
+    if getattr(experiment, name):
+      raise ConfigError(
+        f"config.{name} is for pictures, and config.train has arrays of "
+        "floats: leave it out"
+      )
+  task = experiment.task
+  if isinstance(task, Diffusion) and task.sampler.clip:
+    low, high = float(source.pixels.min()), float(source.pixels.max())
+    if not -1 <= low <= high <= 1:
+      raise ConfigError(
+        f"config.task.sampler.clip keeps samples in [-1, 1], and the arrays of "
+        f"config.train lie in [{low:.3g}, {high:.3g}]: give "
+        "config.task.sampler.clip=False, or a config.train.source.scale"
+      )
 
 
 def _check_shared_rows(experiment: Experiment, mesh, loader, validation):

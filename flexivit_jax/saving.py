@@ -18,6 +18,7 @@ from flexivit_jax.formats import (
   timm,
 )
 from flexivit_jax.loaded import Checkpoint, LoadedViT
+from flexivit_jax.nn import conditioning
 from flexivit_jax.pretrained import NOTE, WEIGHTS
 
 
@@ -41,6 +42,7 @@ def save(model: LoadedViT | Checkpoint, path, format: str) -> list[str]:
   path = pathlib.Path(path)
   check_target(path, format)
   checkpoint = model.checkpoint() if isinstance(model, LoadedViT) else model
+  conditioning.refuse(checkpoint.model.conditioning, checkpoint.spec.path)
   return FORMATS[format](checkpoint, path)
 
 

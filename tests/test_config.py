@@ -86,6 +86,7 @@ REQUIRED = {
   "image_folder": {"path": "images"},
   "distill": {"teacher": {"checkpoint": "runs/teacher"}},
   "listed_images": {"path": "images"},
+  "arrays": {"path": "latents.npz"},
   "tfds": {"dataset": "cifar10"},
   "resize": {"size": (24, 20)},
   "resize_crop": {"short": 24, "size": (24, 20)},

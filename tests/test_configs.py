@@ -75,6 +75,10 @@ SMOKE = (
 NO_CLASSES = ("mae_digits", "mae_cifar", "pit_mae_cifar", "pit_mae_cifar,2")
 
 
+# The same, whose runs are sampled and not evaluated.
+DIFFUSION = ("dit_digits", "dit_cifar,8", "pit_dit_cifar,8")
+
+
 DISTILLED = (
   *("flexivit_s_i1k", "flexivit_b_i1k", "flexivit_l_i1k"),
   "flexivit_b_i21k,distilled",
@@ -150,7 +154,7 @@ def with_files(config, folder):
 def test_no_recipe_is_left_out():
   configs = pathlib.Path(__file__).parents[1] / "configs"
   names = {recipe.partition(":")[0] for recipe in RECIPES}
-  names |= {recipe.partition(",")[0] for recipe in SMOKE}
+  names |= {recipe.partition(",")[0] for recipe in (*SMOKE, *DIFFUSION)}
   assert {path.stem for path in configs.glob("[!_]*.py")} == names
 
 
@@ -177,6 +181,32 @@ def test_recipe_runs_on_embedded_data(recipe, command, tmp_path):
     return
   assert evaluated.returncode == 0, evaluated.stderr
   assert "top-1" in evaluated.stdout
+
+
+@pytest.mark.parametrize(
+  "recipe", [pytest.param(name, marks=pytest.mark.slow) for name in DIFFUSION]
+)
+def test_recipe_of_diffusion_trains_and_is_sampled(recipe, command, tmp_path):
+  name, comma, more = recipe.partition(",")
+  config = f"configs/{name}.py:smoke{comma}{more}"
+  done = command("train.py", f"--config={config}", f"--workdir={tmp_path}")
+  assert done.returncode == 0, done.stderr
+  rows = read_rows(tmp_path / "metrics.jsonl")
+  losses = [r["loss"] for r in rows if "loss" in r]
+  # Normal noise that nothing is known of has a mean square of 1; the velocity
+  # of half black digits has one not far from it.
+  assert len(losses) == 3
+  assert 0.5 < min(losses) < max(losses) < 1.5
+  (picture,) = (tmp_path / "pictures").glob("00000003_*.png")
+  assert Image.open(picture).size[0] > 8 * 64
+  sampled = command(
+    *("-m", "flexivit_jax.cli.sample", f"--checkpoint={tmp_path}"),
+    *(f"--output={tmp_path}", "--count=2", "--steps=2", "--classes=1,9"),
+  )
+  assert sampled.returncode == 0, sampled.stderr
+  found = np.load(tmp_path / "samples.npz")
+  assert found["images"].shape == (4, 8, 8, 3)
+  assert found["labels"].tolist() == [1, 1, 9, 9]
 
 
 def test_a_recipe_that_needs_a_folder_says_so(here, tmp_path):

@@ -171,7 +171,8 @@ def test_navit_decays_its_head_apart():
 def test_a_header_has_commands_and_what_to_expect(path):
   header = ast.get_docstring(ast.parse(path.read_text()))
   assert f"python train.py --config configs/{path.name}:" in header
-  assert "python evaluate.py --checkpoint runs/" in header
+  commands = r"python (evaluate\.py|-m flexivit_jax\.cli\.sample)"
+  assert re.search(rf"{commands} --checkpoint runs/", header)
   assert re.search(r"\bExpected\b.*:", header)
 
 

@@ -39,6 +39,7 @@ from flexivit_jax.evaluation.drawing.few_shot import draw_few_shot
 from flexivit_jax.evaluation.few_shot_results import FewShot, Point
 from flexivit_jax.evaluation.points import Setting
 from flexivit_jax.experiment import ConfigError, blaming
+from flexivit_jax.nn import conditioning
 from flexivit_jax.training import compilation, memory, provenance, sharding
 
 # Beyond, the draws of a table would take days.
@@ -97,6 +98,7 @@ def evaluate(args) -> FewShot:
   given = reading.facts(args)
   with blaming("--checkpoint"):
     vit = pretrained.load(args.checkpoint, step=args.step, **given)
+    conditioning.refuse(vit.model.conditioning, args.checkpoint)
   print(vit, flush=True)
   if vit.model.channels != 3:
     raise ConfigError(

@@ -31,6 +31,7 @@ from flexivit_jax.experiment import (
   check_patch_size,
 )
 from flexivit_jax.loaded import LoadedViT
+from flexivit_jax.nn import conditioning
 from flexivit_jax.nn.vit import MAX_SIDE
 from flexivit_jax.run_data import eval_reading
 from flexivit_jax.training import sharding
@@ -121,6 +122,7 @@ def make_plan(args) -> Plan:
   given = reading.facts(args)
   with blaming("--checkpoint"):
     vit = pretrained.load(args.checkpoint, step=args.step, **given)
+    conditioning.refuse(vit.model.conditioning, args.checkpoint)
   print(vit, flush=True)
   wanted, loss = choose_wanted(args, vit)
   patch_hw = choose_patch_size(args, vit)

@@ -58,7 +58,8 @@ class Batch:
   """One step's input.
 
   Attributes:
-    inputs: u8 images `[b, h, w, c]` (a grid batch, cut inside the step) or
+    inputs: images `[b, h, w, c]`, u8, or float32 of data that are no pictures
+      (a grid batch, cut inside the step), or
       `Tokens` (a packed batch, cut on the host).
     labels: i32 `[b, e]`, class of each image slot; or `[b, e, k]`, its classes
       filled up with -1, where images may have several.

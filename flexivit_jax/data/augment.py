@@ -268,5 +268,8 @@ RANDOM = (InceptionCrop, Flip, Affine, ColorJitter, Grayscale, RandAugment)
 # What resizes, so that it takes a mode as well.
 RESIZING = (Resize, ResizeCrop, InceptionCrop)
 
+# What takes arrays of any numbers and channels; the others take pictures.
+OF_ANY_ARRAY = (CentralCrop, Flip)
+
 # What gives an image another size, or another aspect ratio.
 SIZING = (Resize, ResizeCrop, CentralCrop, PadSquare, InceptionCrop)

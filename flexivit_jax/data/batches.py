@@ -19,7 +19,7 @@ from flexivit_jax.data import augment
 from flexivit_jax.data.images import BadImageError
 from flexivit_jax.data.modes import ANTIALIAS
 from flexivit_jax.data.parts import ALL, Parts, permutations
-from flexivit_jax.data.sources import LabelError, Source
+from flexivit_jax.data.sources import LabelError, Source, dtype_of
 
 
 class ImageShapeError(ValueError, Fault):
@@ -38,6 +38,15 @@ class Example:
   source: Source
   transforms: tuple[augment.Transform, ...]
   shape: tuple[int, int, int] | None = None
+
+  def __post_init__(self):
+    if self.dtype != np.uint8:
+      refuse_of_pictures(self.transforms)
+
+  @property
+  def dtype(self) -> np.dtype:
+    """Of every image."""
+    return dtype_of(self.source)
 
   def __call__(
     self, index: int, rng: np.random.Generator | None
@@ -94,6 +103,20 @@ class Example:
     """What stands where there is no image: class 0, of no weight, or -1s."""
     label = self.label(0)
     return np.full_like(label, -1) if np.ndim(label) else 0
+
+
+def refuse_of_pictures(transforms: Iterable[augment.Transform]) -> None:
+  """Refuses transforms that arrays of numbers cannot go through.
+
+  Raises:
+    ValueError: naming the first.
+  """
+  for transform in transforms:
+    if not isinstance(transform, augment.OF_ANY_ARRAY):
+      raise ValueError(
+        f"{type(transform).__name__} is for pictures, and these are arrays of "
+        "floats: leave it out; CentralCrop and Flip take any"
+      )
 
 
 def first_image(example: Example, skip: bool) -> np.ndarray:
@@ -228,7 +251,7 @@ class EvalBatches:
   def __getitem__(self, step: int) -> dict[str, np.ndarray]:
     """As `TrainBatches`, with "image0", "image1", ... for the views."""
     first = step * self.batch_size
-    nothing = tuple(np.zeros(view.shape, np.uint8) for view in self.views)
+    nothing = tuple(np.zeros(view.shape, view.dtype) for view in self.views)
     empty = nothing, self.views[0].no_label
     loaded, indices, bad = [], [], {}
     for index in range(first + self.rows.start, first + self.rows.stop):

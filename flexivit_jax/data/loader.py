@@ -244,12 +244,13 @@ class EvalLoader:
 
   def example(self, view: int) -> Batch:
     """A batch of a view's shapes, of no weight."""
-    shape = (len(self._batches.rows), *self._batches.views[view].shape)
+    shown = self._batches.views[view]
+    shape = (len(self._batches.rows), *shown.shape)
     nothing = np.full(shape[0], -1, np.int32)
-    label = np.asarray(self._batches.views[view].no_label, np.int32)
+    label = np.asarray(shown.no_label, np.int32)
     return _grid_batch(
       {
-        "image": np.broadcast_to(np.uint8(0), shape),
+        "image": np.broadcast_to(shown.dtype.type(0), shape),
         "label": np.broadcast_to(label, (shape[0], *label.shape)),
         "index": nothing,
       }

@@ -29,6 +29,7 @@ class Source(Protocol):
       it sees names and sizes, not pixels.
     mode: how its images are decoded, and resized by transforms; a field, for
       `modes.open_source`.
+    dtype: of its images; where there is none, they are pictures, u8.
   """
 
   classes: Sequence[str]
@@ -38,7 +39,7 @@ class Source(Protocol):
   def __len__(self) -> int: ...
 
   def image(self, index: int) -> np.ndarray:
-    """u8 `[h, w, 3]`."""
+    """u8 `[h, w, 3]`, or `[h, w, c]` of another dtype."""
 
   def label(self, index: int) -> int | np.ndarray:
     """Its class; or its classes, i32 `[k]` and filled up with -1, where images
@@ -52,6 +53,11 @@ class Source(Protocol):
 
   def stored_order(self) -> Sequence[int] | np.ndarray:
     """Indices of all examples, neighbours where they are kept side by side."""
+
+
+def dtype_of(source: Source) -> np.dtype:
+  """Of its images: u8 of pictures, float32 of other arrays."""
+  return getattr(source, "dtype", np.dtype(np.uint8))
 
 
 class LabelError(Fault):

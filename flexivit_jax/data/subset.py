@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flexivit_jax.data.modes import Mode
-from flexivit_jax.data.sources import Source
+from flexivit_jax.data.sources import Source, dtype_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,10 @@ class Subset:
   @property
   def mode(self) -> Mode:
     return self.source.mode
+
+  @property
+  def dtype(self) -> np.dtype:
+    return dtype_of(self.source)
 
   @property
   def fingerprint(self) -> str:

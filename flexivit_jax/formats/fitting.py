@@ -9,6 +9,7 @@ from flexivit_jax.checkpoints import match
 from flexivit_jax.core.text import listed
 from flexivit_jax.formats import architecture, parameters, repatch
 from flexivit_jax.nn import positions, tables, vit
+from flexivit_jax.nn.conditioning import AdaLNZero
 
 HEAD = r"head/.*"
 TABLES = r"pos_embedding_.*"
@@ -42,6 +43,7 @@ def fit(
     ValueError: an array is missing, left over or of another shape and not in
       `dont_load`; a pattern of it matches nothing.
   """
+  _check_conditioning(source, target, path)
   notes = list(_differences(source, target))
   source, arrays, changes = _converted(source, dict(arrays), target)
   wanted = parameters.shapes(target)
@@ -146,6 +148,19 @@ def _check_tables(old, new, wanted, path):
         f"model.position.size={old.size}, or start with fresh ones by "
         f"dont_load=({TABLES!r},)"
       )
+
+
+def _check_conditioning(source, target, path):
+  """Refuses blocks of another kind: nobody knows the norms of the others."""
+  if source.conditioning != target.conditioning:
+    have, want = (
+      "adaln_zero" if isinstance(m.conditioning, AdaLNZero) else "none"
+      for m in (source, target)
+    )
+    raise ValueError(
+      f"{path} has conditioning {have!r} and the model {want!r}, whose norms "
+      f"are others: give model.conditioning={have!r}, or another checkpoint"
+    )
 
 
 def _check_head(arrays, wanted, path):

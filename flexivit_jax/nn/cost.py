@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from flexivit_jax.core.tokens import grid_shape
 from flexivit_jax.nn import pooling
+from flexivit_jax.nn.conditioning import AdaLNZero
 from flexivit_jax.nn.relations import Relative
 from flexivit_jax.nn.vit import Size, ViT
 
@@ -118,6 +119,8 @@ def _after_embedding(model: ViT, patches: int, num_images: int) -> int:
   if isinstance(model.pool, pooling.Map):
     pool = _attention(d, num_images, patches) + _mlp(size, num_images)
   per_image = d * model.num_classes + (d * d if model.representation else 0)
+  if isinstance(model.conditioning, AdaLNZero):
+    per_image += (6 * size.depth + 2) * d * d
   return size.depth * block + pool + num_images * per_image
 
 

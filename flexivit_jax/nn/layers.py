@@ -16,6 +16,7 @@ from flexivit_jax.attention import axes, dense, local
 from flexivit_jax.attention.distribution import Distribution
 from flexivit_jax.attention.kernels import Kernel
 from flexivit_jax.attention.query_sharded import QuerySharded
+from flexivit_jax.nn import conditioning
 from flexivit_jax.nn.context import Context, RelativeIndex, Rotation
 
 _bias_init = nn.initializers.normal(stddev=1e-6)
@@ -156,6 +157,39 @@ class RMSNorm(nn.Module):
 
 def norm(eps: float, rms: bool, name: str | None, **options) -> nn.Module:
   return (RMSNorm if rms else LayerNorm)(eps, name=name, **options)
+
+
+def plain_norm(x, eps: float, rms: bool):
+  """`norm` without parameters."""
+  scale = jnp.ones(x.shape[-1:], jnp.promote_types(x.dtype, jnp.float32))
+  if rms:
+    return rms_norm(x, scale, eps)
+  return layer_norm(x, scale, jnp.zeros_like(scale), eps)
+
+
+class Modulation(nn.Module):
+  """The shifts, scales and gates that a condition asks for: linear maps of its
+  SiLU that begin at zero (DiT, arXiv:2212.09748)."""
+
+  count: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, context: Context):
+    """`count` arrays `[b, l, d]`, or `[b, 1, d]` where a row is one image."""
+    segments, condition = context.segments, context.condition
+    b, e, d = condition.shape
+    shape = (d, self.count, d)
+    kernel = self.param("kernel", nn.initializers.zeros, shape)
+    bias = self.param("bias", nn.initializers.zeros, shape[1:])
+    y = linear(nn.silu(condition), kernel, bias, self.dtype)
+    y = conditioning.of_tokens(y.reshape(b, e, self.count * d), segments)
+    return jnp.split(y, self.count, axis=-1)
+
+
+def modulated(x, shift, scale, eps: float, rms: bool):
+  """x normalised, scaled and shifted; shift and scale as of `Modulation`."""
+  return plain_norm(x, eps, rms) * (1 + scale) + shift
 
 
 class Dense(nn.Module):
@@ -339,7 +373,12 @@ class LayerScale(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-  """Pre-norm transformer block: x + attention, x + MLP."""
+  """Pre-norm transformer block: x + attention, x + MLP.
+
+  Attributes:
+    conditioned: the context's condition shifts and scales the norms and gates
+      both branches (`conditioning.AdaLNZero`).
+  """
 
   num_heads: int
   mlp_dim: int
@@ -356,13 +395,18 @@ class EncoderBlock(nn.Module):
   proj_bias: bool = True
   attention_scale: float | None = None
   distribution: Distribution = local.Local()
+  conditioned: bool = False
 
   @nn.compact
   def __call__(self, x, context, drop_path, train: bool):
     """x: `[b, l, d]`; context: None for that of separate images with nothing
     but added positions; drop_path: probability of leaving a branch out."""
-    segments, relation = context or Context()
-    y = norm(self.eps, self.rms_norm, "LayerNorm_0")(x)
+    context = context or Context()
+    segments, relation, _ = context
+    parts = (None,) * 6
+    if self.conditioned:
+      parts = Modulation(6, self.dtype, name="modulation")(context)
+    y = self._normed("LayerNorm_0", x, *parts[:2])
     y = Attention(
       self.num_heads,
       self.dtype,
@@ -376,8 +420,9 @@ class EncoderBlock(nn.Module):
       self.distribution,
       name="MultiHeadDotProductAttention_0",
     )(y, y, x_segments=segments, y_segments=segments, relation=relation)
+    y = y if parts[2] is None else y * parts[2]
     x = x + self._branch(y, "LayerScale_0", segments, drop_path, train)
-    y = norm(self.eps, self.rms_norm, "LayerNorm_1")(x)
+    y = self._normed("LayerNorm_1", x, *parts[3:5])
     y = Mlp(
       self.mlp_dim,
       self.dtype,
@@ -387,7 +432,13 @@ class EncoderBlock(nn.Module):
       self.proj_bias,
       name="MlpBlock_0",
     )(y, train=train)
+    y = y if parts[5] is None else y * parts[5]
     return x + self._branch(y, "LayerScale_1", segments, drop_path, train)
+
+  def _normed(self, name, x, shift, scale):
+    if shift is None:
+      return norm(self.eps, self.rms_norm, name)(x)
+    return modulated(x, shift, scale, self.eps, self.rms_norm)
 
   def _branch(self, y, scale_name, segments, drop_path, train):
     if self.layer_scale is not None:
@@ -420,6 +471,7 @@ class Encoder(nn.Module):
     scan: one traced block over stacked parameters
       (`encoderblock/...` with a leading depth axis).
     rms_norm: the final norm is RMSNorm.
+    conditioned: as of a block; the final norm is shifted and scaled too.
   """
 
   block: Callable[..., EncoderBlock]
@@ -428,6 +480,7 @@ class Encoder(nn.Module):
   drop_path: float = 0.0
   scan: bool = False
   rms_norm: bool = False
+  conditioned: bool = False
 
   @nn.compact
   def __call__(self, x, context: Context | None, *, train: bool):
@@ -442,6 +495,9 @@ class Encoder(nn.Module):
         x = self.block(name=f"encoderblock_{i}")(x, context, rate, train)
     if self.eps is None:
       return x
+    if self.conditioned:
+      parts = Modulation(2, x.dtype, name="modulation")(context)
+      return modulated(x, *parts, self.eps, self.rms_norm)
     return norm(self.eps, self.rms_norm, "encoder_norm")(x)
 
   def _scanned(self, x, context, rates, train):

@@ -12,6 +12,7 @@ from flexivit_jax.attention import axes, dense, query_sharded, shares
 from flexivit_jax.attention.distribution import Distribution
 from flexivit_jax.attention.kernels import Kernel
 from flexivit_jax.core.tokens import Tokens, standardize
+from flexivit_jax.nn import conditioning as conditioning_lib
 from flexivit_jax.nn import layers, pooling, positions, stems
 from flexivit_jax.nn.context import Context
 from flexivit_jax.nn.patch_embedding import PatchEmbedding
@@ -134,6 +135,7 @@ class ViT(nn.Module):
       device all are the same.
     stem: convolutions whose feature map is cut into patches, instead of the
       image. It needs whole images.
+    conditioning: what steers the blocks beside the tokens.
   """
 
   size: Size
@@ -169,6 +171,7 @@ class ViT(nn.Module):
   kernel: Kernel = dense.Dense()
   distribution: Distribution = query_sharded.QuerySharded()
   stem: stems.Stem = stems.NoStem()
+  conditioning: conditioning_lib.Conditioning = conditioning_lib.Unconditioned()
 
   def __post_init__(self):
     super().__post_init__()
@@ -222,6 +225,11 @@ class ViT(nn.Module):
         f"norm_eps is {self.norm_eps}: give more than 0 and less than 1"
       )
     stems.check_kernel(self.stem, self.kernel_hw)
+    if self._conditioned and self.norm_after_pool:
+      raise ValueError(
+        "conditioning adaln_zero shifts and scales the final norm of each "
+        "token, and norm_after_pool leaves none: give norm_after_pool=False"
+      )
 
   @property
   def stored_patch_hw(self) -> tuple[int, int]:
@@ -229,10 +237,27 @@ class ViT(nn.Module):
     h, w = self.kernel_hw
     return h * self.stem.stride, w * self.stem.stride
 
+  @property
+  def _conditioned(self) -> bool:
+    return isinstance(self.conditioning, conditioning_lib.AdaLNZero)
+
   @nn.compact
-  def __call__(self, tokens: Tokens, *, train: bool = False) -> Outputs:
-    """Tokens to `Outputs`. `train` turns dropout on (rng "dropout")."""
+  def __call__(
+    self,
+    tokens: Tokens,
+    *,
+    condition: jax.Array | None = None,
+    train: bool = False,
+  ) -> Outputs:
+    """Tokens to `Outputs`.
+
+    Args:
+      condition: `[b, e, d]`, what steers the blocks, if `conditioning` says
+        that something does. To initialise parameters none is needed.
+      train: turns dropout on (rng "dropout").
+    """
     dtype = jnp.dtype(self.dtype)
+    condition = self._checked(condition, tokens)
     if self.standardize:
       tokens = standardize(tokens)
     tokens = jax.tree.map(shares.own, tokens)
@@ -261,7 +286,7 @@ class ViT(nn.Module):
     if self.embedding_norm:
       stem = self._norm("embedding_norm")(stem)
     embedded = self._add_positions(stem, tokens)
-    encoded, pooled = self._encode(embedded, tokens, train)
+    encoded, pooled = self._encode(embedded, tokens, condition, train)
     if self.norm_after_pool:
       pooled = self._norm("pool_norm")(pooled)
     if self.representation:
@@ -269,6 +294,13 @@ class ViT(nn.Module):
         layers.Dense((self.size.width,), dtype, name="pre_logits")(pooled)
       )
     return Outputs(stem, embedded, encoded, pooled, self._head(pooled))
+
+  def _checked(self, condition, tokens):
+    shape = (tokens.patches.shape[0], tokens.num_images, self.size.width)
+    if condition is None and self._conditioned and self.is_initializing():
+      return jnp.zeros(shape)
+    conditioning_lib.check(self.conditioning, condition, shape)
+    return condition
 
   def _norm(self, name):
     return layers.norm(self.norm_eps, self.rms_norm, name)
@@ -302,7 +334,7 @@ class ViT(nn.Module):
       return self.param(name, init, shape)
     return self.param(group, lambda key: {leaf: init(key, shape)})[leaf]
 
-  def _encode(self, embedded, tokens, train):
+  def _encode(self, embedded, tokens, condition, train):
     dtype, e = embedded.dtype, tokens.num_images
     x, segments = embedded, tokens.segments
     group = self._extra_tokens()
@@ -339,6 +371,7 @@ class ViT(nn.Module):
       attention_scale=self.attention_scale,
       kernel=self.kernel,
       distribution=self.distribution,
+      conditioned=self._conditioned,
     )
     x = layers.Encoder(
       block,
@@ -347,8 +380,9 @@ class ViT(nn.Module):
       self.drop_path,
       self.scan,
       self.rms_norm,
+      self._conditioned,
       name="Transformer",
-    )(x, Context(axes.everywhere(segments), relation), train=train)
+    )(x, Context(axes.everywhere(segments), relation, condition), train=train)
     g = 0 if group is None else group.shape[1]
     patches = x[:, e * g :]
     return patches, self._pool(x, patches, tokens, g)

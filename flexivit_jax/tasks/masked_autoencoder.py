@@ -21,7 +21,14 @@ from flexivit_jax.core.tokens import (
   to_tokens,
   unpatchify,
 )
-from flexivit_jax.nn import cost, pixel_head, pooling, positions, stems
+from flexivit_jax.nn import (
+  conditioning,
+  cost,
+  pixel_head,
+  pooling,
+  positions,
+  stems,
+)
 from flexivit_jax.nn.decoder import DecoderSpec
 from flexivit_jax.nn.vit import ViT
 from flexivit_jax.nn.whole_grid import OfWholeGrid
@@ -64,6 +71,7 @@ class MaskedAutoencoder:
   metrics = ("loss", "relative_loss")
   own_parameters: ClassVar[tuple[str, ...]] = (DECODER,)
   classifies: ClassVar[bool] = False
+  used_by: ClassVar[str] = "python -m flexivit_jax.cli.few_shot"
 
   def __post_init__(self):
     if not 0 < self.mask_ratio < 1:
@@ -93,6 +101,11 @@ class MaskedAutoencoder:
       raise ValueError(
         "config.model.stem takes whole images, and the task mae hides most of "
         'each: take stem="none"'
+      )
+    if isinstance(model.conditioning, conditioning.AdaLNZero):
+      raise ValueError(
+        "config.model.conditioning is adaln_zero, and the task mae has nothing "
+        'to tell the blocks: give config.model.conditioning="none"'
       )
     problem = None
     if isinstance(model.pool, pooling.Map):

@@ -23,9 +23,11 @@ class Task(Protocol):
     own_parameters: top-level names of parameters that are not the backbone's.
     classifies: whether it is a `Classification`, which is evaluated by its
       answers; another task is evaluated by what it measures.
+    used_by: the command that takes a finished run, as `--checkpoint`.
   """
 
   metrics: tuple[str, ...]
+  used_by: ClassVar[str]
   own_parameters: ClassVar[tuple[str, ...]]
   classifies: ClassVar[bool]
 
@@ -119,6 +121,7 @@ class Classifies:
   """What the tasks that classify share: the backbone alone, with a head."""
 
   classifies: ClassVar[bool] = True
+  used_by: ClassVar[str] = "python evaluate.py"
   own_parameters: ClassVar[tuple[str, ...]] = ()
 
   def for_classes(self, model: ViT, classes: tuple[str, ...]):

@@ -10,7 +10,15 @@ import pytest
 
 from flexivit_jax.core import masking
 from flexivit_jax.core.tokens import Batch, Tokens, patchify, to_tokens
-from flexivit_jax.nn import cost, pooling, positions, resnet, tables, vit
+from flexivit_jax.nn import (
+  conditioning,
+  cost,
+  pooling,
+  positions,
+  resnet,
+  tables,
+  vit,
+)
 from flexivit_jax.nn.decoder import DecoderSpec
 from flexivit_jax.tasks import targets
 from flexivit_jax.tasks.by_patch_size import LOSSES
@@ -544,6 +552,11 @@ def test_decoders_that_cannot_be(fields, text):
       {"stem": resnet.ResNet(()), "kernel_hw": (1, 1)},
       "config.model.stem takes whole images, and the task mae hides most of "
       'each: take stem="none"',
+    ),
+    (
+      {"conditioning": conditioning.AdaLNZero()},
+      "config.model.conditioning is adaln_zero, and the task mae has nothing "
+      'to tell the blocks: give config.model.conditioning="none"',
     ),
     (
       {"pool": pooling.Map()},

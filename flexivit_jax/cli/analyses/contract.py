@@ -12,6 +12,7 @@ from flexivit_jax.cli import reading
 from flexivit_jax.cli.arguments import Parser
 from flexivit_jax.experiment import blaming
 from flexivit_jax.loaded import Checkpoint, LoadedViT, on_device
+from flexivit_jax.nn import conditioning
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,4 +61,7 @@ def read(args: argparse.Namespace) -> Checkpoint:
 
 def load(args: argparse.Namespace) -> LoadedViT:
   """As `read`, ready to call."""
-  return on_device(read(args))
+  checkpoint = read(args)
+  with blaming("--checkpoint"):
+    conditioning.refuse(checkpoint.model.conditioning, args.checkpoint)
+  return on_device(checkpoint)

@@ -1,0 +1,240 @@
+"""Draws images from a model that learned by diffusion.
+
+  python -m flexivit_jax.cli.sample --checkpoint runs/dit --output samples
+  python -m flexivit_jax.cli.sample --checkpoint runs/dit --output samples \\
+      --classes 0,1,2 --count 8 --steps 50 --guidance 2 --eta 0 --seed 0
+  python -m flexivit_jax.cli.sample --checkpoint runs/dit --output samples \\
+      --count 50 --judge runs/flexivit --judge_patch_size 6
+
+Writes samples.png, a row for each class, and samples.npz: `images`, u8 (or what
+the data is, of latents), `labels` and `classes`, the names. With --judge a
+classifier compares them with real images, and samples.json has what it says:
+docs/diffusion.md.
+"""
+
+import json
+import shlex
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from flexivit_jax import preprocessing, pretrained
+from flexivit_jax.checkpoints import files
+from flexivit_jax.cli import arguments, errors, judging, named_data, reading
+from flexivit_jax.core.diffusion import Sampler
+from flexivit_jax.core.patch_size import parse_hw
+from flexivit_jax.core.text import listed
+from flexivit_jax.data.arrays import Arrays
+from flexivit_jax.evaluation import pictures
+from flexivit_jax.evaluation.points import size_name
+from flexivit_jax.experiment import ConfigError, blaming, check_patch_size
+from flexivit_jax.tasks.diffusion import Diffusion, visible
+from flexivit_jax.training import compilation, provenance
+
+
+def main(argv=None):
+  parser = arguments.parser(__doc__)
+  add = parser.add_argument
+  reading.add_checkpoint(parser)
+  add("--classes", default="all", help="0,1,2, or names; default: all")
+  add("--count", type=int, default=8, help="images of each; default: 8")
+  for name, kind, what in (
+    ("steps", int, "of the sampler"),
+    ("guidance", float, "1: none"),
+    ("eta", float, "0: deterministic; 1: fresh noise at each step, as DDPM"),
+  ):
+    add(f"--{name}", type=kind, help=f"{what}; default: the run's")
+  add("--seed", type=int, default=0, help="of the noise; default: 0")
+  add("--patch_size", help="2 or 2x4; default: the run's, where it has one")
+  add("--image_size", help="32 or 32x48; default: that of the training images")
+  add("--batch_size", type=int, default=64, help="images at once; default: 64")
+  add("--output", required=True, help="directory to write to")
+  judging.add_arguments(add)
+  named_data.add_arguments(add)
+  args, _ = arguments.parse(parser, argv)
+  words = sys.argv[1:] if argv is None else argv
+  args.command = shlex.join(["python", "-m", "flexivit_jax.cli.sample", *words])
+  sample(args)
+
+
+def sample(args) -> None:
+  """Samples, writes, and has them judged if asked.
+
+  Raises:
+    ConfigError: an argument cannot be used.
+  """
+  for name, low, high in (
+    ("count", 1, 2**20),
+    ("batch_size", 1, 2**20),
+    ("seed", 0, 2**32 - 1),
+  ):
+    value = getattr(args, name)
+    if not low <= value <= high:
+      raise ConfigError(f"--{name} {value}: give {low} to {high}")
+  output = arguments.output_directory(args)
+  given = reading.facts(args)
+  with blaming("--checkpoint"):
+    found = pretrained.read(args.checkpoint, step=args.step, **given)
+  print(found, flush=True)
+  run = found.spec.experiment
+  if run is None or not isinstance(run.task, Diffusion):
+    raise ConfigError(
+      f"--checkpoint {args.checkpoint} learned no diffusion: give a run of "
+      "configs/dit_digits.py, say"
+    )
+  sampler = choose_sampler(args, run.task)
+  classes = choose_classes(args.classes, found.spec.classes, run.task)
+  patch_hw = choose_patch_size(args.patch_size, found.spec)
+  image_hw = choose_image_size(args.image_size, run)
+  with blaming("--patch_size"):
+    check_patch_size(found.model, image_hw, patch_hw)
+  referee = None
+  if args.judge is not None:
+    referee = judging.open_judge(args, found, image_hw)
+  elif args.data or args.judge_patch_size:
+    raise ConfigError("--data and --judge_patch_size need --judge")
+  output.mkdir(parents=True, exist_ok=True)
+
+  compilation.enable_persistent_cache()
+  labels = np.repeat(np.array(classes, np.int32), args.count)
+  images = draw(
+    run.task,
+    found.model,
+    unflatten_dict({**found.arrays, **found.own}, sep="/"),
+    labels,
+    args,
+    image_hw=image_hw,
+    patch_hw=patch_hw,
+    sampler=sampler,
+  )
+  shown = np.asarray(visible(images))
+  data = shown
+  if isinstance(run.train.source, Arrays):
+    data = images / run.train.source.scale
+  rows = shown.reshape(len(classes), args.count, *shown.shape[1:])
+  names = np.array(found.spec.classes)
+  with (
+    files.replacing(output / "samples.npz") as path,
+    open(path, "wb") as file,
+  ):
+    np.savez(file, images=data, labels=labels, classes=names)
+  with files.replacing(output / "samples.png") as path:
+    pictures.contact_sheet(rows).save(path, format="PNG")
+  record = {
+    "checkpoint": found.spec.path,
+    "step": found.spec.step,
+    "command": args.command,
+    "images": len(images),
+    "sampler": vars(sampler),
+    "seed": args.seed,
+    "patch_size": size_name(patch_hw),
+    "provenance": provenance.describe(),
+  }
+  print(f"wrote {output / 'samples.png'} and samples.npz, {len(images)} images")
+  if referee is not None:
+    record["judged"] = referee.judge(shown, labels)
+    print(referee.table(record["judged"]))
+  with files.replacing(output / "samples.json") as path:
+    path.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def draw(task, model, params, labels, args, **options) -> np.ndarray:
+  """f32 `[n, h, w, c]`, in batches of one shape.
+
+  An image's noise is by the seed, its class and its number in the class alone.
+  """
+  root, count = jax.random.key(args.seed), args.count
+  within = np.arange(len(labels)) % count
+  keys = jax.vmap(
+    lambda label, i: jax.random.fold_in(jax.random.fold_in(root, label), i)
+  )(jnp.asarray(labels), jnp.asarray(within))
+  batch = min(args.batch_size, len(labels))
+
+  @jax.jit
+  def program(params, labels, keys):
+    return task.sample(model, params, labels, keys, **options)
+
+  parts = []
+  for start in range(0, len(labels), batch):
+    # The last batch is filled up with its last image.
+    places = np.minimum(np.arange(start, start + batch), len(labels) - 1)
+    found = program(params, jnp.asarray(labels[places]), keys[places])
+    parts.append(np.asarray(found)[: len(labels) - start])
+  return np.concatenate(parts)
+
+
+def choose_sampler(args, task: Diffusion) -> Sampler:
+  """The run's, with what the arguments say otherwise."""
+  chosen = vars(task.sampler)
+  for name in ("steps", "guidance", "eta"):
+    value = getattr(args, name)
+    if value is not None:
+      with blaming(f"--{name}"):
+        Sampler(**{name: value}).check(task.schedule)
+      chosen = {**chosen, name: value}
+  sampler = Sampler(**chosen)
+  if sampler.guidance != 1 and not (task.num_classes and task.class_dropout):
+    raise ConfigError(
+      f"--guidance {sampler.guidance:g}: the model did not learn to do without "
+      "classes: give --guidance 1"
+    )
+  return sampler
+
+
+def choose_classes(text: str, names, task: Diffusion) -> list[int]:
+  """ "0,1,2", names or "all" as numbers; [0] of a model without classes."""
+  if not task.num_classes:
+    if text != "all":
+      raise ConfigError(
+        f"--classes {text!r}: the model was told no classes: leave it out"
+      )
+    return [0]
+  if text == "all":
+    return list(range(len(names)))
+  found = []
+  for word in text.split(","):
+    if word in names:
+      found.append(names.index(word))
+    elif word.isdecimal() and int(word) < len(names):
+      found.append(int(word))
+    else:
+      raise ConfigError(
+        f"--classes has {word!r}: give numbers of 0 to {len(names) - 1}, or "
+        f"names of {listed(names)}"
+      )
+  return list(dict.fromkeys(found))
+
+
+def choose_patch_size(text, spec) -> tuple[int, int]:
+  if text is not None:
+    with blaming("--patch_size"):
+      return parse_hw(text)
+  if spec.patch_size is None:
+    sizes = listed(map(size_name, spec.trained_sizes))
+    raise ConfigError(
+      f"{spec.path} was trained at several patch sizes: give --patch_size, one "
+      f"of {sizes}"
+    )
+  return spec.patch_size
+
+
+def choose_image_size(text, run) -> tuple[int, int]:
+  if text is not None:
+    with blaming("--image_size"):
+      return parse_hw(text)
+  hw = preprocessing.trained_hw(run)
+  if hw is None and isinstance(run.train.source, Arrays):
+    with blaming("config.train"):
+      hw = run.train.source.open().size(0)
+  if hw is None:
+    raise ConfigError(
+      "the run does not say how large its images are: give --image_size"
+    )
+  return hw
+
+
+if __name__ == "__main__":
+  errors.run(main)

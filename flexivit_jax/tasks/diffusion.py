@@ -1,0 +1,339 @@
+"""Diffusion: the model learns to take noise out of images, and so makes some.
+
+The diffusion transformer of DiT (arXiv:2212.09748): the blocks of the one
+encoder, conditioned on time and class (`nn.conditioning`), and a linear map
+from each token to the numbers of its patch. The variance is not learned: DiT's
+second output, and the loss by which it is learned, are left out.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from flexivit_jax.core import diffusion
+from flexivit_jax.core.means import Mean
+from flexivit_jax.core.tokens import (
+  Batch,
+  Tokens,
+  own_pixels,
+  patchify,
+  to_tokens,
+  to_unit_range,
+  unpatchify,
+)
+from flexivit_jax.nn import conditioning, cost, pixel_head, pooling, stems
+from flexivit_jax.nn import time_and_class as time_and_class_lib
+from flexivit_jax.nn.pixel_head import PixelHead
+from flexivit_jax.nn.time_and_class import TimeAndClass
+from flexivit_jax.nn.vit import ViT
+from flexivit_jax.tasks import draws
+from flexivit_jax.tasks.by_patch_size import loss_by_patch_size
+from flexivit_jax.training.bounds import check
+
+# Of the task's own parameters.
+OWN, CONDITION, PIXELS = "diffusion", "condition", "pixels"
+# What is drawn: rows of so many of the first classes.
+CLASSES, COLUMNS = 10, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion:
+  """Learning to denoise.
+
+  Attributes:
+    schedule: how much noise there is at each time.
+    predicts: what the model answers.
+    class_dropout: share of the training images whose class is left out, so
+      that the model learns to do without, as guidance needs it.
+    num_classes: None: as many as the data has; 0: classes are not told.
+    sampler: of the pictures that are drawn at each evaluation.
+  """
+
+  schedule: diffusion.NoiseSchedule = diffusion.LinearNoise()
+  predicts: diffusion.Prediction = diffusion.PredictNoise()
+  class_dropout: float = 0.1
+  num_classes: int | None = None
+  sampler: diffusion.Sampler = diffusion.Sampler()
+
+  # The loss in the halves of the times too: which half is which tells whether
+  # coarse shapes or details are still learned.
+  metrics = ("loss", "loss_little_noise", "loss_much_noise")
+  own_parameters: ClassVar[tuple[str, ...]] = (OWN,)
+  classifies: ClassVar[bool] = False
+  used_by: ClassVar[str] = "python -m flexivit_jax.cli.sample"
+
+  def __post_init__(self):
+    check("class_dropout", self.class_dropout, at_least=0, below=1)
+    check("num_classes", self.num_classes, at_least=0)
+    self.sampler.check(self.schedule)
+
+  def for_classes(self, model: ViT, classes: tuple[str, ...]):
+    """As `task.Task`."""
+    if not isinstance(model.conditioning, conditioning.AdaLNZero):
+      raise ValueError(
+        "config.task diffusion tells the blocks time and class, and they read "
+        'neither: give config.model.conditioning="adaln_zero"'
+      )
+    if model.num_classes:
+      raise ValueError(
+        f"config.model.num_classes is {model.num_classes}, and a model that "
+        "learns by diffusion has no head: leave it out"
+      )
+    if isinstance(model.pool, pooling.Map):
+      raise ValueError(
+        "config.model.pool is map, and nothing is pooled in diffusion, so that "
+        'its parameters would learn nothing: give config.model.pool="gap"'
+      )
+    if not isinstance(model.stem, stems.NoStem):
+      raise ValueError(
+        "config.model.stem is for images without noise: give "
+        'config.model.stem="none"'
+      )
+    if model.standardize:
+      raise ValueError(
+        "config.model.standardize would undo the noise that is added: give "
+        "config.model.standardize=False"
+      )
+    wanted = self.num_classes
+    if wanted is None:
+      wanted = len(classes)
+    elif 0 < wanted < len(classes):
+      raise ValueError(
+        f"config.task.num_classes is {wanted}, but the data has "
+        f"{len(classes)} classes: leave it out, or give {len(classes)} or more"
+      )
+    if self.sampler.guidance != 1 and not (wanted and self.class_dropout):
+      raise ValueError(
+        f"config.task.sampler.guidance is {self.sampler.guidance:g}, for which "
+        "a model must know classes and do without them: give "
+        "config.task.class_dropout=0.1 and classes, or guidance=1"
+      )
+    model = model.clone(num_classes=0)
+    return model, dataclasses.replace(self, num_classes=wanted)
+
+  def init(self, model: ViT, key: jax.Array, inputs, patch_hw):
+    """As `task.Task`."""
+
+    def init(inputs):
+      tokens = to_tokens(inputs, patch_hw)
+      params = model.init(key, tokens)["params"]
+      none = jnp.zeros((1, 1), jnp.int32)
+      condition_key, pixels_key = jax.random.split(
+        draws.key_for("diffusion", key)
+      )
+      vectors = jnp.zeros((*tokens.patches.shape[:2], model.size.width))
+      own = {
+        CONDITION: self._conditions(model).init(condition_key, none, none),
+        PIXELS: self._head(model).init(pixels_key, vectors, tokens),
+      }
+      return params | {OWN: {name: x["params"] for name, x in own.items()}}
+
+    return jax.jit(init)(inputs)
+
+  def measure(
+    self,
+    model: ViT,
+    params,
+    batch: Batch,
+    *,
+    patch_hw: tuple[int, int] | None,
+    dropout_key: jax.Array | None = None,
+  ) -> dict[str, Mean]:
+    """As `task.Task`; an image has the same time and noise in packs and alone,
+    if its patches have one size there.
+
+    The loss is the mean square over an image's numbers, scaled to [-1, 1].
+    """
+    if batch.labels.ndim > 2:
+      raise ValueError(
+        "the data's images may have several labels, and diffusion is told one "
+        "class: give data with one label for each image"
+      )
+    tokens = to_tokens(batch.inputs, patch_hw)
+    real = own_pixels(tokens)
+
+    def drawn(name):
+      key = draws.key_for(f"diffusion {name}", dropout_key)
+      return draws.image_keys(key, batch.index)
+
+    steps = self.schedule.steps
+    times = (draws.of_images(drawn("time")) * steps).astype(jnp.int32)
+    times = jnp.minimum(times, steps - 1)
+    labels = jnp.maximum(batch.labels, 0)
+    if dropout_key is not None and self.class_dropout:
+      dropped = draws.of_images(drawn("class")) < self.class_dropout
+      labels = jnp.where(dropped, self.num_classes, labels)
+    x = jnp.where(real, to_unit_range(tokens.patches), 0)
+    noise = draws.normal_of_tokens(drawn("noise"), tokens)
+    noise = jnp.where(real, noise, 0)
+    level = diffusion.level_at(self.schedule, times[..., None])
+    level = diffusion.Level(
+      *(conditioning.of_tokens(x, tokens.segments) for x in level)
+    )
+    z = diffusion.add_noise(x, noise, level)
+    answer = self._answer(
+      model,
+      params,
+      dataclasses.replace(tokens, patches=z),
+      times,
+      labels,
+      dropout_key,
+    )
+    error = answer - self.predicts.target(x, noise, level)
+    error = jnp.where(real, jnp.square(error), 0).sum(-1, keepdims=True)
+    error = error / real.sum(-1, keepdims=True, dtype=jnp.float32)
+    loss = pooling.average(error, tokens.segments, tokens.num_images)[..., 0]
+    much = jnp.where(2 * times >= steps, batch.weights, 0)
+    return {
+      "loss": Mean.of(loss, batch.weights),
+      "loss_little_noise": Mean.of(loss, batch.weights - much),
+      "loss_much_noise": Mean.of(loss, much),
+    } | loss_by_patch_size(loss, batch)
+
+  def sample(
+    self,
+    model: ViT,
+    params,
+    labels: jax.Array,
+    keys: jax.Array,
+    *,
+    image_hw: tuple[int, int],
+    patch_hw: tuple[int, int],
+    sampler: diffusion.Sampler | None = None,
+  ) -> jax.Array:
+    """Images of these classes.
+
+    Args:
+      labels: i32 `[n]`; the number of classes stands for none.
+      keys: `[n]`: all that is random of an image, whatever others it is with.
+      sampler: None: the task's.
+
+    Returns:
+      f32 `[n, h, w, c]`, data as the model was shown it: in [-1, 1] of pixels.
+    """
+    sampler = self.sampler if sampler is None else sampler
+    n, guides = len(labels), sampler.guidance != 1
+    tokens = patchify(jnp.zeros((1, *image_hw, model.channels)), patch_hw)
+    shape = tokens.patches.shape[1:]
+
+    def noise(number):
+      def of(key):
+        return jax.random.normal(jax.random.fold_in(key, number), shape)
+
+      return jax.vmap(of)(keys)
+
+    if guides:
+      labels = jnp.concatenate(
+        [labels, jnp.full_like(labels, self.num_classes)]
+      )
+
+    def denoise(z, time):
+      z = jnp.concatenate([z, z]) if guides else z
+      answer = self._answer(
+        model,
+        params,
+        dataclasses.replace(tokens, patches=z),
+        jnp.broadcast_to(time, (len(z), 1)),
+        labels[:, None],
+      )
+      if not guides:
+        return answer
+      return diffusion.guided(answer[:n], answer[n:], sampler.guidance)
+
+    found = diffusion.sample(
+      denoise,
+      noise(0),
+      lambda number: noise(number + 1),
+      schedule=self.schedule,
+      predicts=self.predicts,
+      sampler=sampler,
+    )
+    return unpatchify(found, image_hw, patch_hw)
+
+  def draw(
+    self,
+    model: ViT,
+    params,
+    batch: Batch,
+    *,
+    patch_hw: tuple[int, int],
+  ) -> jax.Array:
+    """As `task.Draws`: images of the first classes, a row for each."""
+    rows = min(self.num_classes or 1, CLASSES)
+    labels = jnp.repeat(jnp.arange(rows, dtype=jnp.int32), COLUMNS)
+    keys = jax.random.split(draws.key_for("diffusion draw", None), len(labels))
+    images = self.sample(
+      model,
+      params,
+      labels,
+      keys,
+      image_hw=batch.inputs.shape[1:3],
+      patch_hw=patch_hw,
+    )
+    return visible(images).reshape(rows, COLUMNS, *images.shape[1:3], -1)
+
+  def multiply_adds(self, model: ViT, image_hw, patch_hw):
+    """As `task.Task`."""
+    patches = cost.tokens(image_hw, patch_hw)
+    of_model = cost.multiply_adds(_headless(model), image_hw, patch_hw)
+    return of_model + self._own_multiply_adds(model, patches, 1, (patch_hw,))
+
+  def packed_multiply_adds(self, model: ViT, patches, num_images, patch_sizes):
+    """As `task.Task`."""
+    of_model = cost.packed_multiply_adds(
+      _headless(model), patches, num_images, patch_sizes
+    )
+    return of_model + self._own_multiply_adds(
+      model, patches, num_images, patch_sizes
+    )
+
+  def _own_multiply_adds(self, model, patches, num_images, patch_sizes):
+    width = model.size.width
+    of_patch = pixel_head.multiply_adds(
+      width, model.kernel_hw, model.channels, patch_sizes
+    )
+    of_image = time_and_class_lib.multiply_adds(width)
+    return patches * of_patch + num_images * of_image
+
+  def _answer(
+    self, model, params, tokens: Tokens, times, labels, dropout_key=None
+  ):
+    """What the model answers to noised tokens: f32 `[b, l, n]`."""
+    params = dict(params)
+    own = params.pop(OWN)
+    condition = self._conditions(model).apply(
+      {"params": own[CONDITION]}, times, labels
+    )
+    train = dropout_key is not None
+    out = model.apply(
+      {"params": params},
+      tokens,
+      condition=condition,
+      train=train,
+      rngs={"dropout": dropout_key} if train else None,
+    )
+    return self._head(model).apply({"params": own[PIXELS]}, out.encoded, tokens)
+
+  def _conditions(self, model):
+    return TimeAndClass(model.size.width, self.num_classes or 0)
+
+  def _head(self, model):
+    # Zeros: what is answered at first is the mean of what is asked.
+    dtype = jnp.dtype(model.dtype)
+    return PixelHead(model.kernel_hw, model.channels, dtype, zero_init=True)
+
+
+def _headless(model: ViT) -> ViT:
+  return model.clone(num_classes=0)
+
+
+def visible(images: jax.Array) -> jax.Array:
+  """u8 of data in [-1, 1], which is clipped: of 1 or 3 channels as they are,
+  else of the first three, or of the first."""
+  c = images.shape[-1]
+  if c not in (1, 3):
+    images = images[..., : 3 if c > 3 else 1]
+  scaled = jnp.round((jnp.clip(images, -1, 1) + 1) * 127.5)
+  return scaled.astype(jnp.uint8)

@@ -1,0 +1,247 @@
+"""flexivit_jax.cli.sample, in this process."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flexivit_jax as fv
+import train
+from flexivit_jax import exporting, saving
+from flexivit_jax.cli import sample as command
+from flexivit_jax.core import diffusion
+from flexivit_jax.experiment import ConfigError
+from flexivit_jax.tasks.diffusion import Diffusion
+
+SCRIPT = "flexivit_jax.cli.sample"
+TRAIN = (
+  "--config=configs/dit_digits.py:smoke",
+  "--config.task.sampler.steps=2",
+  "--config.model.size={'name':'custom','width':16,'depth':1,'mlp_dim':16,"
+  "'num_heads':2}",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """A finished run of three steps."""
+  workdir = tmp_path_factory.mktemp("dit") / "run"
+  train.main([*TRAIN, f"--workdir={workdir}"])
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("judge") / "run"
+  overrides = ("total_steps=2", "eval_every=2", "patch_size.choices=(8,12)")
+  train.main(
+    [
+      "--config=configs/flexivit_digits.py",
+      "--config.model.size=mu",
+      "--config.batch_size=8",
+      "--config.optimizer.schedule.warmup_steps=1",
+      *(f"--config.{x}" for x in overrides),
+      f"--workdir={workdir}",
+    ]
+  )
+  return workdir
+
+
+@pytest.fixture
+def sample(here, run, tmp_path):
+  """The command on the run, to tmp_path / "out"."""
+
+  def call(*arguments):
+    return here(
+      SCRIPT,
+      f"--checkpoint={run}",
+      f"--output={tmp_path / 'out'}",
+      *arguments,
+    )
+
+  return call
+
+
+def _images(directory):
+  return np.load(directory / "samples.npz")
+
+
+@pytest.mark.slow
+def test_writes_rows_of_classes(sample, tmp_path):
+  done = sample("--classes=3,7", "--count=3")
+  assert done.returncode == 0, done.stderr
+  out = tmp_path / "out"
+  assert f"wrote {out / 'samples.png'} and samples.npz, 6 images" in done.stdout
+  found = _images(out)
+  assert (found["images"].shape, found["images"].dtype) == (
+    (6, 8, 8, 3),
+    np.uint8,
+  )
+  assert found["labels"].tolist() == [3, 3, 3, 7, 7, 7]
+  assert found["classes"].tolist() == list("0123456789")
+  # Each pixel is shown as 8: 3 columns and 2 rows of 64, and gaps of 4.
+  assert Image.open(out / "samples.png").size == (3 * 68 + 4, 2 * 68 + 4)
+  record = json.loads((out / "samples.json").read_text())
+  assert record["sampler"] == {
+    "steps": 2,
+    "eta": 0.0,
+    "guidance": 1.5,
+    "clip": True,
+  }
+  assert record["patch_size"] == "2"
+  assert "moving average of the parameters" in done.stdout
+
+
+@pytest.mark.slow
+def test_an_image_depends_on_its_seed_class_and_number_alone(sample, tmp_path):
+  def images(*arguments):
+    done = sample(*arguments)
+    assert done.returncode == 0, done.stderr
+    return _images(tmp_path / "out")["images"].astype(int)
+
+  # The model has learned nothing, so samples are noise; it is enough.
+  whole = images("--classes=3,7", "--count=4", "--steps=20")
+  part = images("--classes=7", "--count=2", "--steps=20", "--batch_size=1")
+  # Other products may round another way: one step of 255.
+  assert np.abs(part - whole[4:6]).max() <= 1
+  other = images("--classes=7", "--count=2", "--steps=20", "--seed=1")
+  assert np.abs(other - part).max() > 10
+  noisy = images("--classes=7", "--count=2", "--steps=20", "--eta=1")
+  assert np.abs(noisy - part).max() > 10
+
+
+@pytest.mark.slow
+def test_a_classifier_judges(sample, classifier, tmp_path):
+  done = sample(
+    *("--count=2", f"--judge={classifier}", "--judge_patch_size=8"),
+    *("--data=digits", "--split=test[:40]"),
+  )
+  assert done.returncode == 0, done.stderr
+  judged = json.loads((tmp_path / "out" / "samples.json").read_text())["judged"]
+  assert (judged["generated"], judged["real"]) == (20, 40)
+  assert judged["judge_image_size"] == [24, 24]
+  assert list(judged["asked_share_by_class"]) == list("0123456789")
+  assert f"{judged['asked_share']:.1%}" in done.stdout
+  assert "These are no FID and no published precision" in done.stdout
+  # Real images, of which none may be further than the next.
+  assert 0 <= judged["precision"] <= 1
+  assert judged["frechet_distance"] > 0
+
+
+@pytest.mark.slow
+def test_refusals(sample, run, classifier, here, tmp_path):
+  names = "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+  for arguments, text in (
+    (("--count=0",), "--count 0: give 1 to 1048576"),
+    (
+      ("--classes=3,x",),
+      f"--classes has 'x': give numbers of 0 to 9, or names of {names}",
+    ),
+    (("--eta=2",), "--eta: eta is 2.0: give 0 to 1"),
+    (
+      ("--steps=2000",),
+      "--steps: steps is 2000, and the noise has 1000 times: give at most 1000",
+    ),
+    (
+      ("--patch_size=3",),
+      "--patch_size: an image of 8x8 pixels is not a whole number of 3x3 "
+      "patches: resize it to 9x9, or take a patch size whose sides divide 8 "
+      "and 8; sides that divide both: 1, 2, 4, 8",
+    ),
+    (
+      ("--data=digits",),
+      "--data and --judge_patch_size need --judge",
+    ),
+    (
+      (f"--judge={classifier}",),
+      f"{classifier} was trained at several patch sizes: give "
+      "--judge_patch_size",
+    ),
+    (
+      (f"--judge={run}",),
+      f"--judge: {run} does not tell the 10 classes of {run} apart: give a "
+      "classifier of the same data",
+    ),
+  ):
+    done = sample(*arguments)
+    assert (done.returncode, done.stderr) == (2, f"error: {text}\n")
+  out = tmp_path / "out"
+  done = here(SCRIPT, f"--checkpoint={classifier}", f"--output={out}")
+  assert done.stderr == (
+    f"error: --checkpoint {classifier} learned no diffusion: give a run of "
+    "configs/dit_digits.py, say\n"
+  )
+  assert not out.exists()
+
+
+@pytest.mark.slow
+def test_other_commands_say_what_such_a_run_is_for(run, here, tmp_path):
+  vit = fv.load(run)
+  assert "with blocks conditioned by adaLN-Zero" in str(vit)
+  text = (
+    f"{run} is conditioned on time and class (adaln_zero) and does not answer "
+    "images alone; it makes images: python -m flexivit_jax.cli.sample "
+    f"--checkpoint {run} --output DIR"
+  )
+  images = np.zeros((1, 8, 8, 3), np.uint8)
+  for call in (
+    lambda: vit(images),
+    lambda: vit.features(images),
+    lambda: saving.save(vit, tmp_path / "x.npz", "big_vision"),
+    lambda: exporting.export(
+      vit, tmp_path / "x", patch_sizes=[2], image_hw=(8, 8)
+    ),
+  ):
+    with pytest.raises(ValueError) as error:
+      call()
+    assert str(error.value) == text
+  picture = tmp_path / "x.png"
+  Image.fromarray(images[0]).save(picture)
+  for arguments in (
+    ("flexivit_jax.cli.few_shot", f"--checkpoint={run}"),
+    ("flexivit_jax.cli.predict", f"--checkpoint={run}", picture),
+    (
+      *("flexivit_jax.cli.analysis", "attention-distance"),
+      *(f"--checkpoint={run}", "--data=digits"),
+    ),
+    (
+      *("flexivit_jax.cli.convert", run, tmp_path / "y.npz"),
+      "--format=big_vision",
+    ),
+  ):
+    done = here(*arguments)
+    assert done.returncode == 2
+    assert text in done.stderr
+
+
+def test_classes_by_number_by_name_and_all():
+  names, task = ("cat", "dog", "7"), Diffusion(num_classes=3)
+  for text, want in (
+    ("all", [0, 1, 2]),
+    ("2,cat", [2, 0]),
+    ("1,dog,1", [1]),
+    ("7", [2]),  # a name before a number
+  ):
+    assert command.choose_classes(text, names, task) == want
+  assert command.choose_classes("all", names, Diffusion(num_classes=0)) == [0]
+  with pytest.raises(ConfigError) as error:
+    command.choose_classes("0", names, Diffusion(num_classes=0))
+  assert str(error.value) == (
+    "--classes '0': the model was told no classes: leave it out"
+  )
+
+
+def test_guidance_needs_a_model_that_learned_without_classes():
+  arguments = types.SimpleNamespace(steps=None, guidance=3.0, eta=None)
+  task = Diffusion(num_classes=3, sampler=diffusion.Sampler(steps=7))
+  found = command.choose_sampler(arguments, task)
+  assert found == diffusion.Sampler(steps=7, guidance=3.0)
+  task = Diffusion(num_classes=3, class_dropout=0.0)
+  with pytest.raises(ConfigError) as error:
+    command.choose_sampler(arguments, task)
+  assert str(error.value) == (
+    "--guidance 3: the model did not learn to do without classes: give "
+    "--guidance 1"
+  )

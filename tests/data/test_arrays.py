@@ -1,0 +1,208 @@
+"""Arrays of numbers as data: the file, its errors, loaders, what is refused."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from flexivit_jax import config, preparation
+from flexivit_jax.data import arrays, augment
+from flexivit_jax.data import loader as loader_lib
+from flexivit_jax.experiment import ConfigError
+
+LATENTS = np.random.default_rng(0).normal(size=(10, 4, 4, 5)).astype("f4")
+LABELS = np.arange(10, dtype=np.int32) % 3
+
+
+def _file(path, **changes):
+  found = {"latents": LATENTS, "labels": LABELS} | changes
+  np.savez(path, **{k: x for k, x in found.items() if x is not None})
+  return str(path)
+
+
+@pytest.fixture
+def file(tmp_path):
+  return _file(tmp_path / "x.npz")
+
+
+def test_reads_scales_slices_and_names(tmp_path):
+  path = _file(
+    tmp_path / "y.npz",
+    latents=None,
+    z=LATENTS.astype(np.float64),
+    classes=np.array(["a", "b", "c"]),
+  )
+  whole = arrays.Arrays(path, images="z", scale=0.5).open()
+  assert whole.classes == ("a", "b", "c")
+  assert len(whole) == 10
+  np.testing.assert_array_equal(whole.image(3), LATENTS[3] / 2)
+  assert whole.image(3).dtype == np.float32
+  assert whole.label(4) == 1
+  assert whole.size(0) == (4, 4)
+  parts = [
+    arrays.Arrays(path, split=split, images="z").open()
+    for split in ("all[:30%]", "all[30%:]")
+  ]
+  assert [len(part) for part in parts] == [3, 7]
+  both = np.concatenate([part.pixels for part in parts])
+  np.testing.assert_array_equal(np.sort(both, 0), np.sort(LATENTS, 0))
+  assert parts[0].fingerprint != parts[1].fingerprint
+  again = pickle.loads(pickle.dumps(whole))  # noqa: S301 (what workers get)
+  assert again.fingerprint == whole.fingerprint
+
+
+def test_loaders_give_floats_as_they_are(file):
+  source = arrays.Arrays(file).open()
+  train = loader_lib.TrainLoader(source, (), batch_size=4, seed=0)
+  assert train.example().inputs.dtype == np.float32
+  batch = next(train)
+  np.testing.assert_array_equal(
+    batch.inputs, LATENTS[np.asarray(batch.index[:, 0])]
+  )
+  evaluation = loader_lib.EvalLoader(source, [()], 8)
+  batches = [batch for _, batch in evaluation]
+  assert [b.inputs.dtype for b in batches] == [np.float32] * 2
+  np.testing.assert_array_equal(batches[1].inputs[:2], LATENTS[8:])
+  assert not batches[1].inputs[2:].any()
+  example = evaluation.example(0).inputs
+  assert (example.shape, example.dtype) == ((8, 4, 4, 5), np.float32)
+
+
+def test_transforms_of_pictures_are_refused(file):
+  source = arrays.Arrays(file).open()
+  with pytest.raises(ValueError) as error:
+    loader_lib.TrainLoader(
+      source, (augment.Flip(), augment.Affine()), batch_size=2, seed=0
+    )
+  assert str(error.value) == (
+    "Affine is for pictures, and these are arrays of floats: leave it out; "
+    "CentralCrop and Flip take any"
+  )
+  crop = augment.CentralCrop((2, 2))
+  train = loader_lib.TrainLoader(
+    source, (augment.Flip(), crop), batch_size=2, seed=0
+  )
+  assert next(train).inputs.shape == (2, 2, 2, 5)
+
+
+@pytest.mark.parametrize(
+  ("changes", "fields", "text"),
+  [
+    (
+      {},
+      {"split": "train"},
+      "{path} has no split 'train': give 'all', or a slice of it such as "
+      "'all[:90%]'",
+    ),
+    (
+      {},
+      {"images": "z"},
+      "{path} has no array 'z': it has labels, latents; give images=NAME",
+    ),
+    (
+      {"latents": LATENTS[0]},
+      {},
+      "{path}: latents is float32 of shape (4, 4, 5): expected floats "
+      "[n, h, w, c]",
+    ),
+    (
+      {"latents": np.zeros((10, 4, 4, 3), np.uint8)},
+      {},
+      "{path}: latents is uint8 of shape (10, 4, 4, 3): expected floats "
+      "[n, h, w, c]",
+    ),
+    (
+      {"labels": LABELS[:9]},
+      {},
+      "{path}: labels is int32 of shape (9,): expected whole numbers [10]",
+    ),
+    (
+      {"latents": LATENTS[:0], "labels": LABELS[:0]},
+      {},
+      "{path}: latents of (0, 4, 4, 5) is empty",
+    ),
+    (
+      {"classes": np.array(["a", "b"])},
+      {},
+      "{path}: labels are 0 to 2: with 2 classes, they are 0 to 1",
+    ),
+    (
+      {"latents": np.full_like(LATENTS, np.nan)},
+      {},
+      "{path}: latents has numbers that are not finite",
+    ),
+  ],
+  ids=lambda x: "",
+)
+def test_bad_files(tmp_path, changes, fields, text):
+  path = _file(tmp_path / "bad.npz", **changes)
+  with pytest.raises(ValueError) as error:
+    arrays.Arrays(path, **fields).open()
+  assert str(error.value) == text.format(path=path)
+
+
+def test_what_is_no_npz(tmp_path):
+  path = tmp_path / "x.npz"
+  with pytest.raises(ValueError) as error:
+    arrays.Arrays(str(path)).open()
+  assert str(error.value) == f"no file {path}"
+  for content in (b"PK\3\4 and no more", b"", b"anything"):
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as error:
+      arrays.Arrays(str(path)).open()
+    text = str(error.value)
+    assert text.startswith(f"{path} is no whole .npz file of numbers (")
+    assert text.endswith(
+      "): write it with numpy.savez(path, latents=..., labels=...)"
+    )
+  np.savez(path, latents=np.array([object()]), labels=LABELS)
+  with pytest.raises(ValueError, match="Object arrays cannot be loaded"):
+    arrays.Arrays(str(path)).open()
+  with pytest.raises(ValueError) as error:
+    arrays.Arrays(str(path), scale=0.0)
+  assert str(error.value) == "scale is 0.0: give more than 0"
+
+
+def _experiment(file, *overrides):
+  plain = {"name": "arrays", "path": file}
+  overrides = (
+    f"train.source={plain}",
+    "validation=None",
+    "test=None",
+    "model.size=mu",
+    *overrides,
+  )
+  return config.load("configs/dit_digits.py", overrides)
+
+
+@pytest.mark.parametrize(
+  ("overrides", "text"),
+  [
+    (
+      (),
+      "config.model.channels is 3, and the arrays of config.train have 5: give "
+      "config.model.channels=5",
+    ),
+    (
+      ("model.channels=5",),
+      "config.task.sampler.clip keeps samples in [-1, 1], and the arrays of "
+      "config.train lie in [{low:.3g}, {high:.3g}]: give "
+      "config.task.sampler.clip=False, or a config.train.source.scale",
+    ),
+    (
+      (
+        "model.channels=5",
+        "packing={'row_length': 16, 'max_images': 4}",
+        "train.resolution.name=native",
+      ),
+      "config.packing is for pictures, and config.train has arrays of floats: "
+      "leave it out",
+    ),
+  ],
+  ids=("channels", "clip", "packing"),
+)
+def test_runs_that_cannot_be_are_refused(file, overrides, text):
+  experiment = _experiment(file, *overrides)
+  with pytest.raises(ConfigError) as error:
+    preparation.prepare(experiment, print)
+  assert str(error.value) == text.format(low=LATENTS.min(), high=LATENTS.max())

@@ -1,0 +1,105 @@
+"""Measures of generated images against closed forms."""
+
+import numpy as np
+import pytest
+
+from flexivit_jax.evaluation import generated
+
+
+def _with_moments(rng, n, mean, covariance):
+  """Features of exactly these moments."""
+  x = rng.normal(size=(n, len(mean)))
+  x -= x.mean(0)
+  own = np.linalg.cholesky(np.cov(x.T))
+  wanted = np.linalg.cholesky(covariance)
+  return x @ np.linalg.inv(own).T @ wanted.T + mean
+
+
+def _covariance(rng, d):
+  root = rng.normal(size=(d, d))
+  return root @ root.T + 0.1 * np.eye(d)
+
+
+def test_frechet_distance_is_that_of_the_moments():
+  rng = np.random.default_rng(0)
+  means = rng.normal(size=(2, 5))
+  covariances = [_covariance(rng, 5) for _ in range(2)]
+  a, b = (
+    _with_moments(rng, n, *moments)
+    for n, moments in zip((50, 80), zip(means, covariances))
+  )
+  # The roots of the eigenvalues of A B, which no code here computes.
+  values = np.linalg.eigvals(covariances[0] @ covariances[1]).real
+  want = np.square(means[0] - means[1]).sum() + np.trace(sum(covariances))
+  want -= 2 * np.sqrt(values).sum()
+  found = generated.frechet_distance(a, b)
+  # Float64; moments are made to 1e-12.
+  np.testing.assert_allclose(found, want, rtol=1e-9)
+  np.testing.assert_allclose(generated.frechet_distance(b, a), want, rtol=1e-9)
+
+
+def test_frechet_distance_of_numbers_is_that_of_mean_and_deviation():
+  a, b = np.array([[0.0], [2.0]]), np.array([[5.0], [5.0], [8.0]])
+  want = (1 - 6) ** 2 + (np.std(a, ddof=1) - np.std(b, ddof=1)) ** 2
+  np.testing.assert_allclose(generated.frechet_distance(a, b), want)
+
+
+def test_frechet_distance_with_fewer_images_than_features():
+  """Of the same ones 0, and shifted the square of the shift."""
+  x = np.random.default_rng(1).normal(size=(6, 40))
+  # The root of a rounding of 1e-16 is 1e-8.
+  assert abs(generated.frechet_distance(x, x)) < 1e-6
+  found = generated.frechet_distance(x, x[::-1] + 0.5)
+  np.testing.assert_allclose(found, 40 * 0.25, atol=1e-6)
+
+
+LINE = np.arange(5.0)[:, None]  # each has its nearest neighbour at 1
+
+
+def test_precision_and_recall_on_a_line():
+  # Within 1 of the line: -1 and 4.5; without: 5.5 and 100.
+  made = np.array([[-1.0], [4.5], [5.5], [100.0]])
+  precision, recall = generated.precision_recall(LINE, made, neighbours=1)
+  assert precision == 2 / 4
+  # -1 reaches 5.5 far, 4.5 and 5.5 reach 1 and 100 reaches 94.5.
+  assert recall == 5 / 5
+  precision, recall = generated.precision_recall(
+    LINE, np.array([[4.0], [4.1], [4.2]]), neighbours=1
+  )
+  assert (precision, recall) == (1.0, 1 / 5)
+
+
+def test_copies_are_precise_and_one_copy_recalls_little():
+  x = np.random.default_rng(2).normal(size=(100, 8))
+  assert generated.precision_recall(x, x) == (1.0, 1.0)
+  one = np.repeat(x[:1], 10, axis=0)
+  precision, recall = generated.precision_recall(x, one)
+  assert precision == 1.0
+  assert recall <= 0.01
+
+
+def test_judging_puts_them_together():
+  x = np.random.default_rng(3).normal(size=(40, 3))
+  asked, answers = np.array([0, 0, 2, 2, 2]), np.array([0, 1, 2, 2, 2])
+  found = generated.judge(asked, answers, x[:5], x)
+  assert found.asked_share == 4 / 5
+  assert found.asked_share_by_class == {0: 0.5, 2: 1.0}
+  assert found.frechet_distance == generated.frechet_distance(x, x[:5])
+  halves = generated.frechet_distance(x[::2], x[1::2])
+  assert found.real_frechet_distance == halves
+  assert (found.generated, found.real) == (5, 40)
+  assert (found.precision, found.recall) == generated.precision_recall(x, x[:5])
+
+
+def test_too_few_images():
+  with pytest.raises(ValueError) as error:
+    generated.frechet_distance(LINE, LINE[:1])
+  assert str(error.value) == (
+    "5 and 1 images: a Frechet distance needs 2 of each"
+  )
+  with pytest.raises(ValueError) as error:
+    generated.precision_recall(LINE, LINE[:3])
+  assert str(error.value) == (
+    "3 generated and 5 real images: precision and recall need more than 3 of "
+    "each"
+  )

@@ -1,0 +1,450 @@
+"""The diffusion task: its loss by hand, packs, refusals, and what it draws."""
+
+import dataclasses
+import functools
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flexivit_jax.core import diffusion as noise
+from flexivit_jax.core.tokens import Batch, Tokens, patchify
+from flexivit_jax.nn import conditioning, cost, pooling, positions, resnet, vit
+from flexivit_jax.nn.time_and_class import TimeAndClass, sinusoids
+from flexivit_jax.tasks import draws
+from flexivit_jax.tasks.diffusion import Diffusion, visible
+
+MODEL = vit.ViT(
+  size=vit.Size(16, 1, 32, 2),
+  position=positions.SinCos2D(),
+  pool=pooling.Gap(),
+  kernel_hw=(2, 2),
+  num_classes=0,
+  conditioning=conditioning.AdaLNZero(),
+)
+TASK = Diffusion(num_classes=3, sampler=noise.Sampler(steps=3, guidance=2.0))
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
+
+
+def _batch(images=IMAGES, **changes):
+  n = len(images)
+  fields = dict(
+    inputs=jnp.asarray(images),
+    labels=jnp.arange(n, dtype=jnp.int32)[:, None],
+    weights=jnp.ones((n, 1)),
+    index=jnp.arange(n, dtype=jnp.int32)[:, None],
+  )
+  return Batch(**(fields | changes))
+
+
+@functools.cache
+def _initialised():
+  return TASK.init(MODEL, jax.random.key(0), _batch().inputs, (2, 2))
+
+
+@functools.cache
+def _random():
+  """Parameters without the zeros of the beginning."""
+  leaves, tree = jax.tree.flatten(_initialised())
+  rng = np.random.default_rng(0)
+  leaves = [(0.2 * rng.normal(size=x.shape)).astype(np.float32) for x in leaves]
+  return jax.tree.unflatten(tree, leaves)
+
+
+@functools.partial(jax.jit, static_argnames=("patch_hw", "task", "model"))
+def _measure(params, batch, *, patch_hw=(2, 2), task=TASK, model=MODEL, **key):
+  return task.measure(model, params, batch, patch_hw=patch_hw, **key)
+
+
+@functools.partial(jax.jit, static_argnames=("sampler", "patch_hw", "image_hw"))
+def _sample(
+  params, labels, keys, sampler=None, patch_hw=(2, 2), image_hw=(4, 4)
+):
+  return TASK.sample(
+    MODEL,
+    params,
+    labels,
+    keys,
+    image_hw=image_hw,
+    patch_hw=patch_hw,
+    sampler=sampler,
+  )
+
+
+KEYS = jax.random.split(jax.random.key(5), 2)
+
+
+def test_the_loss_at_the_beginning_is_the_mean_square_of_the_noise():
+  """The head begins at zero, so the answer is 0."""
+  found = _measure(_initialised(), _batch())
+  key = draws.key_for("diffusion noise", None)
+  keys = draws.image_keys(key, _batch().index)
+  drawn = draws.normal_of_tokens(keys, patchify(_batch().inputs, (2, 2)))
+  np.testing.assert_allclose(
+    float(found["loss"]), jnp.square(drawn).mean(), rtol=1e-6
+  )
+  assert float(found["loss"].count) == 2
+  halves = found["loss_little_noise"] + found["loss_much_noise"]
+  np.testing.assert_allclose(halves.total, found["loss"].total, rtol=1e-6)
+  assert float(halves.count) == 2
+
+
+def test_the_loss_by_hand_of_the_velocity():
+  """Which needs the time's own level, that the noise alone does not."""
+  task = dataclasses.replace(TASK, predicts=noise.PredictVelocity())
+  found = float(_measure(_initialised(), _batch(), task=task)["loss"])
+  tokens = patchify(_batch().inputs, (2, 2))
+  time, normal = (
+    draws.image_keys(draws.key_for(f"diffusion {name}", None), _batch().index)
+    for name in ("time", "noise")
+  )
+  times = (np.asarray(draws.of_images(time)) * 1000).astype(int)
+  kept = TASK.schedule.kept()[times].reshape(2, 1, 1)
+  x = np.asarray(tokens.patches) / 127.5 - 1
+  e = np.asarray(draws.normal_of_tokens(normal, tokens))
+  want = np.square(np.sqrt(kept) * e - np.sqrt(1 - kept) * x).mean()
+  np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+def test_fresh_noise_is_another_number_of_the_key():
+  """Two ancestral steps of a model that answers 0, by hand."""
+  sampler = noise.Sampler(steps=2, eta=1.0, clip=False)
+  found = _sample(_initialised(), jnp.array([0, 1]), KEYS, sampler)
+  last, first = TASK.schedule.kept()[[999, 0]]
+
+  def drawn(number):
+    return np.stack(
+      [
+        jax.random.normal(jax.random.fold_in(key, number), (4, 12))
+        for key in KEYS
+      ]
+    )
+
+  fresh = np.sqrt((1 - first) / (1 - last) * (1 - last / first))
+  z = np.sqrt(first / last) * drawn(0) + fresh * drawn(1)
+  z = z.reshape(2, 2, 2, 2, 2, 3).swapaxes(2, 3).reshape(2, 4, 4, 3)
+  # Of numbers of about 150; without the fresh ones it errs by 0.01.
+  np.testing.assert_allclose(found, z / np.sqrt(first), atol=5e-4)
+
+
+def test_an_image_of_no_weight_and_any_content_counts_nothing():
+  one = _measure(_random(), _batch(weights=jnp.array([[1.0], [0.0]])))
+  other = _batch(
+    np.concatenate([IMAGES[:1], 255 - IMAGES[1:]]),
+    weights=jnp.array([[1.0], [0.0]]),
+  )
+  assert float(one["loss"]) == float(_measure(_random(), other)["loss"])
+  assert float(one["loss"].count) == 1
+
+
+def test_class_and_time_change_the_answer():
+  base = float(_measure(_random(), _batch())["loss"])
+  other = _batch(labels=jnp.array([[1], [0]]))
+  assert abs(float(_measure(_random(), other)["loss"]) - base) > 1e-4
+  times = jnp.array([[0], [999]])
+  module = TimeAndClass(16, 3)
+  own = {"params": _random()["diffusion"]["condition"]}
+  vectors = module.apply(own, times, jnp.zeros((2, 1), jnp.int32))
+  assert np.abs(vectors[0] - vectors[1]).max() > 0.1
+
+
+def test_sinusoids_by_formula():
+  times = np.array([0, 7, 999])
+  rates = np.exp(-np.log(10_000) * np.arange(128) / 128)
+  want = np.concatenate(
+    [np.cos(times[:, None] * rates), np.sin(times[:, None] * rates)], axis=-1
+  )
+  # Float32 of angles up to 999: 6e-5.
+  np.testing.assert_allclose(sinusoids(jnp.asarray(times)), want, atol=1e-4)
+
+
+def _packed(tokens, padding):
+  """Two images of a grid in one row, and padding."""
+  rows = len(tokens.patches) * tokens.patches.shape[1]
+
+  def row(x, fill=0):
+    x = jnp.broadcast_to(x, (2, *x.shape[1:])).reshape(1, rows, -1)
+    return jnp.pad(x, ((0, 0), (0, padding), (0, 0)), constant_values=fill)
+
+  segments = jnp.repeat(jnp.array([[1, 2]]), rows // 2, axis=1)
+  return Tokens(
+    patches=row(tokens.patches, 77),
+    coords=row(tokens.coords),
+    grid_hw=row(tokens.grid_hw, 1),
+    segments=jnp.pad(segments, ((0, 0), (0, padding))),
+    patch_sizes=tokens.patch_sizes,
+    num_images=3,
+  )
+
+
+def test_packed_equals_separate():
+  """The same losses, of the same times, noise and dropped classes."""
+  key = jax.random.key(3)
+  separate = _measure(_random(), _batch(), dropout_key=key)
+  packed = _batch(
+    inputs=_packed(patchify(_batch().inputs, (2, 2)), 3),
+    labels=jnp.array([[0, 1, 0]]),
+    weights=jnp.array([[1.0, 1.0, 0.0]]),
+    index=jnp.array([[0, 1, -1]]),
+  )
+  found = _measure(_random(), packed, patch_hw=None, dropout_key=key)
+  for name in TASK.metrics:
+    # Sums of 48 squares in another order.
+    np.testing.assert_allclose(
+      found[name].total, separate[name].total, rtol=1e-5, err_msg=name
+    )
+    assert float(found[name].count) == float(separate[name].count)
+  swapped = dataclasses.replace(packed, index=jnp.array([[1, 0, -1]]))
+  swapped = _measure(_random(), swapped, patch_hw=None, dropout_key=key)
+  assert abs(float(swapped["loss"]) - float(separate["loss"])) > 1e-3
+
+
+@pytest.mark.slow
+def test_classes_are_dropped_in_training_alone():
+  """With all classes dropped the labels do not matter."""
+  task = dataclasses.replace(TASK, class_dropout=1 - 1e-6)
+  other = _batch(labels=jnp.array([[2], [0]]))
+  for options, same in (
+    ({"dropout_key": jax.random.key(0)}, True),
+    ({}, False),
+  ):
+    losses = [
+      float(_measure(_random(), batch, task=task, **options)["loss"])
+      for batch in (_batch(), other)
+    ]
+    assert (losses[0] == losses[1]) == same
+
+
+@pytest.mark.slow
+def test_evaluation_does_not_depend_on_the_batch():
+  whole = _measure(_random(), _batch())["loss"]
+  parts = []
+  for i in range(2):
+    part = _batch(
+      IMAGES[i : i + 1],
+      labels=jnp.array([[i]]),
+      index=jnp.array([[i]]),
+    )
+    parts.append(_measure(_random(), part)["loss"].total)
+  np.testing.assert_allclose(sum(parts), whole.total, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_mixed_patch_sizes_in_one_row():
+  """Of the smaller patch only its own numbers count."""
+  small = patchify(_batch().inputs, (2, 2)).patches[1].reshape(4, 2, 2, 3)
+  large = patchify(_batch().inputs, (4, 4)).patches[0]
+  patches = jnp.zeros((5, 4, 4, 3), jnp.uint8).at[0].set(large.reshape(4, 4, 3))
+  patches = patches.at[1:, :2, :2].set(small)
+
+  def batch(patches):
+    tokens = Tokens(
+      patches=patches.reshape(1, 5, 48),
+      coords=jnp.array([[[0, 0], [0, 0], [0, 1], [1, 0], [1, 1]]]),
+      grid_hw=jnp.array([[[1, 1]] + 4 * [[2, 2]]]),
+      segments=jnp.array([[1, 2, 2, 2, 2]]),
+      size_index=jnp.array([[1, 0, 0, 0, 0]]),
+      patch_sizes=((2, 2), (4, 4)),
+      num_images=2,
+    )
+    return _batch(
+      inputs=tokens,
+      labels=jnp.array([[0, 1]]),
+      weights=jnp.ones((1, 2)),
+      index=jnp.array([[0, 1]]),
+    )
+
+  found = _measure(_random(), batch(patches), patch_hw=None)
+  assert np.isfinite(float(found["loss"]))
+  by_size = found["losses"]
+  np.testing.assert_array_equal(by_size.count, [1, 1])
+  np.testing.assert_allclose(by_size.total.sum(), found["loss"].total)
+  beside = patches.at[1:, 2:].set(200)  # beyond the smaller patches
+  found = _measure(_random(), batch(beside), patch_hw=None)
+  np.testing.assert_array_equal(found["losses"].total, by_size.total)
+  inside = patches.at[1:, :1].set(200)
+  found = _measure(_random(), batch(inside), patch_hw=None)
+  assert found["losses"].total[0] != by_size.total[0]
+
+
+def test_samples_depend_on_key_class_and_guidance_and_on_nothing_else():
+  labels = jnp.array([0, 1])
+  found = _sample(_random(), labels, KEYS)
+  assert found.shape == (2, 4, 4, 3)
+  assert found.dtype == jnp.float32
+  # The same image alone: other products, of numbers up to 1.
+  alone = _sample(_random(), labels[1:], KEYS[1:])
+  np.testing.assert_allclose(alone[0], found[1], atol=1e-5)
+  sampler = TASK.sampler
+  others = {
+    "class": _sample(_random(), jnp.array([2, 2]), KEYS),
+    "key": _sample(_random(), labels, KEYS[::-1]),
+    "guidance": _sample(
+      _random(), labels, KEYS, dataclasses.replace(sampler, guidance=1.0)
+    ),
+    "eta": _sample(
+      _random(), labels, KEYS, dataclasses.replace(sampler, eta=1.0)
+    ),
+  }
+  for name, other in others.items():
+    assert np.abs(other - found).max() > 1e-3, name
+
+
+@pytest.mark.slow
+def test_guidance_of_one_is_the_class_alone_and_of_zero_no_class():
+  """The shortcut of 1 equals the formula near 1; 0 equals the null class."""
+  labels = jnp.array([0, 1])
+
+  def sampled(labels, guidance):
+    sampler = dataclasses.replace(TASK.sampler, guidance=guidance)
+    return _sample(_random(), labels, KEYS, sampler)
+
+  near = sampled(labels, 1.000001)
+  np.testing.assert_allclose(sampled(labels, 1.0), near, atol=1e-4)
+  none = sampled(jnp.array([3, 3]), 1.0)
+  np.testing.assert_allclose(sampled(labels, 0.0), none, atol=1e-5)
+  assert np.abs(none - near).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_pictures_are_rows_of_classes_and_always_the_same():
+  draw = jax.jit(
+    functools.partial(TASK.draw, MODEL), static_argnames="patch_hw"
+  )
+  first, second = (
+    draw(_random(), _batch(images), patch_hw=(2, 2))
+    for images in (IMAGES, 255 - IMAGES)
+  )
+  assert first.shape == (3, 8, 4, 4, 3)
+  assert first.dtype == jnp.uint8
+  np.testing.assert_array_equal(first, second)
+  rows = first.reshape(3, -1).astype(np.int32)
+  assert np.abs(rows[0] - rows[1]).max() > 0
+
+
+def test_visible_scales_clips_and_takes_three_channels():
+  x = jnp.array([-2.0, -1.0, 0.0, 1.0]).reshape(1, 1, 1, 4)
+  np.testing.assert_array_equal(visible(x)[0, 0, 0], [0, 0, 128])
+  assert visible(x[..., :2]).shape == (1, 1, 1, 1)
+
+
+def test_parameters_lie_beside_the_backbone():
+  params = _initialised()
+  backbone = dict(params)
+  own = flax.traverse_util.flatten_dict(backbone.pop("diffusion"), sep="/")
+  assert {name: x.shape for name, x in own.items()} == {
+    "condition/time_0/kernel": (256, 16),
+    "condition/time_0/bias": (16,),
+    "condition/time_1/kernel": (16, 16),
+    "condition/time_1/bias": (16,),
+    "condition/classes": (4, 16),
+    "pixels/kernel": (16, 2, 2, 3),
+    "pixels/bias": (2, 2, 3),
+  }
+  plain = MODEL.init(jax.random.key(0), patchify(IMAGES, (2, 2)))["params"]
+  assert jax.tree.structure(backbone) == jax.tree.structure(plain)
+  assert not own["pixels/kernel"].any()
+
+
+def test_cost_has_the_head_and_the_condition():
+  found = TASK.multiply_adds(MODEL, (4, 4), (2, 2))
+  of_model = cost.multiply_adds(MODEL, (4, 4), (2, 2))
+  assert found - of_model == 4 * 16 * 12 + 256 * 16 + 16 * 16
+  packed = TASK.packed_multiply_adds(MODEL, 4, 1, ((2, 2),))
+  assert packed == found
+
+
+def test_classes_of_the_data_are_taken_over():
+  classes = ("a", "b")
+  model, task = Diffusion().for_classes(MODEL.clone(num_classes=None), classes)
+  assert (model.num_classes, task.num_classes) == (0, 2)
+  _, task = Diffusion(num_classes=0).for_classes(MODEL, classes)
+  assert task.num_classes == 0
+  # What a run's record says gives the same again.
+  again = task.for_classes(model, classes)
+  assert again == (model, task)
+
+
+GUIDED = noise.Sampler(guidance=2.0)
+
+
+@pytest.mark.parametrize(
+  ("task", "changes", "text"),
+  [
+    (
+      Diffusion(),
+      {"conditioning": conditioning.Unconditioned()},
+      "config.task diffusion tells the blocks time and class, and they read "
+      'neither: give config.model.conditioning="adaln_zero"',
+    ),
+    (
+      Diffusion(),
+      {"num_classes": 10},
+      "config.model.num_classes is 10, and a model that learns by diffusion "
+      "has no head: leave it out",
+    ),
+    (
+      Diffusion(),
+      {"pool": pooling.Map()},
+      "config.model.pool is map, and nothing is pooled in diffusion, so that "
+      'its parameters would learn nothing: give config.model.pool="gap"',
+    ),
+    (
+      Diffusion(),
+      {"stem": resnet.ResNet(()), "kernel_hw": (1, 1)},
+      "config.model.stem is for images without noise: give "
+      'config.model.stem="none"',
+    ),
+    (
+      Diffusion(),
+      {"standardize": True},
+      "config.model.standardize would undo the noise that is added: give "
+      "config.model.standardize=False",
+    ),
+    (
+      Diffusion(num_classes=1),
+      {},
+      "config.task.num_classes is 1, but the data has 2 classes: leave it out, "
+      "or give 2 or more",
+    ),
+    (
+      Diffusion(class_dropout=0.0, sampler=GUIDED),
+      {},
+      "config.task.sampler.guidance is 2, for which a model must know classes "
+      "and do without them: give config.task.class_dropout=0.1 and classes, or "
+      "guidance=1",
+    ),
+  ],
+)
+def test_models_and_data_that_do_not_fit_are_refused(task, changes, text):
+  with pytest.raises(ValueError) as error:
+    task.for_classes(MODEL.clone(**changes), ("a", "b"))
+  assert str(error.value) == text
+
+
+def test_other_refusals():
+  for make, text in (
+    (
+      lambda: Diffusion(class_dropout=1.0),
+      "class_dropout is 1.0: give a number at least 0 and below 1",
+    ),
+    (
+      lambda: Diffusion(schedule=noise.CosineNoise(20)),
+      "steps is 50, and the noise has 20 times: give at most 20",
+    ),
+    (
+      lambda: TASK.measure(
+        MODEL,
+        _random(),
+        _batch(labels=jnp.zeros((2, 1, 2), jnp.int32)),
+        patch_hw=(2, 2),
+      ),
+      "the data's images may have several labels, and diffusion is told one "
+      "class: give data with one label for each image",
+    ),
+  ):
+    with pytest.raises(ValueError) as error:
+      make()
+    assert str(error.value) == text
