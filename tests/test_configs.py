@@ -104,6 +104,8 @@ def folder(tmp_path_factory):
 
 # Whose parts the others have.
 SLOW = (
+  "flexivit_digits",
+  "long_digits",
   "vit_digits",
   "navit_digits",
   "navit_folder:FOLDER",

@@ -129,8 +129,8 @@ def _random_vit(**fields) -> LoadedViT:
   return LoadedViT(model, params, Spec("random", "nowhere"))
 
 
-# One of each way to a program; the others differ in the model alone.
-SERVED_FAST = ("rows and columns", "relative")
+# The others differ in the model alone.
+SERVED_FAST = ("rows and columns",)
 
 
 @pytest.mark.parametrize(

@@ -536,6 +536,7 @@ def test_a_long_image_can_end_the_run(workers):
   batches.close()
 
 
+@pytest.mark.slow
 def test_workers_leave_nothing_behind(command, tmp_path):
   """Neither processes nor shared memory, closed or not."""
   script = tmp_path / "script.py"

@@ -86,7 +86,9 @@ def alarm():
   signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("mode", [*MODES, WORKERS])
+@pytest.mark.parametrize(
+  "mode", [*MODES, pytest.param(WORKERS, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_wait_loses_no_element(mode, alarm):
   elements = Stream(Numbers(seconds=0.5), **mode)
   # Not while workers start: the first element of all is there.
@@ -116,7 +118,9 @@ class Broken:
     return {"i": np.array([i])}
 
 
-@pytest.mark.parametrize("mode", [*MODES, WORKERS])
+@pytest.mark.parametrize(
+  "mode", [*MODES, pytest.param(WORKERS, marks=pytest.mark.slow)]
+)
 def test_an_error_of_the_sequence_is_raised_as_it_is(mode):
   elements = Stream(Broken(), **mode)
   assert take(elements, 2) == [0, 1]

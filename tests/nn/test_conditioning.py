@@ -149,7 +149,9 @@ def test_formula_of_a_block():
   "changes",
   [
     pytest.param({"scan": True, "remat": True}, marks=pytest.mark.slow),
-    {"registers": 2, "pool": pooling.ClassToken()},
+    pytest.param(
+      {"registers": 2, "pool": pooling.ClassToken()}, marks=pytest.mark.slow
+    ),
   ],
   ids=str,
 )

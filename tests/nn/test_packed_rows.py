@@ -221,7 +221,10 @@ def test_pixels_without_positions_are_a_set(float64):
 
 
 @pytest.mark.parametrize("position", ["rotary", "relative"])
-@pytest.mark.parametrize("changes", [{"remat": True}, {"scan": True}])
+@pytest.mark.parametrize(
+  "changes",
+  [pytest.param({"remat": True}, marks=pytest.mark.slow), {"scan": True}],
+)
 def test_scanned_and_rematerialised_blocks_know_places(
   float64, position, changes
 ):

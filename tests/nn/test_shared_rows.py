@@ -225,7 +225,9 @@ def test_the_naive_average_is_too_large_for_positions_by_the_devices(
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize(
+  "double", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_microbatches_add_up(double):
   batch, model = _grids(), _model()
   params = _params(model, batch)

@@ -269,6 +269,7 @@ def test_mixed_patch_sizes_in_one_row():
   assert found["losses"].total[0] != by_size.total[0]
 
 
+@pytest.mark.slow
 def test_samples_depend_on_key_class_and_guidance_and_on_nothing_else():
   labels = jnp.array([0, 1])
   found = _sample(_random(), labels, KEYS)

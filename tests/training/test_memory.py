@@ -193,7 +193,7 @@ CONFIGS = {
 }
 
 
-FAST = ("scan and remat", "eight devices")
+FAST = ("scan and remat",)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +227,7 @@ def test_errors_would_be_noticed():
     assert not LOW * plan < total < HIGH * plan, name
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   jax.__version_info__ >= (0, 11), reason="later ones keep the recomputation"
 )

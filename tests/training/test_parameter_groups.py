@@ -105,6 +105,7 @@ def test_every_kind_of_position_is_the_lowest(position):
       np.testing.assert_array_equal(x, -1 / 16)
 
 
+@pytest.mark.slow
 def test_stacked_layers_learn_as_layers_of_their_own():
   params, stacked = tree(), tree(scan=True)
   flat = by_name(stacked)
