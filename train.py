@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from flexivit_jax import config as config_lib
+from flexivit_jax import overrides as overrides_lib
 from flexivit_jax import preparation, record, run_numbers
 from flexivit_jax import run as run_lib
 from flexivit_jax.checkpoints import native
@@ -79,7 +80,7 @@ def start(args, overrides, peers: Peers) -> int:
   """Checks the arguments, and trains. Returns the exit status."""
   experiment = config_lib.load(args.config, overrides, print)
   if peers.count > 1:
-    plain = config_lib.flatten(config_lib.to_json(experiment))
+    plain = overrides_lib.flatten(config_lib.to_json(experiment))
     agreement.check_same(peers, agreement.describe_program(plain))
   window = None
   if args.profile is not None:
@@ -127,7 +128,7 @@ def train(
   run = preparation.prepare(
     experiment, print, resuming=resuming, has_step=has_step, peers=peers
   )
-  seen = config_lib.flatten({"data": run.record["data"]})
+  seen = overrides_lib.flatten({"data": run.record["data"]})
   agreement.check_same(peers, seen)
   if window is not None:
     with blaming("--profile"):

@@ -5,7 +5,6 @@ values stop here: the schema is the fields and type hints of the objects
 themselves.
 """
 
-import ast
 import contextlib
 import dataclasses
 import math
@@ -18,193 +17,11 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from flexivit_jax import config_file
-from flexivit_jax.attention import (
-  blockwise,
-  dense,
-  local,
-  query_sharded,
-  ring,
-  triton,
-  ulysses,
-)
-from flexivit_jax.attention.distribution import Distribution
-from flexivit_jax.attention.kernels import Kernel
+from flexivit_jax import choices, config_file
+from flexivit_jax import overrides as overrides_lib
 from flexivit_jax.config_file import to_plain
-from flexivit_jax.core import diffusion as noise
-from flexivit_jax.core import patch_size, resolution, token_drop
-from flexivit_jax.core.text import cut, listed, nearest, quoted, show
-from flexivit_jax.data import (
-  arrays,
-  augment,
-  bad_images,
-  colour,
-  digits_canvas,
-  listed_images,
-  modes,
-  rand_augment,
-  sources,
-  tfds,
-)
+from flexivit_jax.core.text import cut, did_you_mean, listed, quoted, show
 from flexivit_jax.experiment import ConfigError, Experiment, blaming
-from flexivit_jax.nn import (
-  conditioning,
-  early_convolutions,
-  pooling,
-  positions,
-  relations,
-  resnet,
-  stems,
-  tables,
-  vit,
-)
-from flexivit_jax.tasks import (
-  diffusion,
-  distill,
-  losses,
-  masked_autoencoder,
-  supervised,
-  task,
-)
-from flexivit_jax.training import (
-  mixing,
-  optimizer,
-  parameter_sharding,
-  schedules,
-  writers,
-)
-
-# What each choice may be: a type hint to {name: class, or ready-made object}.
-CHOICES: dict[Any, dict[str, Any]] = {
-  vit.Size: {**vit.SIZES, "custom": vit.Size},
-  positions.Position: {
-    "none": positions.NoPosition,
-    "learned_grid": positions.LearnedGrid,
-    "sincos2d": positions.SinCos2D,
-    "fourier": positions.Fourier,
-    "row_column": tables.RowColumn,
-    "joint_table": tables.JointTable,
-    "rotary": relations.Rotary,
-    "relative": relations.Relative,
-  },
-  pooling.Pool: {
-    "gap": pooling.Gap,
-    "tok": pooling.ClassToken,
-    "map": pooling.Map,
-  },
-  stems.Stem: {
-    "none": stems.NoStem,
-    "resnet": resnet.ResNet,
-    "early_convolutions": early_convolutions.EarlyConvolutions,
-  },
-  conditioning.Conditioning: {
-    "none": conditioning.Unconditioned,
-    "adaln_zero": conditioning.AdaLNZero,
-  },
-  Kernel: {
-    "dense": dense.Dense,
-    "blockwise": blockwise.Blockwise,
-    "triton": triton.Triton,
-  },
-  Distribution: {
-    "local": local.Local,
-    "query_sharded": query_sharded.QuerySharded,
-    "ring": ring.Ring,
-    "ulysses": ulysses.Ulysses,
-  },
-  task.Task: {
-    "supervised": supervised.Supervised,
-    "distill": distill.Distill,
-    "mae": masked_autoencoder.MaskedAutoencoder,
-    "diffusion": diffusion.Diffusion,
-  },
-  noise.NoiseSchedule: {
-    "linear": noise.LinearNoise,
-    "cosine": noise.CosineNoise,
-  },
-  noise.Prediction: {
-    "noise": noise.PredictNoise,
-    "velocity": noise.PredictVelocity,
-    "data": noise.PredictData,
-  },
-  losses.Loss: {
-    "softmax": losses.SoftmaxLoss,
-    "sigmoid": losses.SigmoidLoss,
-  },
-  distill.Distance: {
-    "kl": distill.KL,
-    "hard": distill.Hard,
-    "l2": distill.L2,
-  },
-  mixing.Mix: {"mixup": mixing.Mixup, "cutmix": mixing.CutMix},
-  patch_size.PatchSizePolicy: {
-    "fixed": patch_size.FixedPatchSize,
-    "sampled": patch_size.SampledPatchSize,
-    "scheduled": patch_size.ScheduledPatchSize,
-    "budget": patch_size.BudgetPatchSize,
-  },
-  resolution.Resolution: {
-    "square": resolution.Square,
-    "pix2struct": resolution.Pix2Struct,
-    "naflex": resolution.NaFlex,
-    "native": resolution.Native,
-    "sampled": resolution.Sampled,
-  },
-  token_drop.TokenDrop: {
-    "none": token_drop.NoDrop,
-    "constant": token_drop.Constant,
-    "beta": token_drop.Beta,
-    "by_resolution": token_drop.ByResolution,
-    "scheduled": token_drop.Scheduled,
-  },
-  sources.SourceSpec: {
-    "digits": sources.Digits,
-    "digits_canvas": digits_canvas.DigitsCanvas,
-    "image_folder": sources.ImageFolder,
-    "listed_images": listed_images.ListedImages,
-    "tfds": tfds.Tfds,
-    "arrays": arrays.Arrays,
-  },
-  modes.Mode: {
-    "antialias": modes.Antialias,
-    "bv_compat": modes.BvCompat,
-  },
-  augment.Transform: {
-    "resize": augment.Resize,
-    "resize_crop": augment.ResizeCrop,
-    "central_crop": augment.CentralCrop,
-    "pad_square": augment.PadSquare,
-    "inception_crop": augment.InceptionCrop,
-    "flip": augment.Flip,
-    "affine": augment.Affine,
-    "color_jitter": colour.ColorJitter,
-    "grayscale": colour.Grayscale,
-    "rand_augment": rand_augment.RandAugment,
-  },
-  bad_images.OnBadImage: {
-    "error": bad_images.Error,
-    "skip": bad_images.Skip,
-  },
-  optimizer.Optimizer: {
-    "adamw": optimizer.AdamW,
-    "sgd": optimizer.Sgd,
-    "optax": optimizer.Optax,
-  },
-  schedules.Schedule: {
-    "cosine": schedules.Cosine,
-    "linear": schedules.Linear,
-    "rsqrt": schedules.Rsqrt,
-    "constant": schedules.Constant,
-  },
-  parameter_sharding.ParameterSharding: {
-    "replicated": parameter_sharding.Replicated,
-    "fsdp": parameter_sharding.Fsdp,
-  },
-  writers.WriterSpec: {
-    "tensorboard": writers.TensorBoard,
-    "wandb": writers.WeightsAndBiases,
-  },
-}
 
 
 def load(
@@ -234,74 +51,28 @@ def load(
   drops, waiting = [], []
   for i, override in enumerate(overrides):
     try:
-      dropped = apply_override(raw, override)
+      dropped = overrides_lib.apply(raw, override)
     except ConfigError as e:
       if not drops:
         raise broken or e from None
       waiting.append(override)  # it may be for a default of the new name
       continue
     if dropped:
-      drops.append(_Dropped(override, dropped, tuple(overrides[i + 1 :])))
+      later = tuple(overrides[i + 1 :])
+      drops.append(overrides_lib.Dropped(override, dropped, later))
   try:
     if waiting:
       raw = to_json(from_plain(raw))
       for override in waiting:
-        apply_override(raw, override)
+        overrides_lib.apply(raw, override)
     experiment = from_plain(raw)
   except _MissingFieldError as e:
-    why = [text for d in drops if (text := d.why_missing(e))]
+    why = [text for d in drops if (text := d.why_missing(e.path, e.names))]
     raise ConfigError("".join((str(e), *why))) from None
   for each in drops:
     if line := each.describe(to_json(experiment)):
       report(line)
   return experiment
-
-
-@dataclasses.dataclass(frozen=True)
-class _Dropped:
-  """Fields that went with a choice's name.
-
-  Attributes:
-    override: `a.name=value`.
-    fields: plain values.
-    later: the overrides after it.
-  """
-
-  override: str
-  fields: Mapping[str, Any]
-  later: tuple[str, ...]
-
-  @property
-  def _place(self) -> str:
-    return self.override.partition("=")[0].removesuffix(".name")
-
-  def describe(self, plain: Mapping[str, Any]) -> str | None:
-    """The fields that the new choice has too, with other values that nobody
-    gave; None: there are none."""
-    place, now = self._place, flatten(plain)
-    lost = [
-      f"{key.removeprefix(f'{place}.')}={show(value)}"
-      for key, value in flatten(self.fields, place).items()
-      if key != f"{place}.name" and now.get(key, value) != value
-      if not any(f"{key}.".startswith(f"{k}.") for k in self._given)
-    ]
-    if not lost:
-      return None
-    return (
-      f"config.{self.override} leaves out {listed(lost)}: what is to stay must "
-      "be given with it"
-    )
-
-  def why_missing(self, error: "_MissingFieldError") -> str:
-    lost = [n for n in error.names if n in self.fields]
-    if error.path != f"config.{self._place}" or not lost:
-      return ""
-    values = listed(f"{name}={show(self.fields[name])}" for name in lost)
-    return f"; config.{self.override} leaves out {values}"
-
-  @property
-  def _given(self):
-    return [override.partition("=")[0] for override in self.later]
 
 
 class _MissingFieldError(ConfigError):
@@ -310,90 +81,6 @@ class _MissingFieldError(ConfigError):
   def __init__(self, path: str, names: Sequence[str]):
     super().__init__(f"{path}: {', '.join(names)} must be given")
     self.path, self.names = path, names
-
-
-def apply_override(raw: dict[str, Any], override: str) -> dict[str, Any]:
-  """Sets `a.b=value` in nested dicts, in place.
-
-  Setting a choice's `name` to another one drops its other fields: they belong
-  to the class that it named before.
-
-  Returns:
-    What was dropped.
-  """
-  key, equals, text = override.partition("=")
-  if not equals:
-    raise ConfigError(f"--config.{key}: write --config.{key}=VALUE")
-  *parents, last = key.split(".")
-  place = raw
-  for i, parent in enumerate(parents):
-    child = place.get(parent)
-    if isinstance(child, str):
-      child = place[parent] = {"name": child}
-    if child is None and parent in place:
-      child = place[parent] = {}  # what was left out may have fields
-    if not isinstance(child, dict):
-      where = ".".join(("config", *parents[: i + 1]))
-      if parent in place:
-        raise ConfigError(
-          f"--config.{cut(key, 100)}: {where} is {show(child)} and has no "
-          f"fields: give --config.{'.'.join(parents[: i + 1])}=VALUE"
-        )
-      raise ConfigError(
-        f"--config.{cut(key, 100)}: there is no {cut(where, 100)}"
-        f"{_hint(parent, place)}; valid: {listed(place)}"
-      )
-    place = child
-  try:
-    value = to_plain(_parse(text))
-  except _NOT_PYTHON:
-    if _HOLDS_DICT.match(text):
-      raise ConfigError(
-        f"--config.{cut(key, 100)}: {show(text)} is not in Python's notation: "
-        f"{_QUOTES}"
-      ) from None
-    value = {"true": True, "false": False}.get(text, text)
-  dropped = {}
-  if last == "name" and place.get("name") not in (None, value):
-    dropped = dict(place)
-    place.clear()
-  place[last] = value
-  return dropped
-
-
-# What is not Python's notation, too deep for it, or no value in it.
-_NOT_PYTHON = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
-_HOLDS_DICT = re.compile(r"[(\[\s]*(\{|dict\()")
-_QUOTES = (
-  "quote the texts in it, and the whole once more for the shell: "
-  "'--config.KEY=(dict(name=\"x\", size=8),)'"
-)
-
-
-def _parse(text: str):
-  """A value in Python's notation, in which `dict(a=1)` is `{"a": 1}`.
-
-  Raises: one of `_NOT_PYTHON`.
-  """
-  return ast.literal_eval(_Dicts().visit(ast.parse(text.strip(), mode="eval")))
-
-
-class _Dicts(ast.NodeTransformer):
-  """Calls of dict with names and values, as a config file has them, to dicts.
-
-  Any other call stays one, which `ast.literal_eval` refuses.
-  """
-
-  def visit_Call(self, node):
-    self.generic_visit(node)
-    names = [keyword.arg for keyword in node.keywords]
-    is_dict = isinstance(node.func, ast.Name) and node.func.id == "dict"
-    if not is_dict or node.args or len({*names} - {None}) < len(names):
-      return node
-    return ast.Dict(
-      [ast.Constant(name) for name in names],
-      [keyword.value for keyword in node.keywords],
-    )
 
 
 def from_plain(raw: Mapping[str, Any]) -> Experiment:
@@ -422,7 +109,7 @@ class _WrongType(ConfigError):
 
 
 def _build(hint, value, path):
-  if hint in CHOICES:
+  if hint in choices.CHOICES:
     return _choice(hint, value, path)
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if origin in (types.UnionType, typing.Union):
@@ -462,7 +149,7 @@ def _number(hint, value, path):
 
 
 def _choice(hint, value, path):
-  table = CHOICES[hint]
+  table = choices.CHOICES[hint]
   fields = {"name": value} if isinstance(value, str) else value
   names = quoted(table)
   if not isinstance(fields, Mapping) or "name" not in fields:
@@ -470,7 +157,7 @@ def _choice(hint, value, path):
   fields = dict(fields)
   name = fields.pop("name")
   if not isinstance(name, str) or name not in table:
-    close = _hint(name, table)
+    close = did_you_mean(name, table)
     called = isinstance(name, str) and re.fullmatch(r"(\w+)\((.*)\)", name)
     if called and called[1] in table:
       close = f" (write dict(name={called[1]!r}, {called[2]}))"
@@ -489,7 +176,8 @@ def _record(cls, value, path):
     meant = [
       f" (did you mean {path}.{name}={value}?)"
       for name in fields
-      if isinstance(value, str) and value in CHOICES.get(hints[name], ())
+      if isinstance(value, str)
+      and value in choices.CHOICES.get(hints[name], ())
     ]
     raise ConfigError(
       f"{path} is {show(value)}{''.join(meant[:1])}: expected its fields, "
@@ -497,8 +185,11 @@ def _record(cls, value, path):
     )
   for key in value:
     if key not in fields:
-      below = [k for k in flatten(value) if str(k).endswith(f".{key}")]
-      hint = f" (did you mean {below[0]!r}?)" if below else _hint(key, fields)
+      written = overrides_lib.flatten(value)
+      below = [k for k in written if str(k).endswith(f".{key}")]
+      hint = did_you_mean(key, fields)
+      if below:
+        hint = f" (did you mean {below[0]!r}?)"
       raise ConfigError(
         f"{path}.{cut(str(key), 100)}: no such key{hint}; "
         f"valid: {listed(fields or ['none'])}"
@@ -590,7 +281,7 @@ def _remedy(hint, value):
       text = f'"{text}"' if isinstance(candidate, str) else text
       return f"; give {text}"
   if isinstance(value, str) and value.startswith(("(", "[")):
-    return f"; {_QUOTES}"
+    return f"; {overrides_lib.QUOTES}"
   return ""
 
 
@@ -606,9 +297,9 @@ def _candidates(value):
     for kind in (int, float):
       with contextlib.suppress(ValueError):
         yield kind(value)
-    with contextlib.suppress(*_NOT_PYTHON):
+    with contextlib.suppress(*overrides_lib.NOT_PYTHON):
       # In quotes too many.
-      parsed = to_plain(_parse(value))
+      parsed = to_plain(overrides_lib.parse(value))
       yield from (parsed, (parsed,))
   if isinstance(value, float) and value.is_integer():
     yield int(value)
@@ -647,7 +338,7 @@ def to_json(value):
 
 def name_of(value) -> str | None:
   """What a config calls an object of one of the choices; None: it is none."""
-  for table in CHOICES.values():
+  for table in choices.CHOICES.values():
     for name, chosen in table.items():
       if chosen is type(value) or chosen == value:
         return name
@@ -656,7 +347,7 @@ def name_of(value) -> str | None:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   """Lines `key: old -> new` for all that differs between two JSON configs."""
-  flat_old, flat_new = flatten(old), flatten(new)
+  flat_old, flat_new = overrides_lib.flatten(old), overrides_lib.flatten(new)
   return [
     f"{key}: {flat_old.get(key)!r} -> {flat_new.get(key)!r}"
     for key in sorted(flat_old.keys() | flat_new.keys())
@@ -664,25 +355,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   ]
 
 
-def flatten(tree, prefix: str = "") -> dict[str, Any]:
-  """Nested dicts as one of dotted keys."""
-  if not isinstance(tree, Mapping):
-    return {prefix: tree}
-  flat = {}
-  for key, value in tree.items():
-    flat |= flatten(value, f"{prefix}.{key}" if prefix else key)
-  return flat
-
-
 def _fields(cls):
   """Fields that a config may set; a linen module adds two of its own."""
   own = {"parent", "name"} if issubclass(cls, nn.Module) else set()
   return [f for f in dataclasses.fields(cls) if f.name not in own and f.init]
-
-
-def _hint(word, valid):
-  meant = nearest(word, valid)
-  return f" (did you mean {meant!r}?)" if meant else ""
 
 
 def _describe(hint):

@@ -9,7 +9,8 @@ import re
 
 import pytest
 
-from flexivit_jax import config
+from flexivit_jax import choices, config
+from flexivit_jax import overrides as overrides_lib
 from flexivit_jax.data import augment, sources
 from flexivit_jax.experiment import ConfigError, Data, Experiment
 from flexivit_jax.nn import pooling, positions, vit
@@ -106,7 +107,7 @@ REQUIRED = {
 def build(*overrides):
   raw = copy.deepcopy(SMALLEST)
   for override in overrides:
-    config.apply_override(raw, override)
+    overrides_lib.apply(raw, override)
   return config.from_plain(raw)
 
 
@@ -137,7 +138,7 @@ def test_every_config_survives_json(path):
 
 @pytest.mark.parametrize(
   ("hint", "name"),
-  [(hint, name) for hint, table in config.CHOICES.items() for name in table],
+  [(hint, name) for hint, table in choices.CHOICES.items() for name in table],
 )
 def test_every_choice_survives_json(hint, name):
   # _build, so that a new kind of choice is covered without naming its place.
@@ -731,14 +732,14 @@ ODD = (
   ("hint", "name"),
   [
     (hint, name)
-    for hint, table in config.CHOICES.items()
+    for hint, table in choices.CHOICES.items()
     for name, chosen in table.items()
     if isinstance(chosen, type)
   ],
 )
 def test_odd_values_of_every_field_are_refused_or_survive_json(hint, name):
   required = {"name": name, **REQUIRED.get(name, {})}
-  for field in config._fields(config.CHOICES[hint][name]):
+  for field in config._fields(choices.CHOICES[hint][name]):
     refusals = []
     for value in map(config.to_plain, ODD):
       try:

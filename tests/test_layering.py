@@ -26,6 +26,8 @@ LAYERS = (
   "loaded",
   "record",
   "config",
+  "choices",
+  "overrides",
   "config_file",
   "experiment",
   "analysis",

@@ -4,7 +4,7 @@ import time
 
 import jax
 
-from flexivit_jax import config
+from flexivit_jax import overrides as overrides_lib
 from flexivit_jax.core.faults import Fault
 from flexivit_jax.core.peers import ALONE, Peers
 from flexivit_jax.core.text import align, format_bytes
@@ -39,7 +39,7 @@ def run(experiment: Experiment, peers: Peers = ALONE) -> None:
 
 def describe(run: Run):
   """Lines: the resolved config, parameters, and the cost of each size."""
-  for key, value in config.flatten(run.record["config"]).items():
+  for key, value in overrides_lib.flatten(run.record["config"]).items():
     yield f"config.{key} = {value!r}"
   for name, data in run.record["data"].items():
     images = f"{data['images']} images, " if "images" in data else ""

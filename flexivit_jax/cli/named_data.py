@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 
-from flexivit_jax import config
+from flexivit_jax import choices
 from flexivit_jax.data import modes, sources, tfds
 from flexivit_jax.experiment import ConfigError, Experiment, TilingError
 
@@ -26,7 +26,7 @@ def add_arguments(add) -> None:
 def add_mode_argument(add) -> None:
   add(
     "--preprocessing",
-    choices=tuple(config.CHOICES[modes.Mode]),
+    choices=tuple(choices.CHOICES[modes.Mode]),
     help="how images are decoded and resized: antialias, or bv_compat, as for "
     "the published FlexiViT models; default: the run's, or antialias",
   )
@@ -51,7 +51,7 @@ def choose_mode(
       "instead of a budget, or --preprocessing antialias"
     )
   if name is not None:
-    return config.CHOICES[modes.Mode][name]()
+    return choices.CHOICES[modes.Mode][name]()
   return modes.ANTIALIAS if run is None or packed else run.preprocessing
 
 

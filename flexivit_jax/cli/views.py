@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from jax.sharding import Mesh
 
-from flexivit_jax import config, preprocessing
+from flexivit_jax import choices, preprocessing
 from flexivit_jax.cli import named_data
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.resolution import NaFlex
@@ -57,7 +57,7 @@ def add_loading_arguments(add: Callable) -> None:
   add("--batch_size", type=int, help="default: the run's, or 128")
   add(
     "--on_bad_image",
-    choices=tuple(config.CHOICES[bad_images.OnBadImage]),
+    choices=tuple(choices.CHOICES[bad_images.OnBadImage]),
     help="whether an image that cannot be decoded ends the evaluation, or is "
     "left out; default: the run's, or error",
   )
@@ -76,7 +76,7 @@ def choose_batch_size(args, run: Experiment | None, mesh: Mesh) -> int:
 def choose_policy(args, run: Experiment | None) -> bad_images.OnBadImage:
   """For images that cannot be decoded: as asked for, or the run's."""
   if args.on_bad_image:
-    return config.CHOICES[bad_images.OnBadImage][args.on_bad_image]()
+    return choices.CHOICES[bad_images.OnBadImage][args.on_bad_image]()
   return run.on_bad_image if run else bad_images.ERROR
 
 

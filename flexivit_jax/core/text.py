@@ -61,3 +61,9 @@ def nearest(word: Any, valid: Iterable[Any]) -> str | None:
   written = {str(v).lower(): str(v) for v in valid}
   close = difflib.get_close_matches(str(word).lower(), written, n=1)
   return written[close[0]] if close else None
+
+
+def did_you_mean(word: Any, valid: Iterable[Any]) -> str:
+  """ " (did you mean 'gap'?)", or nothing."""
+  meant = nearest(word, valid)
+  return f" (did you mean {meant!r}?)" if meant else ""

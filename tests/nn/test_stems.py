@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, use_abstract_mesh
 
-from flexivit_jax import config
+from flexivit_jax import choices
 from flexivit_jax.core.tokens import patchify
 from flexivit_jax.experiment import check_patch_size
 from flexivit_jax.nn import pooling, positions, shared_rows, stems, vit
@@ -274,7 +274,7 @@ def test_values_that_no_stem_has_are_refused(make, text):
 
 
 def test_configs_name_stems():
-  chosen = config.CHOICES[stems.Stem]
+  chosen = choices.CHOICES[stems.Stem]
   made = {name: stem() for name, stem in chosen.items()}
   assert {name: x.stride for name, x in made.items()} == {
     "none": 1,
