@@ -117,9 +117,8 @@ def evaluate(args) -> Sweep:
   if run is not None and not run.task.classifies:
     raise ConfigError(
       f"--checkpoint {args.checkpoint}: its task gives no classes; what it "
-      "measured at each patch size is in its metrics.jsonl. Train a model that "
-      "starts from it (configs/finetune.py, configs/linear_probe.py) and "
-      "evaluate that, or probe it: python -m flexivit_jax.cli.few_shot"
+      "measured at each patch size is in its metrics.jsonl, and what takes it "
+      f"is {run.task.used_by.format(run=args.checkpoint)}"
     )
   data = views.choose_data(args, run)
   mode = named_data.choose_mode(args, run, packed=args.budgets is not None)

@@ -246,9 +246,7 @@ def run_steps(run, workdir: pathlib.Path, checkpoints, window) -> int:
       f"{run.total_steps}; the same command goes on"
     )
     return 128 + interruption.signal
-  watch.line(
-    f"finished; next: {experiment.task.used_by} --checkpoint {workdir}"
-  )
+  watch.line(f"finished; next: {experiment.task.used_by.format(run=workdir)}")
   return 0
 
 

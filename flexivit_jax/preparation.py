@@ -187,6 +187,15 @@ def _check_arrays(experiment: Experiment, source) -> None:
       f"config.model.channels is {experiment.model.channels}, and the arrays "
       f"of config.train have {channels}: give config.model.channels={channels}"
     )
+  for name in ("validation", "test"):
+    data = getattr(experiment, name)
+    scale = getattr(data and data.source, "scale", None)
+    wanted = experiment.train.source.scale
+    if scale not in (None, wanted):
+      raise ConfigError(
+        f"config.{name}.source.scale is {scale:g}, and that of config.train "
+        f"{wanted:g}: give both the same"
+      )
   for name in ("packing", "mix"):
     if getattr(experiment, name):
       raise ConfigError(
@@ -200,7 +209,7 @@ def _check_arrays(experiment: Experiment, source) -> None:
       raise ConfigError(
         f"config.task.sampler.clip keeps samples in [-1, 1], and the arrays of "
         f"config.train lie in [{low:.3g}, {high:.3g}]: give "
-        "config.task.sampler.clip=False, or a config.train.source.scale"
+        "config.task.sampler.clip=False, or a source.scale to each data"
       )
 
 

@@ -231,8 +231,8 @@ def test_a_run_starts_another_and_no_classifier(command, tmp_path):
     )
   assert str(error.value) == (
     f"config.init_from: {first} has conditioning 'adaln_zero' and the model "
-    "'none', whose norms are others: give model.conditioning='adaln_zero', or "
-    "another checkpoint"
+    "'none', whose norms are others: diffusion starts from diffusion alone, "
+    "and all else from all else, so give another checkpoint"
   )
 
 

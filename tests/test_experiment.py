@@ -16,7 +16,7 @@ from flexivit_jax.experiment import (
   check_tiling,
   common_divisors,
 )
-from flexivit_jax.nn import pooling, positions, tables, vit
+from flexivit_jax.nn import conditioning, pooling, positions, tables, vit
 from flexivit_jax.training import mixing, optimizer
 
 
@@ -178,6 +178,17 @@ def test_a_head_may_be_larger_but_not_smaller():
   assert str(caught.value) == (
     "config.model.num_classes is 3, but the data has 4 classes: leave it out, "
     "or give 4 or more"
+  )
+
+
+def test_blocks_that_read_a_condition_do_not_classify():
+  model = experiment().model.clone(conditioning=conditioning.AdaLNZero())
+  with pytest.raises(ConfigError) as caught:
+    experiment(model=model).for_classes(("a", "b"))
+  assert str(caught.value) == (
+    "config.model.conditioning is adaln_zero, whose blocks are told time and "
+    'class: give config.task.name="diffusion", or '
+    'config.model.conditioning="none"'
   )
 
 

@@ -125,7 +125,8 @@ def transformed(checkpoint: Checkpoint, args, patch_hw, image_hw) -> Checkpoint:
     model, arrays = repatch.without_layer_scale(model, arrays)
   if args.pixels:
     normalization = NORMALIZATIONS[args.pixels]
-    model, arrays = repatch.with_normalization(model, arrays, *normalization)
+    with blaming("--pixels"):
+      model, arrays = repatch.with_normalization(model, arrays, *normalization)
   one_size = args.format in ("timm", "hugging_face")
   if patch_hw or image_hw:
     with blaming("--image" if image_hw else "--patch"):

@@ -51,13 +51,24 @@ class Judge:
   accuracy: float
   data: str
 
-  def judge(self, samples: np.ndarray, asked: np.ndarray) -> dict[str, Any]:
-    """As JSON, of u8 images and the classes that were asked for."""
+  def check(self, count: int) -> None:
+    """Refuses so few samples that nothing can be said of them.
+
+    Raises:
+      ConfigError: naming how many there must be.
+    """
+    with blaming("--count"):
+      generated.check_counts(count, len(self.features))
+
+  def judge(
+    self, samples: np.ndarray, asked: np.ndarray | None
+  ) -> dict[str, Any]:
+    """As JSON, of u8 images and the classes that were asked for; None: none
+    were."""
     answers, features = _answers(
       self.vit, samples, self.image_hw, self.patch_hw
     )
-    with blaming("--count"):
-      found = generated.judge(asked, answers, features, self.features)
+    found = generated.judge(asked, answers, features, self.features)
     return {
       "judge": self.vit.spec.path,
       "judge_patch_size": size_name(self.patch_hw),
@@ -69,10 +80,14 @@ class Judge:
 
   def table(self, judged: dict[str, Any]) -> str:
     """Lines that a user reads."""
-    by_class = judged["asked_share_by_class"].values()
-    rows = [
-      ("assigned to the asked class", f"{judged['asked_share']:.1%}"),
-      ("the same of the worst class", f"{min(by_class):.1%}"),
+    rows = []
+    if judged["asked_share"] is not None:
+      by_class = judged["asked_share_by_class"].values()
+      rows = [
+        ("assigned to the asked class", f"{judged['asked_share']:.1%}"),
+        ("the same of the worst class", f"{min(by_class):.1%}"),
+      ]
+    rows += [
       ("Frechet distance of features", f"{judged['frechet_distance']:.4g}"),
       (
         "the same of two halves of the real images",

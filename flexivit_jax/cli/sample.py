@@ -94,6 +94,7 @@ def sample(args) -> None:
   referee = None
   if args.judge is not None:
     referee = judging.open_judge(args, found, image_hw)
+    referee.check(args.count * len(classes))
   elif args.data or args.judge_patch_size:
     raise ConfigError("--data and --judge_patch_size need --judge")
   output.mkdir(parents=True, exist_ok=True)
@@ -120,7 +121,10 @@ def sample(args) -> None:
     files.replacing(output / "samples.npz") as path,
     open(path, "wb") as file,
   ):
-    np.savez(file, images=data, labels=labels, classes=names)
+    if run.task.num_classes:
+      np.savez(file, images=data, labels=labels, classes=names)
+    else:
+      np.savez(file, images=data)
   with files.replacing(output / "samples.png") as path:
     pictures.contact_sheet(rows).save(path, format="PNG")
   record = {
@@ -135,7 +139,8 @@ def sample(args) -> None:
   }
   print(f"wrote {output / 'samples.png'} and samples.npz, {len(images)} images")
   if referee is not None:
-    record["judged"] = referee.judge(shown, labels)
+    asked = labels if run.task.num_classes else None
+    record["judged"] = referee.judge(shown, asked)
     print(referee.table(record["judged"]))
   with files.replacing(output / "samples.json") as path:
     path.write_text(json.dumps(record, indent=2) + "\n")

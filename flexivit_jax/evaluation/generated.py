@@ -17,7 +17,8 @@ class Generated:
   """What a classifier says of generated images.
 
   Attributes:
-    asked_share: share that it assigns to the class which was asked for.
+    asked_share: share that it assigns to the class which was asked for; None:
+      none was.
     asked_share_by_class: the same of each class that was.
     frechet_distance: of its features from those of real images.
     real_frechet_distance: of one half of the real images from the other, which
@@ -28,7 +29,7 @@ class Generated:
     generated, real: numbers of images.
   """
 
-  asked_share: float
+  asked_share: float | None
   asked_share_by_class: dict[int, float]
   frechet_distance: float
   real_frechet_distance: float
@@ -38,8 +39,23 @@ class Generated:
   real: int
 
 
+def check_counts(
+  generated: int, real: int, neighbours: int = NEIGHBOURS
+) -> None:
+  """Refuses numbers of images that are too few to have so many neighbours.
+
+  Raises:
+    ValueError: naming both.
+  """
+  if min(real, generated) <= neighbours:
+    raise ValueError(
+      f"{generated} generated and {real} real images: precision and recall "
+      f"need more than {neighbours} of each"
+    )
+
+
 def judge(
-  asked: np.ndarray,
+  asked: np.ndarray | None,
   answers: np.ndarray,
   features: np.ndarray,
   real_features: np.ndarray,
@@ -47,21 +63,25 @@ def judge(
   """Compares.
 
   Args:
-    asked, answers: classes `[n]` of the generated images.
+    asked, answers: classes `[n]` of the generated images; asked None: none
+      were.
     features, real_features: `[n, d]` and `[m, d]`.
 
   Raises:
     ValueError: as the measures.
   """
   precision, recall = precision_recall(real_features, features)
-  right = answers == asked
+  share, by_class = None, {}
+  if asked is not None:
+    right = answers == asked
+    share = float(right.mean())
+    by_class = {
+      int(c): float(right[asked == c].mean()) for c in np.unique(asked)
+    }
   halves = real_features[::2], real_features[1::2]
   return Generated(
-    asked_share=float(right.mean()),
-    asked_share_by_class={
-      int(label): float(right[asked == label].mean())
-      for label in np.unique(asked)
-    },
+    asked_share=share,
+    asked_share_by_class=by_class,
     frechet_distance=frechet_distance(real_features, features),
     real_frechet_distance=frechet_distance(*halves),
     precision=precision,
@@ -116,12 +136,7 @@ def precision_recall(
   Raises:
     ValueError: there are too few images to have so many neighbours.
   """
-  fewest = min(len(real), len(generated))
-  if fewest <= neighbours:
-    raise ValueError(
-      f"{len(generated)} generated and {len(real)} real images: precision and "
-      f"recall need more than {neighbours} of each"
-    )
+  check_counts(len(generated), len(real), neighbours)
   real, generated = (np.asarray(x, np.float64) for x in (real, generated))
   across = _distances(generated, real)
   within_real = across <= _radii(real, neighbours)[None]

@@ -159,7 +159,8 @@ def _check_conditioning(source, target, path):
     )
     raise ValueError(
       f"{path} has conditioning {have!r} and the model {want!r}, whose norms "
-      f"are others: give model.conditioning={have!r}, or another checkpoint"
+      "are others: diffusion starts from diffusion alone, and all else from "
+      "all else, so give another checkpoint"
     )
 
 

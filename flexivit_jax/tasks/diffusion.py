@@ -62,7 +62,10 @@ class Diffusion:
   metrics = ("loss", "loss_little_noise", "loss_much_noise")
   own_parameters: ClassVar[tuple[str, ...]] = (OWN,)
   classifies: ClassVar[bool] = False
-  used_by: ClassVar[str] = "python -m flexivit_jax.cli.sample"
+  used_by: ClassVar[str] = (
+    "python -m flexivit_jax.cli.sample --checkpoint {run} "
+    "--output {run}/samples"
+  )
 
   def __post_init__(self):
     check("class_dropout", self.class_dropout, at_least=0, below=1)
@@ -71,15 +74,18 @@ class Diffusion:
 
   def for_classes(self, model: ViT, classes: tuple[str, ...]):
     """As `task.Task`."""
+    wanted = self.num_classes
     if not isinstance(model.conditioning, conditioning.AdaLNZero):
       raise ValueError(
         "config.task diffusion tells the blocks time and class, and they read "
         'neither: give config.model.conditioning="adaln_zero"'
       )
-    if model.num_classes:
+    # 0 is what this sets, together with the task's own.
+    if model.num_classes or (model.num_classes == 0 and wanted is None):
       raise ValueError(
         f"config.model.num_classes is {model.num_classes}, and a model that "
-        "learns by diffusion has no head: leave it out"
+        "learns by diffusion has no head: leave it out; "
+        "config.task.num_classes=0 learns without classes"
       )
     if isinstance(model.pool, pooling.Map):
       raise ValueError(
@@ -96,7 +102,6 @@ class Diffusion:
         "config.model.standardize would undo the noise that is added: give "
         "config.model.standardize=False"
       )
-    wanted = self.num_classes
     if wanted is None:
       wanted = len(classes)
     elif 0 < wanted < len(classes):

@@ -71,7 +71,9 @@ class MaskedAutoencoder:
   metrics = ("loss", "relative_loss")
   own_parameters: ClassVar[tuple[str, ...]] = (DECODER,)
   classifies: ClassVar[bool] = False
-  used_by: ClassVar[str] = "python -m flexivit_jax.cli.few_shot"
+  used_by: ClassVar[str] = (
+    "python -m flexivit_jax.cli.few_shot --checkpoint {run}"
+  )
 
   def __post_init__(self):
     if not 0 < self.mask_ratio < 1:
@@ -132,10 +134,9 @@ class MaskedAutoencoder:
     patches = math.prod(grid_hw)
     if masking.num_visible(patches, self.mask_ratio) == patches:
       raise ValueError(
-        f"{patches} patch{'es' if patches > 1 else ''} of {patch_hw[0]}x"
-        f"{patch_hw[1]} in an image of {image_hw[0]}x{image_hw[1]} px, of "
-        f"which mask_ratio {self.mask_ratio:g} hides none: take smaller "
-        "patches, larger images, or a higher mask_ratio"
+        f"{patches} patch of {patch_hw[0]}x{patch_hw[1]} in an image of "
+        f"{image_hw[0]}x{image_hw[1]} px, of which mask_ratio "
+        f"{self.mask_ratio:g} hides none: take smaller patches or larger images"
       )
     try:
       positions.check_grid(self.decoder.position, grid_hw)

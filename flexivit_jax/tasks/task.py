@@ -7,7 +7,7 @@ import jax
 
 from flexivit_jax.core.means import Mean
 from flexivit_jax.core.tokens import Batch
-from flexivit_jax.nn import cost
+from flexivit_jax.nn import conditioning, cost
 from flexivit_jax.nn.vit import ViT
 from flexivit_jax.tasks.losses import Loss
 
@@ -23,7 +23,7 @@ class Task(Protocol):
     own_parameters: top-level names of parameters that are not the backbone's.
     classifies: whether it is a `Classification`, which is evaluated by its
       answers; another task is evaluated by what it measures.
-    used_by: the command that takes a finished run, as `--checkpoint`.
+    used_by: the command that takes a finished run, whose directory is {run}.
   """
 
   metrics: tuple[str, ...]
@@ -121,16 +121,22 @@ class Classifies:
   """What the tasks that classify share: the backbone alone, with a head."""
 
   classifies: ClassVar[bool] = True
-  used_by: ClassVar[str] = "python evaluate.py"
+  used_by: ClassVar[str] = "python evaluate.py --checkpoint {run}"
   own_parameters: ClassVar[tuple[str, ...]] = ()
 
   def for_classes(self, model: ViT, classes: tuple[str, ...]):
     """As `Task`: a head of as many outputs as there are classes.
 
     Raises:
-      ValueError: there is nothing to tell apart, or the model's own number of
-        classes is too small.
+      ValueError: there is nothing to tell apart, the model's own number of
+        classes is too small, or its blocks read more than images.
     """
+    if isinstance(model.conditioning, conditioning.AdaLNZero):
+      raise ValueError(
+        "config.model.conditioning is adaln_zero, whose blocks are told time "
+        'and class: give config.task.name="diffusion", or '
+        'config.model.conditioning="none"'
+      )
     if len(classes) < 2:
       raise ValueError(
         f"config.train: the data has one class, {', '.join(classes)!r}: give "

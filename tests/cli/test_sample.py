@@ -160,6 +160,14 @@ def test_refusals(sample, run, classifier, here, tmp_path):
       "--judge_patch_size",
     ),
     (
+      (
+        *("--count=1", "--classes=3", f"--judge={classifier}"),
+        "--judge_patch_size=6",
+      ),
+      "--count: 1 generated and 16 real images: precision and recall need "
+      "more than 3 of each",
+    ),
+    (
       (f"--judge={run}",),
       f"--judge: {run} does not tell the 10 classes of {run} apart: give a "
       "classifier of the same data",

@@ -187,7 +187,16 @@ def _experiment(file, *overrides):
       ("model.channels=5",),
       "config.task.sampler.clip keeps samples in [-1, 1], and the arrays of "
       "config.train lie in [{low:.3g}, {high:.3g}]: give "
-      "config.task.sampler.clip=False, or a config.train.source.scale",
+      "config.task.sampler.clip=False, or a source.scale to each data",
+    ),
+    (
+      (
+        "model.channels=5",
+        "validation={'source': {'name': 'arrays', 'path': 'FILE'}}",
+        "train.source.scale=0.5",
+      ),
+      "config.validation.source.scale is 1, and that of config.train 0.5: give "
+      "both the same",
     ),
     (
       (
@@ -199,9 +208,10 @@ def _experiment(file, *overrides):
       "leave it out",
     ),
   ],
-  ids=("channels", "clip", "packing"),
+  ids=("channels", "clip", "scale", "packing"),
 )
 def test_runs_that_cannot_be_are_refused(file, overrides, text):
+  overrides = (x.replace("FILE", str(file)) for x in overrides)
   experiment = _experiment(file, *overrides)
   with pytest.raises(ConfigError) as error:
     preparation.prepare(experiment, print)

@@ -84,6 +84,9 @@ def test_judging_puts_them_together():
   found = generated.judge(asked, answers, x[:5], x)
   assert found.asked_share == 4 / 5
   assert found.asked_share_by_class == {0: 0.5, 2: 1.0}
+  nothing = generated.judge(None, answers, x[:5], x)
+  assert (nothing.asked_share, nothing.asked_share_by_class) == (None, {})
+  assert nothing.frechet_distance == found.frechet_distance
   assert found.frechet_distance == generated.frechet_distance(x, x[:5])
   halves = generated.frechet_distance(x[::2], x[1::2])
   assert found.real_frechet_distance == halves

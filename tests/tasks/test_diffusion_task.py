@@ -384,7 +384,14 @@ GUIDED = noise.Sampler(guidance=2.0)
       Diffusion(),
       {"num_classes": 10},
       "config.model.num_classes is 10, and a model that learns by diffusion "
-      "has no head: leave it out",
+      "has no head: leave it out; config.task.num_classes=0 learns without "
+      "classes",
+    ),
+    (
+      Diffusion(),
+      {"num_classes": 0},
+      "config.model.num_classes is 0, and a model that learns by diffusion has "
+      "no head: leave it out; config.task.num_classes=0 learns without classes",
     ),
     (
       Diffusion(),
@@ -421,7 +428,9 @@ GUIDED = noise.Sampler(guidance=2.0)
 )
 def test_models_and_data_that_do_not_fit_are_refused(task, changes, text):
   with pytest.raises(ValueError) as error:
-    task.for_classes(MODEL.clone(**changes), ("a", "b"))
+    task.for_classes(
+      MODEL.clone(**{"num_classes": None, **changes}), ("a", "b")
+    )
   assert str(error.value) == text
 
 
