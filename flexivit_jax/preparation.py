@@ -51,12 +51,14 @@ def prepare(
   with blaming("config.mesh"):
     mesh = sharding.make_mesh(experiment.mesh)
     shard = sharding.process_rows(mesh)
+  platform = mesh.devices.flat[0].platform
   with blaming("config.model"):
     shared_rows.check_model(
-      experiment.model,
-      parts=mesh.shape["seq"],
-      platform=mesh.devices.flat[0].platform,
+      experiment.model, parts=mesh.shape["seq"], platform=platform
     )
+  if isinstance(experiment.task, masked_autoencoder.MaskedAutoencoder):
+    with blaming("config.task.decoder"):
+      experiment.task.decoder.check(experiment.model, platform)
   if experiment.packing is not None:  # before its images are looked at
     with blaming("config.model"):
       stems.check_packing(experiment.model.stem)
@@ -220,11 +222,6 @@ def _check_shared_rows(experiment: Experiment, mesh, loader, validation):
     for size in experiment.patch_size.sizes:
       place = "config.patch_size {}x{}".format(*size)
       check(place, cost.tokens(loader.image_hw, size))
-  if isinstance(experiment.task, masked_autoencoder.MaskedAutoencoder):
-    with blaming("config.task.decoder"):
-      experiment.task.decoder.check(
-        experiment.model, mesh.devices.flat[0].platform
-      )
   if validation is None:
     return
   for view, settings in enumerate(validation.views):

@@ -87,7 +87,7 @@ def hide(tokens: Tokens, numbers: jax.Array, ratio: float) -> Masked:
   index = jnp.sort(jnp.where(seen, iota, iota + l), axis=1)[:, :own] % l
   places = jnp.maximum(jnp.cumsum(seen, axis=1, dtype=jnp.int32) - 1, 0)
   return Masked(
-    _taken(tokens, index[:, :own], seen),
+    _taken(tokens, index, seen),
     places,
     seen,
     ~seen & (segments > 0),

@@ -222,6 +222,21 @@ def own_pixels(tokens: Tokens) -> jax.Array:
   return jnp.asarray(masks.reshape(len(sizes), -1))[tokens.size_index]
 
 
+def mean_over_patch(values: jax.Array, own: jax.Array) -> jax.Array:
+  """Mean over each patch's own numbers.
+
+  Args:
+    values: float `[b, l, ph * pw * c]`, laid out as the patches are; what lies
+      beside a smaller patch is not read.
+    own: `own_pixels` of the tokens.
+
+  Returns:
+    `[b, l]`.
+  """
+  count = own.sum(axis=-1).astype(values.dtype)
+  return jnp.where(own, values, 0).sum(axis=-1) / count
+
+
 def to_unit_range(pixels: jax.Array, dtype=jnp.float32) -> jax.Array:
   """u8 pixels 0..255 to floats -1..1; floats pass as they are."""
   if pixels.dtype == jnp.uint8:

@@ -17,6 +17,7 @@ from flexivit_jax.core.means import Mean
 from flexivit_jax.core.tokens import (
   Batch,
   Tokens,
+  mean_over_patch,
   own_pixels,
   patchify,
   to_tokens,
@@ -187,8 +188,7 @@ class Diffusion:
       dropout_key,
     )
     error = answer - self.predicts.target(x, noise, level)
-    error = jnp.where(real, jnp.square(error), 0).sum(-1, keepdims=True)
-    error = error / real.sum(-1, keepdims=True, dtype=jnp.float32)
+    error = mean_over_patch(jnp.square(error), real)[..., None]
     loss = pooling.average(error, tokens.segments, tokens.num_images)[..., 0]
     much = jnp.where(2 * times >= steps, batch.weights, 0)
     return {

@@ -5,7 +5,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from flexivit_jax.core.tokens import Tokens, own_pixels, to_unit_range
+from flexivit_jax.core.tokens import (
+  Tokens,
+  mean_over_patch,
+  own_pixels,
+  to_unit_range,
+)
 
 PATCH, IMAGE, PIXELS = "patch", "image", "pixels"
 KINDS = (PATCH, IMAGE, PIXELS)
@@ -36,8 +41,7 @@ class Target:
     Args:
       answer: `[b, l, n or 1]`, values.
     """
-    squares = jnp.where(self.own, jnp.square(answer - self.values), 0)
-    return squares.sum(axis=-1) / _count(self.own, squares)[..., 0]
+    return mean_over_patch(jnp.square(answer - self.values), self.own)
 
 
 def of(tokens: Tokens, kind: str) -> Target:
