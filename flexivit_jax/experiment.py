@@ -387,7 +387,7 @@ def check_patch_size(
     ValueError: it does not tile the image, is no whole number of the stem's
       cells, or makes more patches than the model has positions for.
   """
-  check_tiling(image_hw, patch_hw)
+  check_tiling(image_hw, patch_hw, model.stem.stride)
   model.stem.cells(patch_hw)
   positions.check_grid(model.position, grid_shape(image_hw, patch_hw))
 
@@ -396,8 +396,13 @@ class TilingError(ValueError):
   """A patch size that does not tile the images."""
 
 
-def check_tiling(image_hw: tuple[int, int], patch_hw: tuple[int, int]) -> None:
+def check_tiling(
+  image_hw: tuple[int, int], patch_hw: tuple[int, int], stride: int = 1
+) -> None:
   """Refuses a patch size that does not tile an image.
+
+  Args:
+    stride: of the model's stem.
 
   Raises:
     TilingError: naming the square sizes that do.
@@ -405,14 +410,17 @@ def check_tiling(image_hw: tuple[int, int], patch_hw: tuple[int, int]) -> None:
   try:
     grid_shape(image_hw, patch_hw)
   except ValueError as e:
-    sides = ", ".join(map(str, common_divisors(image_hw)))
-    raise TilingError(f"{e}; sides that divide both: {sides}") from e
+    sides = ", ".join(map(str, common_divisors(image_hw, stride))) or "none"
+    of_cells = "" if stride == 1 else f"multiples of the stem's {stride} "
+    raise TilingError(
+      f"{e}; {of_cells or 'sides '}that divide both: {sides}"
+    ) from e
 
 
-def common_divisors(image_hw: tuple[int, int]) -> list[int]:
-  """Sides of square patches that tile an image."""
+def common_divisors(image_hw: tuple[int, int], stride: int = 1) -> list[int]:
+  """Sides of square patches that tile an image, multiples of the stride."""
   whole = math.gcd(*image_hw)
-  return [p for p in range(1, whole + 1) if whole % p == 0]
+  return [p for p in range(stride, whole + 1, stride) if whole % p == 0]
 
 
 def check_same_classes(train: sources.Source, other: sources.Source) -> None:

@@ -325,8 +325,11 @@ def _report(model: vit.ViT, spec: Spec, count: int) -> Iterator[str]:
       f"pixels each, {model.stem.channels(model.channels)} channels"
     )
   yield f"  positions {_positions(model.position)}"
+  conditioned = isinstance(model.conditioning, conditioning.AdaLNZero)
+  # What diffusion learned pools nothing and has no head.
+  pool = f"pool {architecture.POOLS[type(model.pool)]}"
   yield (
-    f"  pool {architecture.POOLS[type(model.pool)]}, GELU "
+    f"  {'conditioned by adaLN-Zero' if conditioned else pool}, GELU "
     f"{'exact' if model.exact_gelu else 'tanh'}, eps {model.norm_eps:g}"
   )
   if extras := list(_extras(model)):
@@ -338,7 +341,8 @@ def _report(model: vit.ViT, spec: Spec, count: int) -> Iterator[str]:
   normalised = f"pixels normalised by mean {mean}, std {std}"
   if model.standardize:
     normalised = "pixels standardised, each image by its own mean and std"
-  yield f"  {model.num_classes or 'no'} classes, {normalised}"
+  classes = f"{model.num_classes or 'no'} classes, "
+  yield f"  {'' if conditioned else classes}{normalised}"
   if spec.trained_sizes:
     sizes = ", ".join(f"{h}x{w}" for h, w in spec.trained_sizes)
     yield f"  trained at patch sizes {sizes}"
@@ -409,9 +413,6 @@ def _extras(model: vit.ViT) -> Iterator[str]:
     "gated MLPs": model.gated_mlp,
     "RMSNorm": model.rms_norm,
     "stacked layers": model.scan,
-    "blocks conditioned by adaLN-Zero": isinstance(
-      model.conditioning, conditioning.AdaLNZero
-    ),
   }
   yield from (name for name, used in named.items() if used)
   if model.attention_scale is not None:

@@ -8,8 +8,8 @@ import numpy as np
 from flexivit_jax import config, pretrained, teaching
 from flexivit_jax.core.patch_size import ScheduledPatchSize
 from flexivit_jax.core.peers import ALONE, Peers
+from flexivit_jax.data import images, scan
 from flexivit_jax.data import loader as loader_lib
-from flexivit_jax.data import scan
 from flexivit_jax.data.sources import dtype_of
 from flexivit_jax.experiment import (
   ConfigError,
@@ -180,15 +180,18 @@ def _check_length(experiment: Experiment, mesh, place, length):
 
 
 def _check_arrays(experiment: Experiment, source) -> None:
-  """Refuses what takes pictures alone, of data that are other arrays."""
-  if dtype_of(source) == np.uint8:
-    return
-  channels = source.image(0).shape[-1]
+  """Refuses another number of channels; and what takes pictures alone, of data
+  that are other arrays."""
+  pictures = dtype_of(source) == np.uint8
+  channels = images.CHANNELS if pictures else source.image(0).shape[-1]
   if channels != experiment.model.channels:
+    what = "pictures" if pictures else "arrays"
     raise ConfigError(
-      f"config.model.channels is {experiment.model.channels}, and the arrays "
+      f"config.model.channels is {experiment.model.channels}, and the {what} "
       f"of config.train have {channels}: give config.model.channels={channels}"
     )
+  if pictures:
+    return
   for name in ("validation", "test"):
     data = getattr(experiment, name)
     scale = getattr(data and data.source, "scale", None)

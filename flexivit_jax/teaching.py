@@ -107,6 +107,7 @@ def _offer(vit: LoadedViT, image_hw) -> str:
 
   if trained := list(usable(vit.spec.trained_sizes)):
     return f"{listed(map(size_name, trained))}, which it was trained at"
-  sides = [(p, p) for p in common_divisors(image_hw)]
+  stride = vit.model.stem.stride
+  sides = [(p, p) for p in common_divisors(image_hw, stride)]
   names = listed(map(size_name, usable(sides)))
   return f"{names}, which tile images of {size_name(image_hw)} px"

@@ -12,11 +12,19 @@ from flexivit_jax.experiment import (
   Data,
   Experiment,
   blaming,
+  check_patch_size,
   check_same_classes,
   check_tiling,
   common_divisors,
 )
-from flexivit_jax.nn import conditioning, pooling, positions, tables, vit
+from flexivit_jax.nn import (
+  conditioning,
+  early_convolutions,
+  pooling,
+  positions,
+  tables,
+  vit,
+)
 from flexivit_jax.training import mixing, optimizer
 
 
@@ -249,6 +257,23 @@ def test_common_divisors():
   assert common_divisors((24, 24)) == [1, 2, 3, 4, 6, 8, 12, 24]
   assert common_divisors((16, 24)) == [1, 2, 4, 8]
   assert common_divisors((7, 9)) == [1]
+  assert common_divisors((16, 24), 4) == [4, 8]
+  assert common_divisors((18, 18), 4) == []
+
+
+def test_of_a_stem_only_whole_cells_are_offered():
+  stem = early_convolutions.EarlyConvolutions((8, 8))
+  model = vit.ViT(
+    vit.SIZES["mu"], positions.SinCos2D(), pooling.Gap(), stem=stem
+  )
+  refusal = "sides that divide both"
+  for side, offered in ((24, "4, 8, 12, 24"), (18, "none")):
+    with pytest.raises(ValueError) as caught:
+      check_patch_size(model, (side, side), (16, 16))
+    assert refusal not in str(caught.value)
+    assert str(caught.value).endswith(
+      f"; multiples of the stem's 4 that divide both: {offered}"
+    )
 
 
 # Blame.

@@ -131,6 +131,35 @@ def test_features_are_not_drawn_as_filters(here, tmp_path):
   )
 
 
+@pytest.mark.parametrize(
+  ("arguments", "text"),
+  [
+    (("--budgets=9",), f"--budgets: {WHOLE}"),
+    (
+      ("--resolutions=24,12", "--patch_sizes=8"),
+      "--patch_sizes: none of 8 tiles images of 12x12 pixels; 4, 12 do; "
+      "--resolutions makes images of another size",
+    ),
+    (
+      ("--resolutions=18", "--patch_sizes=4"),
+      "--patch_sizes: an image of 18x18 pixels is not a whole number of 4x4 "
+      "patches: resize it to 16x16, or take a patch size whose sides divide 18 "
+      "and 18; multiples of the stem's 4 that divide both: none; --resolutions "
+      "makes images of another size",
+    ),
+  ],
+)
+def test_evaluation_offers_what_a_stem_can(arguments, text, here, tmp_path):
+  path = tmp_path / "model"
+  model = _model(EarlyConvolutions((8, 8)), num_classes=10)
+  saving.save(_checkpoint(model), path, "orbax")
+  done = here(
+    *("evaluate.py", f"--checkpoint={path}", "--data=digits"),
+    *("--split=test[:8]", *arguments),
+  )
+  assert (done.returncode, done.stderr) == (2, f"error: {text}\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ("stem", "dtype"),

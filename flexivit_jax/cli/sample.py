@@ -32,14 +32,14 @@ from flexivit_jax.evaluation import pictures
 from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import ConfigError, blaming, check_patch_size
 from flexivit_jax.tasks.diffusion import Diffusion, visible
-from flexivit_jax.training import compilation, provenance
+from flexivit_jax.training import compilation, memory, provenance
 
 
 def main(argv=None):
   parser = arguments.parser(__doc__)
   add = parser.add_argument
   reading.add_checkpoint(parser)
-  add("--classes", default="all", help="0,1,2, or names; default: all")
+  add("--classes", default="all", help="names, or numbers: 0,1,2; default: all")
   add("--count", type=int, default=8, help="images of each; default: 8")
   for name, kind, what in (
     ("steps", int, "of the sampler"),
@@ -101,16 +101,17 @@ def sample(args) -> None:
 
   compilation.enable_persistent_cache()
   labels = np.repeat(np.array(classes, np.int32), args.count)
-  images = draw(
-    run.task,
-    found.model,
-    unflatten_dict({**found.arrays, **found.own}, sep="/"),
-    labels,
-    args,
-    image_hw=image_hw,
-    patch_hw=patch_hw,
-    sampler=sampler,
-  )
+  with memory.explaining_evaluation(args.batch_size, "--batch_size"):
+    images = draw(
+      run.task,
+      found.model,
+      unflatten_dict({**found.arrays, **found.own}, sep="/"),
+      labels,
+      args,
+      image_hw=image_hw,
+      patch_hw=patch_hw,
+      sampler=sampler,
+    )
   shown = np.asarray(visible(images))
   data = shown
   if isinstance(run.train.source, Arrays):
@@ -201,16 +202,23 @@ def choose_classes(text: str, names, task: Diffusion) -> list[int]:
     return list(range(len(names)))
   found = []
   for word in text.split(","):
+    # Names first: those of digits are numbers.
     if word in names:
-      found.append(names.index(word))
+      number = names.index(word)
     elif word.isdecimal() and int(word) < len(names):
-      found.append(int(word))
+      number = int(word)
     else:
       raise ConfigError(
-        f"--classes has {word!r}: give numbers of 0 to {len(names) - 1}, or "
-        f"names of {listed(names)}"
+        f"--classes has {word!r}: give names of {listed(names)}, or numbers of "
+        f"0 to {len(names) - 1}"
       )
-  return list(dict.fromkeys(found))
+    if number in found:
+      raise ConfigError(
+        f"--classes has {names[number]!r} twice: --count says how many images "
+        "there are of each"
+      )
+    found.append(number)
+  return found
 
 
 def choose_patch_size(text, spec) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from flexivit_jax.experiment import (
   common_divisors,
 )
 from flexivit_jax.loaded import LoadedViT
+from flexivit_jax.nn import stems
 from flexivit_jax.nn.vit import MAX_SIDE
 from flexivit_jax.run_data import eval_reading
 from flexivit_jax.training import sharding
@@ -157,6 +158,8 @@ def choose_reading(args, vit, data, source, batch_size, policy) -> Reading:
   run = vit.spec.experiment
   options = {"batch_size": batch_size, "on_bad_image": policy}
   if args.budgets is not None:
+    with blaming("--budgets"):
+      stems.check_packing(vit.model.stem)
     rows = [
       (NaFlex(budget), packs.rows_for(budget))
       for budget in choose_budgets(args.budgets)
@@ -249,10 +252,11 @@ def _tiling_sizes(text, vit, image_hw, *, several: bool) -> list[Size]:
   h, w = image_hw
   kept = [size for size in sizes if not (h % size[0] or w % size[1])]
   if not kept:
-    tiling = ", ".join(map(str, common_divisors(image_hw)))
+    tiling = common_divisors(image_hw, vit.model.stem.stride)
+    ways = f"; {', '.join(map(str, tiling))} do" if tiling else ""
     raise TilingError(
       f"none of {', '.join(map(size_name, sizes))} tiles images of {h}x{w} "
-      f"pixels; {tiling} do"
+      f"pixels{ways}"
     )
   if left := [size for size in sizes if size not in kept]:
     names = ", ".join(map(size_name, left))
@@ -294,7 +298,8 @@ def choose_sizes(text, vit: LoadedViT, image_hw: Size | None) -> list[Size]:
           f"and any tile images of any size: give some instead of {text}, "
           "8,16,32 say"
         )
-      candidates = [(p, p) for p in common_divisors(image_hw)]
+      stride = vit.model.stem.stride
+      candidates = [(p, p) for p in common_divisors(image_hw, stride)]
     sizes = [s for s in candidates if low <= min(s) and max(s) <= high]
     if not sizes:
       among = ", ".join(map(size_name, candidates))

@@ -27,7 +27,8 @@ class Arrays:
     split: a slice of "all": "all[:90%]".
     images: name of the array of floats `[n, h, w, c]` in it.
     labels: name of the array of whole numbers `[n]` in it: classes from 0 on.
-      Their names are its array `classes`, if there is one.
+      Their names are its array `classes`, if there is one. None: all are of one
+      class, for what is learned without.
     scale: that the numbers are multiplied by; what is made of them again is
       divided by it.
   """
@@ -35,7 +36,7 @@ class Arrays:
   path: str
   split: str = "all"
   images: str = "latents"
-  labels: str = "labels"
+  labels: str | None = "labels"
   scale: float = 1.0
 
   def __post_init__(self):
@@ -57,34 +58,46 @@ class Arrays:
         "as 'all[:90%]'"
       )
     arrays = self._read()
-    images, labels = arrays[self.images], arrays[self.labels]
+    images = arrays[self.images]
     if images.ndim != 4 or not np.issubdtype(images.dtype, np.floating):
       raise ValueError(
         f"{self.path}: {self.images} is {images.dtype} of shape "
         f"{images.shape}: expected floats [n, h, w, c]"
       )
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-      raise ValueError(
-        f"{self.path}: {self.labels} is {labels.dtype} of shape "
-        f"{labels.shape}: expected whole numbers [{len(images)}]"
-      )
     if not images.size:
       raise ValueError(f"{self.path}: {self.images} of {images.shape} is empty")
-    highest = int(labels.max())
-    classes = arrays.get("classes", np.arange(highest + 1))
-    if labels.min() < 0 or highest >= len(classes):
-      raise ValueError(
-        f"{self.path}: {self.labels} are {labels.min()} to {highest}: with "
-        f"{len(classes)} classes, they are 0 to {len(classes) - 1}"
-      )
+    labels, names = self._classes(arrays, len(images))
     taken = splits.slice_indices(self.split, len(images))
     images = images[taken].astype(np.float32) * np.float32(self.scale)
     if not np.isfinite(images).all():
       raise ValueError(
         f"{self.path}: {self.images} has numbers that are not finite"
       )
-    names = tuple(map(str, classes.tolist()))
     return Grids(images, labels[taken].astype(np.int64), names)
+
+  def _classes(self, arrays, count):
+    """The label of each image, and the names of the classes."""
+    if self.labels is None:
+      return np.zeros(count, np.int64), ("all",)
+    labels = arrays[self.labels]
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+      raise ValueError(
+        f"{self.path}: {self.labels} is {labels.dtype} of shape "
+        f"{labels.shape}: expected whole numbers [{count}]"
+      )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0:
+      raise ValueError(
+        f"{self.path}: {self.labels} are {low} to {high}: classes are counted "
+        "from 0 on"
+      )
+    classes = arrays.get("classes", np.arange(high + 1))
+    if high >= len(classes):
+      raise ValueError(
+        f"{self.path}: {self.labels} are {low} to {high}, and its array "
+        f"'classes' has {len(classes)} names: give 0 to {len(classes) - 1}"
+      )
+    return labels, tuple(map(str, classes.tolist()))
 
   def _read(self):
     try:
@@ -94,15 +107,21 @@ class Arrays:
     except FileNotFoundError as e:
       raise ValueError(f"no file {self.path}") from e
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as e:
+      # numpy's own words advise to unpickle what nobody should.
+      unpickled = "it has more than numbers, or is none"
+      reason = unpickled if "pickle" in str(e) else e
       raise ValueError(
-        f"{self.path} is no whole .npz file of numbers ({e}): write it with "
-        "numpy.savez(path, latents=..., labels=...)"
+        f"{self.path} is no whole .npz file of numbers ({reason}): write it "
+        "with numpy.savez(path, latents=..., labels=...)"
       ) from e
-    for field in ("images", "labels"):
+    for field, without in (
+      ("images", ""),
+      ("labels", ", or labels=None where there are none"),
+    ):
       name = getattr(self, field)
-      if name not in arrays:
+      if name is not None and name not in arrays:
         raise ValueError(
           f"{self.path} has no array {name!r}: it has {listed(sorted(there))}; "
-          f"give {field}=NAME"
+          f"give {field}=NAME{without}"
         )
     return arrays

@@ -30,6 +30,9 @@ from flexivit_jax.core.faults import Fault
 # Larger than nearly all photographs; 192 MiB as RGB.
 MAX_PIXELS = 64 * 2**20
 
+# Of what is decoded: red, green and blue.
+CHANNELS = 3
+
 # What is decoded, by how its bytes begin, whatever the file is called. The
 # other formats that Pillow knows are left out: they are rare as training
 # images, old, and one runs a program (Ghostscript, for EPS).

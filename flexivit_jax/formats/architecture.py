@@ -343,8 +343,9 @@ def seldom(model: vit.ViT) -> dict[str, bool]:
     "gated_mlp": model.gated_mlp,
     "attention_scale": model.attention_scale is not None,
     "standardize": model.standardize,
-    "convolutional stem": not isinstance(model.stem, stems.NoStem),
+    STEM: not isinstance(model.stem, stems.NoStem),
   }
 
 
+STEM = "convolutional stem (orbax has a place for it)"
 LAYER_SCALE = "layer_scale (--fold_layer_scale multiplies it into its layers)"

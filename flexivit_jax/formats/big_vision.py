@@ -169,7 +169,8 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
       **other_positions.ours_alone(model.position),
       **architecture.seldom(model),
       # The ResNet of vit_jax, whose names big_vision's ViT shares.
-      "convolutional stem": not isinstance(
+      architecture.STEM: False,
+      "stem of early convolutions (orbax has a place for it)": not isinstance(
         model.stem, (stems.NoStem, resnet.ResNet)
       ),
     },

@@ -180,7 +180,7 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
       "embedding_norm": model.embedding_norm,
       "norm_after_pool": model.norm_after_pool,
       "representation": model.representation,
-      "convolutional stem": not isinstance(model.stem, stems.NoStem),
+      architecture.STEM: not isinstance(model.stem, stems.NoStem),
       "positions but the sum of as many rows as columns, read absolutely from "
       "entry 1": not square,
     },

@@ -137,7 +137,11 @@ def test_refusals(sample, run, classifier, here, tmp_path):
     (("--count=0",), "--count 0: give 1 to 1048576"),
     (
       ("--classes=3,x",),
-      f"--classes has 'x': give numbers of 0 to 9, or names of {names}",
+      f"--classes has 'x': give names of {names}, or numbers of 0 to 9",
+    ),
+    (
+      ("--classes=3,4,3",),
+      "--classes has '3' twice: --count says how many images there are of each",
     ),
     (("--eta=2",), "--eta: eta is 2.0: give 0 to 1"),
     (
@@ -187,7 +191,7 @@ def test_refusals(sample, run, classifier, here, tmp_path):
 @pytest.mark.slow
 def test_other_commands_say_what_such_a_run_is_for(run, here, tmp_path):
   vit = fv.load(run)
-  assert "with blocks conditioned by adaLN-Zero" in str(vit)
+  assert "conditioned by adaLN-Zero, GELU tanh, eps 1e-06" in str(vit)
   text = (
     f"{run} is conditioned on time and class (adaln_zero) and does not answer "
     "images alone; it makes images: python -m flexivit_jax.cli.sample "
@@ -229,11 +233,16 @@ def test_classes_by_number_by_name_and_all():
   for text, want in (
     ("all", [0, 1, 2]),
     ("2,cat", [2, 0]),
-    ("1,dog,1", [1]),
+    ("dog,0", [1, 0]),
     ("7", [2]),  # a name before a number
   ):
     assert command.choose_classes(text, names, task) == want
   assert command.choose_classes("all", names, Diffusion(num_classes=0)) == [0]
+  with pytest.raises(ConfigError) as error:
+    command.choose_classes("1,dog", names, task)
+  assert str(error.value) == (
+    "--classes has 'dog' twice: --count says how many images there are of each"
+  )
   with pytest.raises(ConfigError) as error:
     command.choose_classes("0", names, Diffusion(num_classes=0))
   assert str(error.value) == (

@@ -51,6 +51,14 @@ def test_reads_scales_slices_and_names(tmp_path):
   assert again.fingerprint == whole.fingerprint
 
 
+def test_arrays_without_labels_are_of_one_class(tmp_path):
+  path = _file(tmp_path / "y.npz", labels=None)
+  found = arrays.Arrays(path, labels=None).open()
+  assert found.classes == ("all",)
+  assert [found.label(i) for i in range(10)] == [0] * 10
+  np.testing.assert_array_equal(found.image(0), LATENTS[0])
+
+
 def test_loaders_give_floats_as_they_are(file):
   source = arrays.Arrays(file).open()
   train = loader_lib.TrainLoader(source, (), batch_size=4, seed=0)
@@ -124,7 +132,19 @@ def test_transforms_of_pictures_are_refused(file):
     (
       {"classes": np.array(["a", "b"])},
       {},
-      "{path}: labels are 0 to 2: with 2 classes, they are 0 to 1",
+      "{path}: labels are 0 to 2, and its array 'classes' has 2 names: give 0 "
+      "to 1",
+    ),
+    (
+      {"labels": LABELS - 1},
+      {},
+      "{path}: labels are -1 to 1: classes are counted from 0 on",
+    ),
+    (
+      {"labels": None},
+      {},
+      "{path} has no array 'labels': it has latents; give labels=NAME, or "
+      "labels=None where there are none",
     ),
     (
       {"latents": np.full_like(LATENTS, np.nan)},
@@ -156,11 +176,21 @@ def test_what_is_no_npz(tmp_path):
       "): write it with numpy.savez(path, latents=..., labels=...)"
     )
   np.savez(path, latents=np.array([object()]), labels=LABELS)
-  with pytest.raises(ValueError, match="Object arrays cannot be loaded"):
+  with pytest.raises(ValueError, match="it has more than numbers, or is none"):
     arrays.Arrays(str(path)).open()
   with pytest.raises(ValueError) as error:
     arrays.Arrays(str(path), scale=0.0)
   assert str(error.value) == "scale is 0.0: give more than 0"
+
+
+def test_channels_that_pictures_have_not_are_refused():
+  experiment = config.load("configs/dit_digits.py", ("model.channels=4",))
+  with pytest.raises(ConfigError) as error:
+    preparation.prepare(experiment, print)
+  assert str(error.value) == (
+    "config.model.channels is 4, and the pictures of config.train have 3: give "
+    "config.model.channels=3"
+  )
 
 
 def _experiment(file, *overrides):
