@@ -87,6 +87,8 @@ def _smoke(config: ConfigDict) -> ConfigDict:
   if "task" in config and "teacher" in config.task:
     config.task.teacher.checkpoint = smoke_checkpoint()
     config.init_from.checkpoint = config.task.teacher.checkpoint
+  if "task" in config and "sampler" in config.task:
+    config.task.sampler.steps = 2
   if "mesh" in config:
     config.mesh.seq = 1  # however many devices there are
     config.accumulate = 1

@@ -18,12 +18,12 @@ steps of DDIM instead of 250 of DDPM.
 Expected: nobody here has trained it to its end, so nothing is claimed.
 """
 
-from configs._recipe import config_of, pixels, source, split_argument
+from configs._recipe import SMOKE, config_of, pixels, source, split_argument
 
 
 def get_config(data_side_and_size: str, patch_size: int = 2):
   where, side, size = split_argument(data_side_and_size, "32", "S")
-  side = pixels("the side of the images", side)
+  side = 8 if where == SMOKE else pixels("the side of the images", side)
   resize = dict(name="resize", size=(side, side))
 
   def data(split, *transforms):

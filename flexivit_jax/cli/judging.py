@@ -96,12 +96,19 @@ class Judge:
       ("precision (3 nearest neighbours)", f"{judged['precision']:.1%}"),
       ("recall", f"{judged['recall']:.1%}"),
     ]
+    few = min(judged["generated"], judged["real"])
+    wanted = self.features.shape[1]
+    chance = (
+      f"\nA Frechet distance of {wanted} features from {few} images is mostly "
+      "chance: it takes more of both."
+    )
     return (
       f"{judged['generated']} samples and {judged['real']} real images "
       f"({self.data}), by the features of {self.vit.spec.path} at patch size "
       f"{judged['judge_patch_size']}, which is right on {self.accuracy:.1%} of "
       f"the real ones:\n{align(rows, left=1)}\nThese are no FID and no "
       "published precision: compare them with each other alone."
+      f"{chance if few <= wanted else ''}"
     )
 
 

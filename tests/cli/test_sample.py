@@ -125,6 +125,10 @@ def test_a_classifier_judges(sample, classifier, tmp_path):
   assert list(judged["asked_share_by_class"]) == list("0123456789")
   assert f"{judged['asked_share']:.1%}" in done.stdout
   assert "These are no FID and no published precision" in done.stdout
+  assert done.stdout.endswith(
+    "A Frechet distance of 32 features from 20 images is mostly chance: it "
+    "takes more of both.\n"
+  )
   # Real images, of which none may be further than the next.
   assert 0 <= judged["precision"] <= 1
   assert judged["frechet_distance"] > 0
