@@ -5,7 +5,7 @@
 Trains a classifier (configs/flexivit_digits.py) and, for each seed, a diffusion
 transformer (configs/dit_digits.py) by train.py, samples 50 images of each class
 at several strengths of guidance, and with both samplers, by cli.sample, and has
-them judged; about half an hour on two CPU cores. Writes
+them judged; under half an hour on two CPU cores. Writes
 benchmarks/results/diffusion.json, and of the first seed the sheet
 docs/figures/samples_digits.png. `--patch_size 1` makes each pixel a token, and
 writes diffusion_1.json; `--seeds 0` trains one seed.
