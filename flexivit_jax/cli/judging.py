@@ -9,7 +9,7 @@ from flexivit_jax import preprocessing, pretrained
 from flexivit_jax.cli import named_data
 from flexivit_jax.core.patch_size import parse_hw
 from flexivit_jax.core.text import align
-from flexivit_jax.data import batches, images, modes
+from flexivit_jax.data import augment, batches, images, modes
 from flexivit_jax.data import loader as loader_lib
 from flexivit_jax.data.arrays import Arrays
 from flexivit_jax.evaluation import generated
@@ -31,6 +31,11 @@ def add_arguments(add) -> None:
     "--judge_patch_size",
     help="at which it is used; default: its own, where it has one",
   )
+  add(
+    "--copies",
+    action="store_true",
+    help="compare with the run's training images too: are samples copies?",
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Judge:
 
   Attributes:
     image_hw: that images are resized to, in pixels.
+    real: images u8 `[n, h, w, c]` of the samples' size.
+    training: the same, that the samples may be copies of; None: not asked.
     features: of the real images, `[n, d]`.
     accuracy: on the real images.
     data: what these are.
@@ -47,6 +54,8 @@ class Judge:
   vit: LoadedViT
   patch_hw: tuple[int, int]
   image_hw: tuple[int, int]
+  real: np.ndarray
+  training: np.ndarray | None
   features: np.ndarray
   accuracy: float
   data: str
@@ -69,6 +78,10 @@ class Judge:
       self.vit, samples, self.image_hw, self.patch_hw
     )
     found = generated.judge(asked, answers, features, self.features)
+    copies = None
+    if self.training is not None:
+      near = generated.copies(samples, self.real, self.training)
+      copies = dataclasses.asdict(near)
     return {
       "judge": self.vit.spec.path,
       "judge_patch_size": size_name(self.patch_hw),
@@ -76,6 +89,7 @@ class Judge:
       "judge_accuracy": self.accuracy,
       "real_data": self.data,
       **dataclasses.asdict(found),
+      "copies": copies,
     }
 
   def table(self, judged: dict[str, Any]) -> str:
@@ -96,6 +110,18 @@ class Judge:
       ("precision (3 nearest neighbours)", f"{judged['precision']:.1%}"),
       ("recall", f"{judged['recall']:.1%}"),
     ]
+    if copies := judged["copies"]:
+      rows += [
+        (
+          "RMS difference from the nearest training image, of 255",
+          f"{copies['nearest']:.3g}",
+        ),
+        ("the same of the real images", f"{copies['real_nearest']:.3g}"),
+        (
+          "nearer to one than 99 % of the real ones",
+          f"{copies['nearer_share']:.1%}",
+        ),
+      ]
     few = min(judged["generated"], judged["real"])
     wanted = self.features.shape[1]
     chance = (
@@ -157,9 +183,12 @@ def open_judge(args, found: Checkpoint, image_hw) -> Judge:
   mode = named_data.choose_mode(args, run)
   with blaming("--data" if args.data else "config.test"):
     real, labels, data = _real(args, run, mode, image_hw)
+  training = _training(run, mode, image_hw) if args.copies else None
   answers, features = _answers(vit, real, judge_hw, patch_hw)
   accuracy = float((answers == labels).mean())
-  return Judge(vit, patch_hw, judge_hw, features, accuracy, data)
+  return Judge(
+    vit, patch_hw, judge_hw, real, training, features, accuracy, data
+  )
 
 
 def _real(args, run, mode, image_hw):
@@ -170,11 +199,27 @@ def _real(args, run, mode, image_hw):
     raise ConfigError("the run has no test data: give --data")
   else:
     spec, transforms = run.test.source, run.test.transforms
+  found, labels = _images(spec, transforms, mode, image_hw)
+  return found, labels, named_data.describe(spec, mode)
+
+
+def _training(run, mode, image_hw):
+  """The training images u8 `[n, h, w, c]`, cut as the test images are; mirrored
+  too, where the training mirrors."""
+  transforms = () if run.test is None else run.test.transforms
+  found, _ = _images(run.train.source, transforms, mode, image_hw)
+  if any(isinstance(x, augment.Flip) for x in run.train.transforms):
+    found = np.concatenate([found, found[:, :, ::-1]])
+  return found
+
+
+def _images(spec, transforms, mode, image_hw):
+  """All images of a source, of this size, and their labels."""
   loader_lib.refuse_random(transforms)
   example = batches.Example(modes.open_source(spec, mode), transforms)
   pairs = [example(i, None) for i in range(len(example.source))]
   found = np.stack([_resized(image, image_hw) for image, _ in pairs])
-  return found, np.array([y for _, y in pairs]), named_data.describe(spec, mode)
+  return found, np.array([y for _, y in pairs])
 
 
 def _answers(vit, pixels, image_hw, patch_hw):

@@ -95,8 +95,8 @@ def sample(args) -> None:
   if args.judge is not None:
     referee = judging.open_judge(args, found, image_hw)
     referee.check(args.count * len(classes))
-  elif args.data or args.judge_patch_size:
-    raise ConfigError("--data and --judge_patch_size need --judge")
+  elif args.data or args.judge_patch_size or args.copies:
+    raise ConfigError("--data, --judge_patch_size and --copies need --judge")
   output.mkdir(parents=True, exist_ok=True)
 
   compilation.enable_persistent_cache()

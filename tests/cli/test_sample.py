@@ -116,7 +116,7 @@ def test_an_image_depends_on_its_seed_class_and_number_alone(sample, tmp_path):
 def test_a_classifier_judges(sample, classifier, tmp_path):
   done = sample(
     *("--count=2", f"--judge={classifier}", "--judge_patch_size=8"),
-    *("--data=digits", "--split=test[:40]"),
+    *("--data=digits", "--split=test[:40]", "--copies"),
   )
   assert done.returncode == 0, done.stderr
   judged = json.loads((tmp_path / "out" / "samples.json").read_text())["judged"]
@@ -129,6 +129,12 @@ def test_a_classifier_judges(sample, classifier, tmp_path):
     "A Frechet distance of 32 features from 20 images is mostly chance: it "
     "takes more of both.\n"
   )
+  copies = judged["copies"]
+  assert copies["training"] == 64  # the recipe's, when it is tried
+  # Noise is nearer to no training image than a digit is.
+  assert 0 < copies["real_nearest"] < copies["nearest"]
+  assert copies["nearer_share"] == 0
+  assert f"{copies['real_nearest']:.3g}\n" in done.stdout
   # Real images, of which none may be further than the next.
   assert 0 <= judged["precision"] <= 1
   assert judged["frechet_distance"] > 0
@@ -160,7 +166,7 @@ def test_refusals(sample, run, classifier, here, tmp_path):
     ),
     (
       ("--data=digits",),
-      "--data and --judge_patch_size need --judge",
+      "--data, --judge_patch_size and --copies need --judge",
     ),
     (
       (f"--judge={classifier}",),

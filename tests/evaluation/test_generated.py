@@ -106,3 +106,32 @@ def test_too_few_images():
     "3 generated and 5 real images: precision and recall need more than 3 of "
     "each"
   )
+
+
+def _pictures(rng, n):
+  return rng.integers(0, 256, (n, 4, 4, 3), np.uint8)
+
+
+def test_copies_are_found(monkeypatch):
+  rng = np.random.default_rng(2)
+  training, real, fresh = (_pictures(rng, n) for n in (300, 400, 500))
+  found = generated.copies(training[:50], real, training)
+  assert (found.nearest, found.nearer_share, found.training) == (0, 1, 300)
+  # Two levels off everywhere, which wraps nowhere.
+  near = np.clip(training[:50], 2, 255) - 2
+  near = generated.copies(near, real, np.clip(training, 2, 255))
+  assert near.nearest == 2
+  assert near.nearer_share == 1
+  # Images of the same kind are as near as the real ones: a hundredth of 500,
+  # within four deviations of the binomial of both.
+  found = generated.copies(fresh, real, training)
+  assert abs(found.nearer_share - 0.01) < 4 * np.sqrt(
+    0.01 * (1 / 500 + 1 / 400)
+  )
+  # The difference that is least, by hand.
+  differences = fresh[:, None].astype(float) - training[None]
+  root = np.sqrt(np.square(differences).mean((2, 3, 4))).min(1)
+  np.testing.assert_allclose(found.nearest, np.median(root), rtol=1e-12)
+  # Whatever number is compared at once.
+  monkeypatch.setattr(generated, "CHUNK", 7)
+  assert generated.copies(fresh, real, training) == found
