@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexivit_jax.core.means import Mean
-from flexivit_jax.core.tokens import Batch
+from flexivit_jax.core.tokens import Batch, membership
 from flexivit_jax.evaluation.points import size_name
 from flexivit_jax.experiment import Experiment
 from flexivit_jax.tasks import pack_report
@@ -113,8 +113,8 @@ class Numbers:
     """G multiply-adds that the forward pass of a packed image needs: for its
     own patches alone, neither padding nor attention to other images."""
     tokens = batch.inputs
-    images = jnp.arange(1, tokens.num_images + 1)[None, :, None]
-    counts = (tokens.segments[:, None] == images).sum(-1, dtype=jnp.float32)
+    member = membership(tokens.segments, tokens.num_images)
+    counts = member.sum(axis=1, dtype=jnp.float32)
     needed = self.experiment.task.packed_multiply_adds(
       self.experiment.model, counts, 1, tokens.patch_sizes
     )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flexivit_jax.core.tokens import Tokens
+from flexivit_jax.core.tokens import Tokens, membership
 
 # Of 10 patches of which 0.9 are hidden one is left: 10 * (1 - 0.9) is a bit
 # less than 1 in floating point.
@@ -101,8 +101,7 @@ def _seen(segments, numbers, num_images: int, ratio: float) -> jax.Array:
   # Image by image, and last the padding.
   images = jnp.where(segments > 0, segments, num_images + 1)
   _, in_order, order = jax.lax.sort((images, numbers, iota), num_keys=2)
-  each = jnp.arange(1, num_images + 1).reshape(1, -1, 1)
-  counts = (segments[:, None] == each).sum(axis=-1, dtype=jnp.int32)
+  counts = membership(segments, num_images).sum(axis=1, dtype=jnp.int32)
   wanted = num_visible(np.arange(l + 1), ratio).astype(np.int32)
   # The last that stays, of each image slot.
   last = jnp.cumsum(counts, axis=1) - counts + jnp.asarray(wanted)[counts] - 1

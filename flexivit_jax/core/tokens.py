@@ -189,8 +189,7 @@ def standardize(tokens: Tokens) -> Tokens:
     patches = (patches.astype(dtype) + 1) * 127.5
   real, owner = own_pixels(tokens), jnp.ones((1, 1, 1), dtype)
   if tokens.segments is not None:
-    slots = jnp.arange(1, e + 1, dtype=tokens.segments.dtype).reshape(1, 1, e)
-    owner = (tokens.segments[..., None] == slots).astype(dtype)
+    owner = membership(tokens.segments, e).astype(dtype)
     real = real & (tokens.segments[..., None] > 0)
   x = jnp.where(real, patches.astype(dtype), 0)
   owner = jnp.broadcast_to(owner, (*x.shape[:2], owner.shape[-1]))
@@ -207,6 +206,16 @@ def standardize(tokens: Tokens) -> Tokens:
   variance = of_image(jnp.square(x).sum(-1, keepdims=True)) / n
   x = x / jnp.maximum(jnp.sqrt(variance), 1 / jnp.sqrt(n))
   return dataclasses.replace(tokens, patches=x)
+
+
+def membership(segments: jax.Array, num_images: int) -> jax.Array:
+  """bool `[b, l, e]`: whether a token is of an image slot.
+
+  Args:
+    segments: `[b, l]`, 1..e; 0 is padding, of no slot.
+  """
+  slots = jnp.arange(1, num_images + 1, dtype=segments.dtype)
+  return segments[..., None] == slots.reshape(1, 1, -1)
 
 
 def own_pixels(tokens: Tokens) -> jax.Array:

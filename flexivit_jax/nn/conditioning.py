@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from flexivit_jax.core.tokens import membership
+
 
 @dataclasses.dataclass(frozen=True)
 class Unconditioned:
@@ -84,8 +86,7 @@ def of_tokens(x: jax.Array, segments: jax.Array | None) -> jax.Array:
   """
   if segments is None:
     return x
-  slots = jnp.arange(1, x.shape[1] + 1, dtype=segments.dtype)
-  member = (segments[..., None] == slots.reshape(1, 1, -1)).astype(x.dtype)
+  member = membership(segments, x.shape[1]).astype(x.dtype)
   member = jnp.broadcast_to(member, (x.shape[0], *member.shape[1:]))
   # One of them and zeros: exact.
   highest = jax.lax.Precision.HIGHEST

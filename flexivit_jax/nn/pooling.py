@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from flexivit_jax.attention import key_sharded, shares
+from flexivit_jax.core.tokens import membership
 from flexivit_jax.nn import layers
 
 
@@ -55,8 +56,7 @@ def average(x, segments, num_images: int):
   if segments is None:
     mean = x.astype(dtype).mean(axis=1, keepdims=True)
     return shares.mean(mean).astype(x.dtype)
-  slots = jnp.arange(1, num_images + 1).reshape(1, 1, -1)
-  member = (segments[..., None] == slots).astype(dtype)
+  member = membership(segments, num_images).astype(dtype)
   # where, not a product: what padding holds may not be finite.
   real = jnp.where(segments[..., None] > 0, x.astype(dtype), 0)
   member = jnp.broadcast_to(member, (x.shape[0], *member.shape[1:]))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from flexivit_jax.core.means import Mean
-from flexivit_jax.core.tokens import Batch, Tokens
+from flexivit_jax.core.tokens import Batch, Tokens, membership
 
 # The entry of what a task measures that holds several means, one for each size.
 LOSSES = "losses"
@@ -28,8 +28,7 @@ def loss_by_patch_size(loss: jax.Array, batch: Batch) -> dict[str, Mean]:
 
 def _size_of_images(tokens: Tokens) -> jax.Array:
   """i32 `[1, b, e]`, which patch size an image has; 0 in empty slots."""
-  slots = jnp.arange(1, tokens.num_images + 1).reshape(1, -1, 1)
-  own = tokens.segments[:, None, :] == slots
+  own = membership(tokens.segments, tokens.num_images)
   # All tokens of an image have the same.
-  index = jnp.where(own, tokens.size_index[:, None, :], 0).max(axis=-1)
+  index = jnp.where(own, tokens.size_index[..., None], 0).max(axis=1)
   return index[None]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flexivit_jax.core.tokens import (
   Tokens,
   mean_over_patch,
+  membership,
   own_pixels,
   to_unit_range,
 )
@@ -112,6 +113,5 @@ def by_image(values, tokens: Tokens, only=None) -> jax.Array:
     values = jnp.where(only, values, jnp.zeros((), values.dtype))
   if tokens.segments is None:
     return values.sum(axis=1, keepdims=True)
-  slots = jnp.arange(1, tokens.num_images + 1).reshape(1, -1, 1)
-  member = tokens.segments[:, None, :] == slots
-  return jnp.where(member, values[:, None, :], 0).sum(axis=-1)
+  member = membership(tokens.segments, tokens.num_images)
+  return jnp.where(member, values[..., None], 0).sum(axis=1)

@@ -181,3 +181,10 @@ def test_what_lies_beyond_a_smaller_patch_is_no_pixel():
   np.testing.assert_allclose(got[2], _standardized(large), **STANDARDIZED)
   assert not got[0, 2:].any()
   assert not got[1, :, 2:].any()
+
+
+def test_padding_is_a_member_of_no_slot():
+  segments = jnp.asarray([[1, 1, 2, 0], [0, 3, 1, 3]], jnp.int32)
+  found = np.asarray(tokens_lib.membership(segments, 3)).astype(int)
+  assert found[0].tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]]
+  assert found[1].tolist() == [[0, 0, 0], [0, 0, 1], [1, 0, 0], [0, 0, 1]]
