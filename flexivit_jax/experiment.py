@@ -13,14 +13,13 @@ from flexivit_jax.core.tokens import grid_shape
 from flexivit_jax.data import augment, bad_images, modes, packs, sources
 from flexivit_jax.data.parts import MAX_PARTS
 from flexivit_jax.nn import conditioning, positions, vit
-from flexivit_jax.tasks import distill, masked_autoencoder, supervised, targets
+from flexivit_jax.tasks import supervised
 from flexivit_jax.tasks.task import Task
 from flexivit_jax.training import (
   mixing,
   optimizer,
   parameter_sharding,
   sharding,
-  token_order,
 )
 from flexivit_jax.training import writers as writers_lib
 
@@ -227,11 +226,6 @@ class Experiment:
         "mix and packing: images are mixed before they are cut into patches, "
         "so give mix=()"
       )
-    elif isinstance(self.task, distill.Distill):
-      raise ValueError(
-        "task distill and packing: a teacher sees images of one size, so give "
-        "images a size in train.transforms and leave packing out"
-      )
     elif self.preprocessing != modes.ANTIALIAS:
       raise ValueError(
         'preprocessing is "bv_compat", which is for images of one size: leave '
@@ -245,59 +239,20 @@ class Experiment:
     elif isinstance(self.patch_size, patch_size.ScheduledPatchSize):
       self.patch_size.for_image(None, None)  # says why not
 
-    if isinstance(self.task, masked_autoencoder.MaskedAutoencoder):
-      self._check_masked_autoencoder()
     if self.mix and not self.task.classifies:
       raise ValueError(
         "mix is for tasks that classify, whose targets are mixed with the "
         "images: give mix=()"
       )
-    strides = self.mesh.order == token_order.STRIDED
-    if strides and not self.task.classifies:
-      raise ValueError(
-        "mesh.order=strided goes with the tasks supervised and distill alone: "
-        'give mesh.order="contiguous"'
-      )
-    if strides and isinstance(self.task, distill.Distill):
-      raise ValueError(
-        "mesh.order=strided does not go with a teacher, which has an order of "
-        'its own: give mesh.order="contiguous", or the task supervised'
-      )
-
-  def _check_masked_autoencoder(self):
-    """Refuses what hides no patch well."""
-    task = self.task
-    if self.mesh.seq > 1:
-      raise ValueError(
-        f"mesh.seq is {self.mesh.seq}, but the task mae takes visible patches "
-        "out of whole rows, which devices then cannot share: give mesh.seq=1"
-      )
-    if self.mesh.double_averaging:
-      raise ValueError(
-        "mesh.double_averaging does not go with masked patches: take the task "
-        "supervised, or mesh.double_averaging=False"
-      )
-    if task.target == targets.PATCH and any(
-      math.prod(size) == 1 for size in self.patch_size.sizes
-    ):
-      raise ValueError(
-        'task.target is "patch", each patch normalised by its own pixels, and '
-        'patches of 1x1 have one each: give task.target="image"'
-      )
-    if self.packing and task.decoder.position.largest_grid is not None:
-      raise ValueError(
-        "task.decoder.position has places for "
-        "{}x{} patches, and packed images may be of any grid: take "
-        "sincos2d".format(*task.decoder.position.largest_grid)
-      )
+    self.task.check_run(
+      self.mesh, self.patch_size.sizes, packed=self.packing is not None
+    )
 
   def _check_double_averaging(self):
     """Refuses what one `shard_map` round the whole model does not do."""
     problem = None
     if self.sharding != parameter_sharding.Replicated():
       problem = 'parameters that are shared by fsdp: take sharding="replicated"'
-    elif isinstance(self.task, distill.Distill):
-      problem = "a teacher: take the task supervised"
     elif isinstance(self.model.conditioning, conditioning.AdaLNZero):
       problem = "conditioned blocks"
     elif self.model.standardize:
@@ -374,8 +329,7 @@ class Experiment:
     for size in self.patch_size.sizes:
       with blaming("config.patch_size"):
         check_patch_size(self.model, image_hw, size)
-        if isinstance(self.task, masked_autoencoder.MaskedAutoencoder):
-          self.task.check(image_hw, size)
+        self.task.check_grid(image_hw, size)
 
 
 def check_patch_size(

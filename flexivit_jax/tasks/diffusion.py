@@ -31,7 +31,9 @@ from flexivit_jax.nn.time_and_class import TimeAndClass
 from flexivit_jax.nn.vit import ViT
 from flexivit_jax.tasks import draws
 from flexivit_jax.tasks.by_patch_size import loss_by_patch_size
+from flexivit_jax.tasks.task import refuse_strided
 from flexivit_jax.training.bounds import check
+from flexivit_jax.training.sharding import MeshSpec
 
 # Of the task's own parameters.
 OWN, CONDITION, PIXELS = "diffusion", "condition", "pixels"
@@ -118,6 +120,14 @@ class Diffusion:
       )
     model = model.clone(num_classes=0)
     return model, dataclasses.replace(self, num_classes=wanted)
+
+  def check_run(self, mesh: MeshSpec, patch_sizes, *, packed: bool) -> None:
+    """As `task.Task`."""
+    del patch_sizes, packed
+    refuse_strided(mesh)
+
+  def check_grid(self, image_hw, patch_hw) -> None:
+    """As `task.Task`: refuses nothing."""
 
   def init(self, model: ViT, key: jax.Array, inputs, patch_hw):
     """As `task.Task`."""

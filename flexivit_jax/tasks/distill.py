@@ -17,6 +17,8 @@ from flexivit_jax.core.tokens import Batch
 from flexivit_jax.nn.vit import ViT
 from flexivit_jax.tasks import losses, supervised
 from flexivit_jax.tasks.task import Classifies
+from flexivit_jax.training import token_order
+from flexivit_jax.training.sharding import MeshSpec
 
 
 class Distance(Protocol):
@@ -151,6 +153,24 @@ class Distill(Classifies):
       raise ValueError(
         f"label_weight is {self.label_weight}: give a number at least 0 and "
         "below 1; at 1 the task is supervised"
+      )
+
+  def check_run(self, mesh: MeshSpec, patch_sizes, *, packed: bool) -> None:
+    """As `task.Task`."""
+    if packed:
+      raise ValueError(
+        "task distill and packing: a teacher sees images of one size, so give "
+        "images a size in train.transforms and leave packing out"
+      )
+    if mesh.double_averaging:
+      raise ValueError(
+        "mesh.double_averaging does not go with a teacher: take the task "
+        "supervised, or mesh.double_averaging=False"
+      )
+    if mesh.order == token_order.STRIDED:
+      raise ValueError(
+        "mesh.order=strided does not go with a teacher, which has an order of "
+        'its own: give mesh.order="contiguous", or the task supervised'
       )
 
   init = supervised.Supervised.init

@@ -34,6 +34,8 @@ from flexivit_jax.nn.vit import ViT
 from flexivit_jax.nn.whole_grid import OfWholeGrid
 from flexivit_jax.tasks import draws, targets
 from flexivit_jax.tasks.by_patch_size import loss_by_patch_size
+from flexivit_jax.tasks.task import refuse_strided
+from flexivit_jax.training.sharding import MeshSpec
 
 DECODER = "mae_decoder"
 # Images that `draw` shows.
@@ -124,12 +126,35 @@ class MaskedAutoencoder:
       )
     return model.clone(num_classes=0), self
 
-  def check(self, image_hw: tuple[int, int], patch_hw: tuple[int, int]) -> None:
-    """Refuses images of too few patches, or too many for the decoder.
+  def check_run(self, mesh: MeshSpec, patch_sizes, *, packed: bool) -> None:
+    """As `task.Task`: refuses what hides no patch well."""
+    if mesh.seq > 1:
+      raise ValueError(
+        f"mesh.seq is {mesh.seq}, but the task mae takes visible patches out "
+        "of whole rows, which devices then cannot share: give mesh.seq=1"
+      )
+    if mesh.double_averaging:
+      raise ValueError(
+        "mesh.double_averaging does not go with masked patches: take the task "
+        "supervised, or mesh.double_averaging=False"
+      )
+    if self.target == targets.PATCH and (1, 1) in patch_sizes:
+      raise ValueError(
+        'task.target is "patch", each patch normalised by its own pixels, and '
+        'patches of 1x1 have one each: give task.target="image"'
+      )
+    largest = self.decoder.position.largest_grid
+    if packed and largest is not None:
+      raise ValueError(
+        "task.decoder.position has places for "
+        "{}x{} patches, and packed images may be of any grid: take "
+        "sincos2d".format(*largest)
+      )
+    refuse_strided(mesh)
 
-    Raises:
-      ValueError: naming the grid.
-    """
+  def check_grid(self, image_hw, patch_hw) -> None:
+    """As `task.Task`: refuses images of too few patches, or too many for the
+    decoder."""
     grid_hw = grid_shape(image_hw, patch_hw)
     patches = math.prod(grid_hw)
     if masking.num_visible(patches, self.mask_ratio) == patches:

@@ -10,6 +10,8 @@ from flexivit_jax.core.tokens import Batch
 from flexivit_jax.nn import conditioning, cost
 from flexivit_jax.nn.vit import ViT
 from flexivit_jax.tasks.losses import Loss
+from flexivit_jax.training import token_order
+from flexivit_jax.training.sharding import MeshSpec
 
 
 class Task(Protocol):
@@ -38,6 +40,32 @@ class Task(Protocol):
 
     Raises:
       ValueError: what the task does with classes cannot be done with these.
+    """
+
+  def check_run(
+    self,
+    mesh: MeshSpec,
+    patch_sizes: Sequence[tuple[int, int]],
+    *,
+    packed: bool,
+  ) -> None:
+    """Refuses what the task does not do.
+
+    Args:
+      patch_sizes: all that a step may have.
+      packed: whether images share rows.
+
+    Raises:
+      ValueError: naming the field of the config.
+    """
+
+  def check_grid(
+    self, image_hw: tuple[int, int], patch_hw: tuple[int, int]
+  ) -> None:
+    """Refuses images of which, cut so, the task could not learn.
+
+    Raises:
+      ValueError: naming the grid.
     """
 
   def init(self, model: ViT, key: jax.Array, inputs, patch_hw):
@@ -117,6 +145,19 @@ class Draws(Task, Protocol):
     """
 
 
+def refuse_strided(mesh: MeshSpec) -> None:
+  """Of a task that asks something of each patch, which stays at its place.
+
+  Raises:
+    ValueError: the tokens are out of their order.
+  """
+  if mesh.order == token_order.STRIDED:
+    raise ValueError(
+      "mesh.order=strided goes with the tasks supervised and distill alone: "
+      'give mesh.order="contiguous"'
+    )
+
+
 class Classifies:
   """What the tasks that classify share: the backbone alone, with a head."""
 
@@ -151,6 +192,12 @@ class Classifies:
         f"{len(classes)} classes: leave it out, or give {len(classes)} or more"
       )
     return model, self
+
+  def check_run(self, mesh: MeshSpec, patch_sizes, *, packed: bool) -> None:
+    """As `Task`: refuses nothing."""
+
+  def check_grid(self, image_hw, patch_hw) -> None:
+    """As `Task`: refuses nothing."""
 
   def multiply_adds(self, model: ViT, image_hw, patch_hw):
     return cost.multiply_adds(model, image_hw, patch_hw)

@@ -589,16 +589,16 @@ def test_any_number_of_classes_will_do():
 
 def test_grids_that_cannot_be():
   with pytest.raises(ValueError) as caught:
-    TASK.check((8, 12), (8, 12))
+    TASK.check_grid((8, 12), (8, 12))
   assert str(caught.value) == (
     "1 patch of 8x12 in an image of 8x12 px, of which mask_ratio 0.6 hides "
     "none: take smaller patches or larger images"
   )
-  MaskedAutoencoder(mask_ratio=0.01).check((8, 8), (8, 4))  # one of two
+  MaskedAutoencoder(mask_ratio=0.01).check_grid((8, 8), (8, 4))  # one of two
   task = MaskedAutoencoder(decoder=DecoderSpec(SIZE, tables.RowColumn((2, 2))))
-  task.check((8, 8), (4, 4))
+  task.check_grid((8, 8), (4, 4))
   with pytest.raises(ValueError) as caught:
-    task.check((8, 12), (4, 4))
+    task.check_grid((8, 12), (4, 4))
   assert str(caught.value) == (
     "task.decoder.position: 2x3 patches are more than the 2x2 that the model "
     "has positions for: take larger patches, smaller images, or positions of "
