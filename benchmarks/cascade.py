@@ -22,11 +22,8 @@ import argparse
 import functools
 import json
 import math
-import os
 import pathlib
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
@@ -34,6 +31,7 @@ import jax
 import numpy as np
 
 from benchmarks import machine, markdown
+from benchmarks.process import ROOT, python
 from flexivit_jax import pretrained
 from flexivit_jax.core.tokens import to_tokens
 from flexivit_jax.data.loader import EvalLoader
@@ -52,7 +50,6 @@ from flexivit_jax.nn import cost
 from flexivit_jax.tasks import losses
 from flexivit_jax.training import compilation, sharding
 
-ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "cascade.json"
 SEEDS = (0, 1, 2)
 SIZES = ((12, 12), (8, 8), (6, 6), (4, 4))
@@ -95,15 +92,9 @@ def main():
 
 
 def train(workdir, seed):
-  subprocess.run(  # noqa: S603
-    [
-      *(sys.executable, "train.py", "--config=configs/flexivit_digits.py"),
-      *(f"--workdir={workdir}", f"--config.seed={seed}"),
-    ],
-    cwd=ROOT,
-    env=os.environ,
-    check=True,
-    stdout=subprocess.DEVNULL,
+  python(
+    *("train.py", "--config=configs/flexivit_digits.py"),
+    *(f"--workdir={workdir}", f"--config.seed={seed}"),
   )
   return workdir
 

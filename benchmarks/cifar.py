@@ -18,17 +18,14 @@ the tables of docs/results.md; what is in --workdir is not trained again.
 import argparse
 import json
 import math
-import os
 import pathlib
 import statistics
-import subprocess
-import sys
 import time
 
 from benchmarks import machine, markdown
+from benchmarks.process import ROOT, python
 from configs.flexivit_cifar import SIZES
 
-ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "cifar.json"
 TREND = (8, 4, 2, 1)
 
@@ -79,7 +76,7 @@ def main():
 def train(config, workdir, seed, steps, overrides) -> None:
   length = ("total_epochs=None", f"total_steps={steps}")
   overrides = (f"seed={seed}", *length, *overrides)
-  run(
+  python(
     *("train.py", f"--config={config}", f"--workdir={workdir}"),
     *(f"--config.{x}" for x in overrides),
   )
@@ -87,7 +84,7 @@ def train(config, workdir, seed, steps, overrides) -> None:
 
 def evaluate(workdir, sizes) -> dict[str, dict[str, float]]:
   """By patch size: top-1, tokens and multiply-adds."""
-  run(
+  python(
     *("evaluate.py", f"--checkpoint={workdir}", "--no_timing"),
     *(f"--patch_sizes={sizes}", f"--output={workdir}/eval"),
   )
@@ -97,16 +94,6 @@ def evaluate(workdir, sizes) -> dict[str, dict[str, float]]:
     str(p["patch_hw"][0]): {key: p[key] for key in keys}
     for p in results["points"]
   }
-
-
-def run(*arguments) -> None:
-  subprocess.run(  # noqa: S603
-    [sys.executable, *arguments],
-    cwd=ROOT,
-    env=os.environ,
-    check=True,
-    stdout=subprocess.DEVNULL,
-  )
 
 
 def of_seeds(runs, model, size) -> str:

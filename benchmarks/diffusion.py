@@ -16,14 +16,12 @@ import json
 import pathlib
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
 from benchmarks import machine, markdown
+from benchmarks.process import ROOT, python
 
-ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 FIGURE = ROOT / "docs" / "figures" / "samples_digits.png"
 COUNT = 50  # of each class
@@ -79,6 +77,7 @@ def run(directory, patch_size, seed):
     )
     judged = json.loads((output / "samples.json").read_text())["judged"]
     found[label] = {key: judged[key] for key in KEPT}
+    print(seed, label, found[label], flush=True)
   # The sheet that readers see: 8 of each class, as the config samples them.
   python(
     *("-m", "flexivit_jax.cli.sample", f"--checkpoint={workdir}"),
@@ -100,11 +99,6 @@ def train(config, workdir, *overrides) -> float:
   start = time.perf_counter()
   python("train.py", f"--config={config}", f"--workdir={workdir}", *overrides)
   return time.perf_counter() - start
-
-
-def python(*arguments):
-  print("$ python", *arguments, flush=True)
-  subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)  # noqa: S603
 
 
 def table(runs) -> str:

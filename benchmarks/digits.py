@@ -9,20 +9,17 @@ docs/figures/digits.png. `--draw` draws the figure again from the JSON.
 
 import argparse
 import json
-import os
 import pathlib
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
 from matplotlib.figure import Figure
 
 from benchmarks import machine, markdown
+from benchmarks.process import ROOT, python
 from flexivit_jax.evaluation.drawing.style import COLOURS
 
-ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "digits.json"
 FIGURE = ROOT / "docs" / "figures" / "digits.png"
 SEEDS = (0, 1, 2)
@@ -91,13 +88,7 @@ def run(config, overrides, seed):
 def command(script, *arguments):
   # An empty compilation cache, so that compiling counts.
   with tempfile.TemporaryDirectory() as cache:
-    subprocess.run(  # noqa: S603
-      [sys.executable, script, *arguments],
-      cwd=ROOT,
-      env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache},
-      check=True,
-      stdout=subprocess.DEVNULL,
-    )
+    python(script, *arguments, JAX_COMPILATION_CACHE_DIR=cache)
 
 
 def mean(runs, size):

@@ -18,16 +18,13 @@ docs/results.md. About ten minutes on two idle cores.
 import argparse
 import json
 import math
-import os
 import pathlib
 import statistics
-import subprocess
-import sys
 import tempfile
 
 from benchmarks import machine, markdown
+from benchmarks.process import ROOT, python
 
-ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "distillation.json"
 SEEDS = (0, 1, 2)
 SIZES = (4, 6, 8, 12)
@@ -90,29 +87,19 @@ def of_seed(workdir, seed) -> dict[str, dict[str, float]]:
 
 
 def train(config, workdir, seed, *overrides) -> None:
-  run(
+  python(
     *("train.py", f"--config={config}", f"--workdir={workdir}"),
     *(f"--config.{x}" for x in (f"seed={seed}", *overrides)),
   )
 
 
 def evaluate(workdir) -> dict[str, float]:
-  run(
+  python(
     *("evaluate.py", f"--checkpoint={workdir}", "--no_timing"),
     *(f"--patch_sizes={','.join(map(str, SIZES))}", f"--output={workdir}/eval"),
   )
   results = json.loads((workdir / "eval" / "results.json").read_text())
   return {str(p["patch_hw"][0]): p["top1"] for p in results["points"]}
-
-
-def run(*arguments) -> None:
-  subprocess.run(  # noqa: S603
-    [sys.executable, *arguments],
-    cwd=ROOT,
-    env=os.environ,
-    check=True,
-    stdout=subprocess.DEVNULL,
-  )
 
 
 def mean(top1: dict[str, float]) -> float:

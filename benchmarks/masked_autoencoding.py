@@ -23,23 +23,20 @@ docs/results.md. About ten minutes on two idle cores.
 import argparse
 import json
 import math
-import os
 import pathlib
 import statistics
-import subprocess
-import sys
 import tempfile
 
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import machine, markdown
+from benchmarks.process import ROOT, python
 from flexivit_jax import config
 from flexivit_jax.core.tokens import patchify
 from flexivit_jax.tasks import targets
 from flexivit_jax.training.log import read_rows
 
-ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "masked_autoencoding.json"
 SEEDS = (0, 1, 2)
 SIZES = (4, 6, 8, 12)
@@ -135,7 +132,7 @@ def constants() -> dict[str, float]:
 
 
 def train(config, workdir, seed, *overrides) -> None:
-  run(
+  python(
     *("train.py", f"--config={config}", f"--workdir={workdir}"),
     *(f"--config.{x}" for x in (f"seed={seed}", *overrides)),
   )
@@ -143,7 +140,7 @@ def train(config, workdir, seed, *overrides) -> None:
 
 def probe(workdir) -> dict[str, dict[str, float]]:
   """{shots: {patch size: top-1}}, the mean over draws of images."""
-  run(
+  python(
     *("-m", "flexivit_jax.cli.few_shot", f"--checkpoint={workdir}"),
     *(f"--patch_sizes={joined(SIZES)}", f"--shots={joined(SHOTS)}"),
     *("--penalty=1,4,16,64,256,1024", "--data=digits", "--resolutions=24"),
@@ -161,7 +158,7 @@ def probe(workdir) -> dict[str, dict[str, float]]:
 
 
 def evaluate(workdir) -> dict[str, float]:
-  run(
+  python(
     *("evaluate.py", f"--checkpoint={workdir}", "--no_timing"),
     *(f"--patch_sizes={joined(SIZES)}", f"--output={workdir}/eval"),
   )
@@ -171,16 +168,6 @@ def evaluate(workdir) -> dict[str, float]:
 
 def joined(numbers) -> str:
   return ",".join(map(str, numbers))
-
-
-def run(*arguments) -> None:
-  subprocess.run(  # noqa: S603
-    [sys.executable, *arguments],
-    cwd=ROOT,
-    env=os.environ,
-    check=True,
-    stdout=subprocess.DEVNULL,
-  )
 
 
 def tables(results):

@@ -10,16 +10,13 @@ two CPU cores. Writes benchmarks/results/miniatures.json, which --table prints.
 import argparse
 import dataclasses
 import json
-import os
 import pathlib
 import statistics
-import subprocess
-import sys
 import tempfile
 
 from benchmarks import machine, markdown
+from benchmarks.process import ROOT, python
 
-ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "miniatures.json"
 SEEDS = (0, 1, 2)
 
@@ -164,14 +161,14 @@ def run(study, overrides, seed):
   """Trains and evaluates one seed of one arm; top-1 by point."""
   with tempfile.TemporaryDirectory() as directory:
     workdir = pathlib.Path(directory) / "run"
-    command(
+    python(
       "train.py",
       f"--config=configs/{study.config}.py",
       f"--workdir={workdir}",
       f"--config.seed={seed}",
       *(f"--config.{o}" for o in overrides),
     )
-    command(
+    python(
       "evaluate.py",
       f"--checkpoint={workdir}",
       f"--output={workdir}/eval",
@@ -187,18 +184,6 @@ def name(point):
   h, _ = point["patch_hw"]
   budget = point["budget"]
   return f"{h} px" + ("" if budget is None else f", {budget} patches")
-
-
-def command(script, *arguments):
-  done = subprocess.run(  # noqa: S603
-    [sys.executable, script, *arguments],
-    cwd=ROOT,
-    env=dict(os.environ),
-    capture_output=True,
-    text=True,
-  )
-  if done.returncode:
-    raise SystemExit(f"{script} {arguments}:\n{done.stderr}")
 
 
 def table(runs) -> str:

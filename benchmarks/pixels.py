@@ -24,16 +24,13 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import statistics
-import subprocess
-import sys
 
 from benchmarks import machine, markdown
+from benchmarks.process import ROOT, python
 from flexivit_jax.training.log import read_rows
 
-ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "pixels.json"
 SIZES = (1, 2)
 DIGITS = "digits"
@@ -190,16 +187,6 @@ def last(workdir, name) -> float:
 def named(data: str) -> str:
   """As cli.few_shot takes what a recipe is given."""
   return data if ":" in data else f"folder:{data}"
-
-
-def python(*arguments) -> None:
-  subprocess.run(  # noqa: S603
-    [sys.executable, *arguments],
-    cwd=ROOT,
-    env=os.environ,
-    check=True,
-    stdout=subprocess.DEVNULL,
-  )
 
 
 def table(runs) -> str:

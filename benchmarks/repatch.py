@@ -12,19 +12,17 @@ import argparse
 import json
 import pathlib
 import statistics
-import subprocess
-import sys
 import tempfile
 
 import numpy as np
 
 from benchmarks import machine, markdown
+from benchmarks.process import ROOT, python
 from flexivit_jax import pretrained, saving
 from flexivit_jax.core import resize
 from flexivit_jax.formats import repatch
 from flexivit_jax.loaded import Checkpoint
 
-ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "repatch.json"
 SEEDS = (0, 1, 2)
 
@@ -113,15 +111,6 @@ def evaluate(checkpoint, image, sizes) -> dict[int, float]:
     )
     results = json.loads((pathlib.Path(output) / "results.json").read_text())
   return {p["patch_hw"][0]: p["top1"] for p in results["points"]}
-
-
-def python(*arguments):
-  subprocess.run(  # noqa: S603
-    [sys.executable, *map(str, arguments)],
-    cwd=ROOT,
-    check=True,
-    stdout=subprocess.DEVNULL,
-  )
 
 
 def tables(runs):
