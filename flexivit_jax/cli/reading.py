@@ -28,23 +28,39 @@ def add_checkpoint(parser: Parser) -> None:
   _add_step_and_facts(parser)
 
 
+def add_run(parser: Parser) -> None:
+  """--checkpoint of a command that takes runs alone, and which of its
+  parameters."""
+  parser.add_argument("--checkpoint", required=True, help="a run")
+  _add_step(parser)
+  _add_ema(parser)
+
+
 def _add_step_and_facts(parser: Parser) -> None:
-  parser.add_argument(
-    "--step", type=int, help="of a run: which checkpoint; default: the best"
-  )
+  _add_step(parser)
   add_facts(parser)
 
 
-def add_facts(parser: Parser) -> None:
-  """What a checkpoint's file may not say."""
-  add = parser.add_argument
-  add(
+def _add_step(parser: Parser) -> None:
+  parser.add_argument(
+    "--step", type=int, help="of a run: which checkpoint; default: the best"
+  )
+
+
+def _add_ema(parser: Parser) -> None:
+  parser.add_argument(
     "--no_ema",
     dest="ema",
     action="store_false",
     help="of a run that kept a moving average of its parameters: take the "
     "parameters themselves",
   )
+
+
+def add_facts(parser: Parser) -> None:
+  """What a checkpoint's file may not say."""
+  _add_ema(parser)
+  add = parser.add_argument
   add("--num_heads", type=int, help="where the checkpoint does not say")
   add("--gelu", choices=("tanh", "exact"), help="the same")
   add("--eps", type=float, help="the same, of every norm")

@@ -38,7 +38,7 @@ from flexivit_jax.training import compilation, memory, provenance
 def main(argv=None):
   parser = arguments.parser(__doc__)
   add = parser.add_argument
-  reading.add_checkpoint(parser)
+  reading.add_run(parser)
   add("--classes", default="all", help="names, or numbers: 0,1,2; default: all")
   add("--count", type=int, default=8, help="images of each; default: 8")
   for name, kind, what in (
@@ -75,9 +75,8 @@ def sample(args) -> None:
     if not low <= value <= high:
       raise ConfigError(f"--{name} {value}: give {low} to {high}")
   output = arguments.output_directory(args)
-  given = reading.facts(args)
   with blaming("--checkpoint"):
-    found = pretrained.read(args.checkpoint, step=args.step, **given)
+    found = pretrained.read(args.checkpoint, step=args.step, ema=args.ema)
   print(found, flush=True)
   run = found.spec.experiment
   if run is None or not isinstance(run.task, Diffusion):
