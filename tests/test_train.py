@@ -120,7 +120,7 @@ def test_other_data_in_the_same_directory_is_refused(
     ("--config.validation.transforms=('flip',)", "config.validation: Flip is"),
     ("--config.optimizer.schedule.warmup_steps=99999", "config.optimizer: war"),
     ("--config.model.num_classes=3", "config.model.num_classes is 3"),
-    ("--config.model.channels=1", "config.model: patches hold 108 numbers"),
+    ("--config.model.channels=1", "config.model.channels is 1, and the pict"),
     ("--config.model.size.num_heads=0", "config.model.size: num_heads is 0"),
     ("--config.model.kernel_hw=(0,0)", "kernel_hw (0, 0): give (height, w"),
     ("--config.test.source.split=val", "config.test: digits have no split"),
