@@ -63,6 +63,7 @@ def test_a_bad_image_ends_the_run_with_its_path(
   assert f"skipped: {torn}: cannot decode" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_image_can_be_skipped(
   workers, folder, here, small_config, tmp_path

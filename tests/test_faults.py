@@ -273,6 +273,7 @@ def short_run(small_experiment, tmp_path_factory):
   return experiment, workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_signal_while_a_batch_is_loaded_loses_none(
   moment, short_run, tmp_path, monkeypatch
@@ -333,6 +334,7 @@ def test_a_signal_during_an_evaluation_leaves_it_to_the_resumed_run(
 # Damage.
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_the_one_before_resumed(
   small_run, command, small_run_config, tmp_path
 ):

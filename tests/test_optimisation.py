@@ -76,6 +76,7 @@ def grid_run(small_experiment, tmp_path_factory):
   return workdir, numbers(workdir, 8), rows(workdir)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_alike_bit_for_bit(grid_run, small_experiment):
   workdir, before, lines = grid_run
   assert sum("['ema']" in name for name in before) > 10

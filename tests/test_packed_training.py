@@ -403,6 +403,7 @@ def test_numbers_that_are_not_finite_name_their_images(packed, tmp_path):
 # Interrupted runs.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_signal_while_a_batch_is_packed_loses_no_image(
   moment, finished, packed, tmp_path, monkeypatch

@@ -119,6 +119,7 @@ def test_printing_says_which_positions(position, line):
   assert lines[3] == f"  positions {line}"
 
 
+@pytest.mark.slow
 def test_more_patches_than_positions_are_refused():
   position = tables.JointTable((2, 3))
   model = vit_lib.ViT(

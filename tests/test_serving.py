@@ -133,6 +133,7 @@ def _random_vit(**fields) -> LoadedViT:
 SERVED_FAST = ("rows and columns",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name",
   [
@@ -621,6 +622,7 @@ def test_the_process_above_does_miss_what_it_should(images, tmp_path):
     _alone(code, MISSING, images, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_lines_of_the_docstring_do_without_this_package(
   dtype, images, tmp_path

@@ -71,6 +71,7 @@ def attended(weights, values, out):
   return jnp.einsum("bqhe,hed->bqd", mixed, out["kernel"]) + bias
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "case",
   [

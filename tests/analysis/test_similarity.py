@@ -33,6 +33,7 @@ def random_tables(position, width=16):
   }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ADDED)
 def test_embeddings_are_what_the_model_adds(name):
   model = vit.ViT(

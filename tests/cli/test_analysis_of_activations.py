@@ -275,6 +275,7 @@ def test_attention_share_marks_a_checkpoint(run, checkpoints):
   np.testing.assert_allclose(numbers["marks"][:, 1], marks, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["tok", "map"])
 def test_images_of_any_shape_are_packed(run, checkpoints, photographs, pool):
   root, _ = photographs

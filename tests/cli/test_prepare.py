@@ -193,6 +193,7 @@ def test_as_a_process_without_tensorflow(command, folder, tmp_path):
 # Bad images.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["", ".tar.gz"])
 def test_a_bad_image_is_named_or_left_out(command, folder, tmp_path, suffix):
   name, source = "train/cat/0.png", folder

@@ -69,6 +69,7 @@ def test_a_digit_keeps_its_shape_and_is_black_around():
   assert min(tops) < 0.05
 
 
+@pytest.mark.slow
 def test_no_field_changes_what_another_one_draws():
   aspects = [
     np.array([DigitsCanvas("test", sides=s).open().size(i) for i in range(40)])

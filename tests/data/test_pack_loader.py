@@ -247,6 +247,7 @@ def test_a_loader_goes_back(uninterrupted):
   assert take(batches, 2) == uninterrupted[:2]
 
 
+@pytest.mark.slow
 def test_worker_processes_change_nothing(uninterrupted):
   others = set(multiprocessing.active_children())
 

@@ -87,6 +87,7 @@ SWEEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SWEEPS)
 def test_every_figure_of_every_kind_of_sweep(kind):
   sweep = SWEEPS[kind]()

@@ -108,6 +108,7 @@ def test_a_full_disk_names_the_file(small_disk):
   assert "report.html" not in files(directory)
 
 
+@pytest.mark.slow
 def test_cascades_have_a_figure_and_a_section(tmp_path):
   one = invented_sweeps.sweep(invented_sweeps.settings((12, 4), sides=(24,)))
   report.write(tmp_path, one, None)

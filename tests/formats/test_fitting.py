@@ -99,6 +99,7 @@ def test_other_sizes_are_resized_and_said():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("old", "new", "line"),
   [

@@ -157,6 +157,7 @@ def test_scanned_encoder_equals_the_loop():
   assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, stacked)
 
 
+@pytest.mark.slow
 def test_rematerialised_blocks_have_the_same_gradients():
   x = _normal(2, 5, 8)
   remat = functools.partial(

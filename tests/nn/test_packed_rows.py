@@ -37,13 +37,18 @@ POOLS = {
 }
 # Pools read what any kind of position makes.
 WITH_EVERY_POOL = ("rows + columns",)
+# One of each way to reach the model: added, and inside attention.
+FAST = ("learned_grid", "sincos2d of fractions", "rotary", "relative")
 CASES = pytest.mark.parametrize(
   ("position", "pool"),
   [
     pytest.param(
       *(position, pool),
       marks=[pytest.mark.slow]
-      * (pool != "gap" and position not in WITH_EVERY_POOL),
+      * (
+        position not in WITH_EVERY_POOL
+        and (pool != "gap" or position not in FAST)
+      ),
     )
     for position in POSITIONS
     for pool in POOLS
@@ -220,6 +225,7 @@ def test_pixels_without_positions_are_a_set(float64):
     assert (np.abs(a - b).max() < 1e-12) == same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", ["rotary", "relative"])
 @pytest.mark.parametrize(
   "changes",

@@ -146,7 +146,9 @@ POOLS = {
 
 
 @pytest.mark.parametrize("pool", POOLS.values(), ids=list(POOLS))
-@pytest.mark.parametrize("registers", [0, 3])
+@pytest.mark.parametrize(
+  "registers", [pytest.param(0, marks=pytest.mark.slow), 3]
+)
 @pytest.mark.parametrize("option", ["prefix_position", "norm_after_pool"])
 def test_packed_rows_equal_separate_rows(pool, registers, option):
   # Two images of one row, with padding, against each in a row of its own.
@@ -232,6 +234,7 @@ def test_uint8_and_unit_range_floats_agree():
   np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_close_and_keeps_float32_parameters():
   tokens = patchify(jnp.asarray(IMAGES), (6, 6))
   full, half = _tiny(), _tiny(dtype="bfloat16")
@@ -246,6 +249,7 @@ def test_bfloat16_stays_close_and_keeps_float32_parameters():
   assert 0 < error < 0.05
 
 
+@pytest.mark.slow
 def test_scan_and_remat_change_neither_values_nor_gradients():
   tokens = patchify(jnp.asarray(IMAGES), (6, 6))
   plain = _tiny()

@@ -99,6 +99,7 @@ def measure(taught, **changes):
   return task.measure(student, params, batch, patch_hw=(4, 4), teacher=teacher)
 
 
+@pytest.mark.slow
 def test_each_sees_its_own_view_at_its_own_patch_size(taught):
   _, student, params, batch, teacher = taught
   own = student.apply({"params": params}, tokens(batch.inputs, 4)).logits

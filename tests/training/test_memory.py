@@ -238,6 +238,7 @@ def test_a_cpu_undoes_remat_except_in_a_scan():
   assert _plan(64, (4, 4), scan=True, remat=True) < 0.5 * plain
 
 
+@pytest.mark.slow
 def test_activations_follow_rows_patches_and_remat():
   activations = {
     (rows, side): _estimate(rows, (side, side)).activations
