@@ -66,7 +66,10 @@ def recipes(data: str, p: int) -> Recipes:
       (f"configs/pit_trend.py:{data},{p},16",),
       (f"configs/pit_mae_cifar.py:{data},{p},16", "model.pool=gap"),
       (f"configs/{dit}.py:{data},16",),
-      (f"--data={named(data)}", "--test_split=test", "--resolutions=16"),
+      (
+        *(f"--data={named(data)}", "--resolutions=16"),
+        *("--train_split=train[2%:]", "--validation_split=train[:2%]"),
+      ),
     )
   side = 8
   own = (
@@ -96,6 +99,7 @@ def main():
   add("--steps", type=int, help="of each run; default: the configs'")
   add("--seeds", type=int, default=3)
   add("--output", type=pathlib.Path, default=RESULTS)
+  add("--config", nargs="*", default=[], help="overrides, key=value")
   args = parser.parse_args()
   results = {
     "machine": machine.describe(),
@@ -163,7 +167,7 @@ def train(args, seed, workdir, config, *overrides) -> None:
     overrides += ("total_epochs=None", *early, warm)
   python(
     *("train.py", f"--config={config}", f"--workdir={workdir}"),
-    *(f"--config.{x}" for x in (f"seed={seed}", *overrides)),
+    *(f"--config.{x}" for x in (f"seed={seed}", *overrides, *args.config)),
   )
 
 
