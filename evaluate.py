@@ -24,44 +24,39 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from flexivit_jax import pretrained
+from flexivit_jax.checkpoints import load, provenance
+from flexivit_jax.checkpoints.model import digest, parameter_count
 from flexivit_jax.cli import (
   arguments,
   cascades,
+  checkpoint_arguments,
+  data_arguments,
   distributed,
   errors,
-  named_data,
-  reading,
   views,
 )
-from flexivit_jax.core import resize
+from flexivit_jax.core import pi_resize
+from flexivit_jax.core.errors import ConfigError, config_errors_at
 from flexivit_jax.core.text import cut
-from flexivit_jax.data import modes
-from flexivit_jax.evaluation import (
-  choice,
-  costs,
-  report,
-  results,
-  routes,
-  sweep,
-  table,
-)
-from flexivit_jax.evaluation.points import Point, Setting, Sweep
+from flexivit_jax.data.pixels import preprocessing
+from flexivit_jax.devices import compilation, out_of_memory, placement
+from flexivit_jax.devices import mesh as mesh_lib
+from flexivit_jax.evaluation import costs, deploy, reading, sweep, table
+from flexivit_jax.evaluation.cascade import measure as measure_lib
+from flexivit_jax.evaluation.report import report, results
+from flexivit_jax.evaluation.settings import Point, Setting, Sweep
 from flexivit_jax.evaluation.store import Store
-from flexivit_jax.experiment import ConfigError, blaming
-from flexivit_jax.loaded import digest, parameter_count
-from flexivit_jax.tasks.supervised import Supervised
-from flexivit_jax.training import compilation, memory, provenance, sharding
+from flexivit_jax.tasks.classification import Supervised
 
 
 def main(argv=None):
   parser = arguments.parser(__doc__)
   add = parser.add_argument
-  reading.add_checkpoint(parser)
+  checkpoint_arguments.add_checkpoint(parser)
   views.add_arguments(add)
   add(
     "--resize",
-    choices=resize.RESIZES,
+    choices=pi_resize.RESIZES,
     default="pi",
     help="how the patch embedding is resized: the way of FlexiViT, or one of "
     "those that it is compared with; default: pi",
@@ -109,9 +104,9 @@ def evaluate(args) -> Sweep:
   args.target = cascades.parse_target(args)
   if args.output:
     arguments.output_directory(args).mkdir(parents=True, exist_ok=True)
-  given = reading.facts(args)
-  with blaming("--checkpoint"):
-    vit = pretrained.load(args.checkpoint, step=args.step, **given)
+  given = checkpoint_arguments.facts(args)
+  with config_errors_at("--checkpoint"):
+    vit = load.load(args.checkpoint, step=args.step, **given)
   print(vit, flush=True)
   run = vit.spec.experiment
   if run is not None and not run.task.classifies:
@@ -121,11 +116,11 @@ def evaluate(args) -> Sweep:
       f"is {run.task.used_by.format(run=args.checkpoint)}"
     )
   data = views.choose_data(args, run)
-  mode = named_data.choose_mode(args, run, packed=args.budgets is not None)
-  mesh = sharding.make_mesh()
+  mode = data_arguments.choose_mode(args, run, packed=args.budgets is not None)
+  mesh = mesh_lib.make_mesh()
   batch_size = views.choose_batch_size(args, run, mesh)
-  with blaming("--data" if args.data else "config.test"):
-    source = modes.open_source(data.source, mode)
+  with config_errors_at("--data" if args.data else "config.test"):
+    source = preprocessing.open_source(data.source, mode)
     check_classes(vit, source)
     policy = views.choose_policy(args, run)
     whole = views.choose_reading(args, vit, data, source, batch_size, policy)
@@ -156,7 +151,7 @@ def evaluate(args) -> Sweep:
     step=vit.spec.step,
     model=model_line(vit, args.resize),
     parameters=parameter_count(vit.params),
-    data=named_data.describe(data.source, mode),
+    data=data_arguments.describe(data.source, mode),
     classes=tuple(source.classes),
     command=args.command,
     provenance=provenance.describe(),
@@ -168,9 +163,9 @@ def evaluate(args) -> Sweep:
   print(f"\n{points[0].images} images of {result.data}")
   print(table.table(result))
   if found:
-    print(f"\n{routes.table(found)}")
+    print(f"\n{measure_lib.table(found)}")
   for limit in args.limits:
-    print(choice.recommendation(points, limit))
+    print(deploy.recommendation(points, limit))
   if args.output:
     directory = pathlib.Path(args.output)
     if left := results.others(directory, result):
@@ -186,12 +181,12 @@ def evaluate(args) -> Sweep:
   return result
 
 
-def limits(args) -> list[choice.Limit]:
+def limits(args) -> list[deploy.Limit]:
   """What --under asks for."""
-  with blaming("--under"):
-    found = [choice.parse_limit(text) for text in args.under]
+  with config_errors_at("--under"):
+    found = [deploy.parse_limit(text) for text in args.under]
   for limit in found:
-    if limit.unit.cost is choice.latency and args.no_timing:
+    if limit.unit.cost is deploy.latency and args.no_timing:
       raise ConfigError(
         f"--under {limit} and --no_timing: the latency is not measured, so "
         "leave --no_timing out, or limit GFLOP, tokens or GiB"
@@ -229,7 +224,7 @@ def keys(args, vit, task, source, whole, batch_size):
 
 def models(vit, task, how, mesh):
   """From a setting to its forward pass, and parameters on the devices."""
-  params = jax.device_put(vit.params, sharding.replicated(mesh))
+  params = jax.device_put(vit.params, placement.replicated(mesh))
   if how == "pi":  # as the model itself resizes
     forward = functools.partial(sweep.forward, task, vit.model)
     return lambda setting: (forward, params)
@@ -237,14 +232,14 @@ def models(vit, task, how, mesh):
   @functools.cache
   def at_size(patch_hw):
     kernel_hw = vit.model.stem.cells(patch_hw)
-    kernel = resize.resize_kernel(
+    kernel = pi_resize.resize_kernel(
       np.asarray(vit.params["embedding"]["kernel"]),
       kernel_hw,
       how=how,
       antialias=vit.model.kernel_antialias,
     )
     embedding = params["embedding"] | {
-      "kernel": jax.device_put(kernel, sharding.replicated(mesh))
+      "kernel": jax.device_put(kernel, placement.replicated(mesh))
     }
     model = vit.model.clone(kernel_hw=kernel_hw)
     forward = functools.partial(sweep.forward, task, model)
@@ -274,7 +269,7 @@ def measure(args, model, whole, at, mesh, batch_size, store):
   setting_name = "--batch_size"
   if args.budgets:
     setting_name += ", or the largest of --budgets"
-  with memory.explaining_evaluation(batch_size, setting_name):
+  with out_of_memory.explaining_evaluation(batch_size, setting_name):
     programs = sweep.compile_programs(at, [missing], mesh, say)
     singles = {}
     if not args.no_timing:
@@ -288,7 +283,7 @@ def measure(args, model, whole, at, mesh, batch_size, store):
       found = sweep.sweep(
         calls,
         [missing],
-        functools.partial(sharding.to_devices, mesh=mesh),
+        functools.partial(placement.to_devices, mesh=mesh),
         bar.update,
       )
     planned = costs.plan(model, missing, programs, found)
@@ -308,8 +303,10 @@ def measure(args, model, whole, at, mesh, batch_size, store):
           finish(setting, cost)
           bar.update()
 
-        costs.time(planned, at, missing, programs, singles, found, mesh, timed)
-  for reason in sweep.bad_images([missing]).values():
+        costs.measure_time(
+          planned, at, missing, programs, singles, found, mesh, timed
+        )
+  for reason in reading.bad_images([missing]).values():
     print(f"skipped: {reason}")
   views.report_scaled_down(missing)
   return done

@@ -32,23 +32,20 @@ import numpy as np
 
 from benchmarks import machine, markdown
 from benchmarks.process import ROOT, python
-from flexivit_jax import pretrained
-from flexivit_jax.core.tokens import to_tokens
-from flexivit_jax.data.loader import EvalLoader
-from flexivit_jax.evaluation import (
-  answers,
-  cascade,
-  cascade_measurement,
-  compaction,
-  ensembles,
-  thresholds,
-)
-from flexivit_jax.evaluation.cascade import Cascade
-from flexivit_jax.evaluation.points import size_name
-from flexivit_jax.evaluation.sweep import OneView
-from flexivit_jax.nn import cost
-from flexivit_jax.tasks import losses
-from flexivit_jax.training import compilation, sharding
+from flexivit_jax.checkpoints import load as load_lib
+from flexivit_jax.core.cut import to_tokens
+from flexivit_jax.core.sizes import size_name
+from flexivit_jax.data.loading.eval_loader import EvalLoader
+from flexivit_jax.devices import compilation, placement
+from flexivit_jax.devices import mesh as mesh_lib
+from flexivit_jax.evaluation import ensembles
+from flexivit_jax.evaluation.cascade import cascade, thresholds
+from flexivit_jax.evaluation.cascade import measure as measure_lib
+from flexivit_jax.evaluation.cascade import run as run_lib
+from flexivit_jax.evaluation.cascade.cascade import Cascade
+from flexivit_jax.evaluation.reading import OneView
+from flexivit_jax.models import cost
+from flexivit_jax.tasks import losses, predictions
 
 RESULTS = ROOT / "benchmarks" / "results" / "cascade.json"
 SEEDS = (0, 1, 2)
@@ -101,10 +98,10 @@ def train(workdir, seed):
 
 def measure(workdir, batch_size, rounds) -> dict:
   """One seed: cascades chosen on its validation data, run on its test data."""
-  loaded = pretrained.load(workdir)
-  experiment, mesh = loaded.spec.experiment, sharding.make_mesh()
-  params = jax.device_put(loaded.params, sharding.replicated(mesh))
-  batch_size = sharding.round_up(batch_size, mesh)
+  loaded = load_lib.load(workdir)
+  experiment, mesh = loaded.spec.experiment, mesh_lib.make_mesh()
+  params = jax.device_put(loaded.params, placement.replicated(mesh))
+  batch_size = mesh_lib.round_up(batch_size, mesh)
 
   def load(data):
     return EvalLoader(data.source.open(), [data.transforms], batch_size)
@@ -119,14 +116,16 @@ def measure(workdir, batch_size, rounds) -> dict:
       out, losses.of_labels(batch.labels, out.shape[-1])
     )
     probabilities = jax.nn.softmax(out)
-    return answers.answer(out, probabilities, loss, batch.labels, batch.index)
+    return predictions.answer(
+      out, probabilities, loss, batch.labels, batch.index
+    )
 
   validation = OneView(load(experiment.validation))
   images = load(experiment.test)
   test = OneView(images)
   # The programs of all cascades over these sizes: thresholds are no part.
   singles = [Cascade((size,)) for size in SIZES]
-  programs = compaction.compile_cascades(
+  programs = run_lib.compile_cascades(
     forward,
     [*singles, Cascade(SIZES, (0.5,) * (len(SIZES) - 1))],
     params,
@@ -135,7 +134,7 @@ def measure(workdir, batch_size, rounds) -> dict:
     report=functools.partial(print, flush=True),
   )
   run = functools.partial(
-    cascade_measurement.measure, programs, params=params, rounds=rounds
+    measure_lib.measure, programs, params=params, rounds=rounds
   )
   cpu_time = functools.partial(run, clock=time.process_time)
   before = dict(zip(SIZES, cpu_time(singles, batches=validation)))
@@ -206,7 +205,7 @@ def ensemble(logits, params, test, mesh, seconds, of_logs) -> list[dict]:
   """Of the first size, the first two, ...; its time is theirs added up."""
   program = jax.jit(ensembles.ensembles(logits, SIZES, of_logs=of_logs))
   parts = [
-    jax.device_get(program(params, sharding.to_devices(batch, mesh)))
+    jax.device_get(program(params, placement.to_devices(batch, mesh)))
     for batch in test
   ]
   rows = []
@@ -215,7 +214,7 @@ def ensemble(logits, params, test, mesh, seconds, of_logs) -> list[dict]:
     rows.append(
       {
         "sizes": [size_name(size) for size in first],
-        "top1": answers.gather(list(own)).top(1),
+        "top1": predictions.gather(list(own)).top(1),
         "predicted_cpu_ratio": (
           sum(seconds[size] for size in first) / seconds[SMALLEST]
         ),

@@ -19,9 +19,11 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import machine, markdown
-from flexivit_jax.checkpoints import manifest, native
+from flexivit_jax.checkpoints import manifest, run_directory, run_store
 from flexivit_jax.core.tokens import patchify
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.models import sizes, vit
+from flexivit_jax.nn import pooling
+from flexivit_jax.nn.positions import learned_grid
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "checkpoints.json"
 STEPS, STEP_S = 100, 0.2  # the bar: a save blocks at most 2 % of these
@@ -53,8 +55,8 @@ def main():
 
 def init_params():
   model = vit.ViT(
-    size=vit.SIZES["B"],
-    position=positions.LearnedGrid((14, 14)),
+    size=sizes.SIZES["B"],
+    position=learned_grid.LearnedGrid((14, 14)),
     pool=pooling.Gap(),
     kernel_hw=(16, 16),
     num_classes=1000,
@@ -70,14 +72,14 @@ def measure(state, directory, rounds):
   """Median seconds of each part of saving and restoring a state."""
   arrays = {"state": state}
   seconds = {"blocking": [], "written": [], "hashing": [], "restoring": []}
-  checkpoints = native.Checkpoints(directory, keep=2)
+  checkpoints = run_store.Checkpoints(directory, keep=2)
   for step in range(1, rounds + 1):
     start = time.perf_counter()
     checkpoints.save(step, arrays, {"loader": {"next_step": step}})
     seconds["blocking"].append(time.perf_counter() - start)
     checkpoints.wait()
     seconds["written"].append(time.perf_counter() - start)
-    path = pathlib.Path(directory) / native.DIRECTORY / str(step)
+    path = pathlib.Path(directory) / run_directory.DIRECTORY / str(step)
     start = time.perf_counter()
     if manifest.damage(path):
       raise RuntimeError("damaged at once")
@@ -89,7 +91,7 @@ def measure(state, directory, rounds):
   size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
   shutil.rmtree(directory + "/checkpoints")
   return {
-    "bytes": native.num_bytes(state),
+    "bytes": run_directory.num_bytes(state),
     "bytes_on_disk": size,
     **{f"{k}_s": statistics.median(v) for k, v in seconds.items()},
   }

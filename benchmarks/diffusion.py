@@ -70,7 +70,7 @@ def run(directory, patch_size, seed):
   for label, arguments in SETTINGS.items():
     output = directory / "samples"
     python(
-      *("-m", "flexivit_jax.cli.sample", f"--checkpoint={workdir}"),
+      *("-m", "flexivit_jax", "sample", f"--checkpoint={workdir}"),
       *(f"--output={output}", f"--count={COUNT}", f"--seed={seed}"),
       *(f"--judge={directory / 'judge'}", *arguments),
       f"--judge_patch_size={JUDGE_PATCH_SIZE}",
@@ -80,7 +80,7 @@ def run(directory, patch_size, seed):
     print(seed, label, found[label], flush=True)
   # The sheet that readers see: 8 of each class, as the config samples them.
   python(
-    *("-m", "flexivit_jax.cli.sample", f"--checkpoint={workdir}"),
+    *("-m", "flexivit_jax", "sample", f"--checkpoint={workdir}"),
     *(f"--output={directory / 'sheet'}", f"--seed={seed}"),
   )
   sheet = directory / "sheet" / "samples.png"

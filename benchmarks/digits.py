@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import machine, markdown
 from benchmarks.process import ROOT, python
-from flexivit_jax.evaluation.drawing.style import COLOURS
+from flexivit_jax.evaluation.report.figures.style import COLOURS
 
 RESULTS = ROOT / "benchmarks" / "results" / "digits.json"
 FIGURE = ROOT / "docs" / "figures" / "digits.png"

@@ -25,11 +25,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import machine, markdown, timing
-from flexivit_jax.data import augment, bad_images, sources
-from flexivit_jax.evaluation import readings, sweep
-from flexivit_jax.nn import pooling, positions, vit
-from flexivit_jax.tasks.supervised import Supervised
-from flexivit_jax.training import sharding
+from flexivit_jax.data.loading import bad_images
+from flexivit_jax.data.pixels import transforms
+from flexivit_jax.data.sources import image_folder
+from flexivit_jax.devices import mesh as mesh_lib
+from flexivit_jax.devices import placement
+from flexivit_jax.evaluation import open_reading, sweep
+from flexivit_jax.models import sizes, vit
+from flexivit_jax.nn import pooling
+from flexivit_jax.nn.positions import learned_grid
+from flexivit_jax.tasks.classification import Supervised
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "evaluation.json"
@@ -66,20 +71,20 @@ def main():
 
 def on_photographs(path, rounds):
   """Images per second of both, at each patch size."""
-  source = sources.ImageFolder(path, "train").open()
+  source = image_folder.ImageFolder(path, "train").open()
   model = vit.ViT(
-    size=vit.SIZES["S"],
-    position=positions.LearnedGrid((7, 7)),
+    size=sizes.SIZES["S"],
+    position=learned_grid.LearnedGrid((7, 7)),
     pool=pooling.Gap(),
     num_classes=1000,
   )
-  mesh, task = sharding.make_mesh(), Supervised()
+  mesh, task = mesh_lib.make_mesh(), Supervised()
   inputs = np.zeros((1, SIDE, SIDE, 3), np.uint8)
   params = task.init(model, jax.random.key(0), inputs, (16, 16))
-  params = jax.device_put(params, sharding.replicated(mesh))
-  reading = readings.of_one_size(
+  params = jax.device_put(params, placement.replicated(mesh))
+  reading = open_reading.of_one_size(
     source,
-    [(augment.Resize((SIDE, SIDE)),)],
+    [(transforms.Resize((SIDE, SIDE)),)],
     lambda _: [(p, p) for p in PATCHES],
     batch_size=BATCH,
     shard=(0, 1),
@@ -89,7 +94,7 @@ def on_photographs(path, rounds):
   programs = sweep.compile_programs(
     lambda _: (forward, params), [reading], mesh, print
   )
-  on_device = functools.partial(sharding.to_devices, mesh=mesh)
+  on_device = functools.partial(placement.to_devices, mesh=mesh)
   batches = [on_device(batch) for _, batch in reading.loader]
   for setting, program in programs.items():
     call = functools.partial(program.call, params)

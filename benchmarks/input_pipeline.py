@@ -24,19 +24,19 @@ import jax
 import numpy as np
 
 from benchmarks import machine, markdown
-from flexivit_jax import config
-from flexivit_jax.data import (
-  augment,
+from flexivit_jax.config import build
+from flexivit_jax.data.loading.loader import TrainLoader
+from flexivit_jax.data.pixels import (
   colour,
-  modes,
+  preprocessing,
   rand_augment,
-  sources,
-  tfds_writer,
+  transforms,
 )
-from flexivit_jax.data.loader import TrainLoader
-from flexivit_jax.data.tfds import Tfds
-from flexivit_jax.preparation import prepare
-from flexivit_jax.training import sharding
+from flexivit_jax.data.prepare import tfds_writer
+from flexivit_jax.data.sources import image_folder
+from flexivit_jax.data.sources.tfds import Tfds
+from flexivit_jax.devices import placement
+from flexivit_jax.run.open import prepare
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "input_pipeline.json"
 
@@ -45,14 +45,14 @@ BATCH, TRAIN_BATCH = 16, 16
 # Batches of a loader in a round: some to fill its buffers, then those timed.
 FIRST, TIMED = 6, 16
 
-ANTIALIAS, COMPAT = modes.ANTIALIAS, modes.BvCompat()
+ANTIALIAS, COMPAT = preprocessing.ANTIALIAS, preprocessing.BvCompat()
 # Of the plain ViT recipe, and of FlexiViT's.
 VIT = (
-  augment.InceptionCrop((224, 224)),
-  augment.Flip(),
+  transforms.InceptionCrop((224, 224)),
+  transforms.Flip(),
   rand_augment.RandAugment(2, 10),
 )
-FLEXIVIT = (augment.InceptionCrop((240, 240)), augment.Flip())
+FLEXIVIT = (transforms.InceptionCrop((240, 240)), transforms.Flip())
 
 
 def main():
@@ -61,7 +61,7 @@ def main():
   parser.add_argument("--rounds", type=int, default=5)
   args = parser.parse_args()
   with tempfile.TemporaryDirectory() as directory:
-    folder = sources.ImageFolder(args.photographs, "train")
+    folder = image_folder.ImageFolder(args.photographs, "train")
     records = written(folder.open(), pathlib.Path(directory))
     parts = time_parts(folder, records, args.rounds)
     print(parts_table(parts))
@@ -97,9 +97,6 @@ def written(files, directory) -> Tfds:
   return Tfds("photographs", "train", str(directory))
 
 
-# Parts.
-
-
 def time_parts(folder, records, rounds) -> dict[str, float]:
   """Median CPU milliseconds for an image, in turn."""
   files, record_source = folder.open(), records.open()
@@ -128,21 +125,21 @@ def time_parts(folder, records, rounds) -> dict[str, float]:
     calls |= {
       f"decode, {name}": of_each(lambda x, _, m=mode: m.decode(x, ""), encoded),
       f"inception_crop 224, {name}": resized(
-        augment.InceptionCrop((224, 224)), mode
+        transforms.InceptionCrop((224, 224)), mode
       ),
-      f"resize 240, {name}": resized(augment.Resize((240, 240)), mode),
+      f"resize 240, {name}": resized(transforms.Resize((240, 240)), mode),
       f"resize_crop 256, 224, {name}": resized(
-        augment.ResizeCrop(256, (224, 224)), mode
+        transforms.ResizeCrop(256, (224, 224)), mode
       ),
     }
   for transform in (
-    augment.Flip(),
+    transforms.Flip(),
     rand_augment.RandAugment(2, 10),
     colour.ColorJitter(),
     colour.Grayscale(1.0),
-    augment.Affine(),
+    transforms.Affine(),
   ):
-    name = config.name_of(transform)
+    name = build.name_of(transform)
     calls[f"{name}, 224 px"] = of_each(transform, sized)
   spent = {name: [] for name in calls}
   for _ in range(rounds + 1):
@@ -191,9 +188,6 @@ def recipes_table(recipes) -> str:
   return markdown.table(head, rows)
 
 
-# Loaders.
-
-
 @dataclasses.dataclass(frozen=True)
 class Kind:
   """One way to load.
@@ -204,7 +198,7 @@ class Kind:
 
   recipe: str
   records: bool
-  mode: modes.Mode = ANTIALIAS
+  mode: preprocessing.Mode = ANTIALIAS
   workers: int = 0
   threads: int = 0
 
@@ -247,7 +241,7 @@ def time_loaders(folder, records, rounds) -> tuple[list[dict], float]:
     {
       "recipe": kind.recipe,
       "source": "records" if kind.records else "files",
-      "mode": config.name_of(kind.mode),
+      "mode": build.name_of(kind.mode),
       "workers": kind.workers,
       "threads": kind.threads,
       "how": kind.name,
@@ -260,7 +254,7 @@ def time_loaders(folder, records, rounds) -> tuple[list[dict], float]:
 
 def loading_rate(kind: Kind, spec, seed: int) -> float:
   loader = TrainLoader(
-    modes.open_source(spec, kind.mode),
+    preprocessing.open_source(spec, kind.mode),
     VIT if kind.recipe.startswith("ViT") else FLEXIVIT,
     batch_size=BATCH,
     seed=seed,
@@ -279,7 +273,7 @@ def loading_rate(kind: Kind, spec, seed: int) -> float:
 
 def training_step(folder) -> Callable[[], None]:
   """A step of ViT-S/16 at 224 px, on a batch that lies on the device."""
-  experiment = config.from_plain(
+  experiment = build.from_plain(
     {
       "model": {
         "size": "S",
@@ -300,7 +294,7 @@ def training_step(folder) -> Callable[[], None]:
   run = prepare(experiment, print)
   zero, state = run.zero_metrics(), run.init_state()
   (compiled,) = run.compile_steps(state, zero, print).values()
-  batch = sharding.to_devices(next(run.loader), run.mesh)
+  batch = placement.to_devices(next(run.loader), run.mesh)
   run.loader.close()
 
   def step():

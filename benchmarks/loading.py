@@ -21,9 +21,12 @@ import jax
 import numpy as np
 
 from benchmarks import machine, markdown
-from flexivit_jax import pretrained, saving
-from flexivit_jax.formats import parameters
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.checkpoints import load, origin, safetensors, save
+from flexivit_jax.checkpoints import model as model_lib
+from flexivit_jax.checkpoints.formats import parameters
+from flexivit_jax.models import sizes, vit
+from flexivit_jax.nn import pooling
+from flexivit_jax.nn.positions import learned_grid
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "loading.json"
@@ -41,11 +44,11 @@ def main():
   with tempfile.TemporaryDirectory() as directory:
     for format, name in (("big_vision", "b.npz"), ("timm", "b")):
       path = pathlib.Path(directory) / name
-      saving.save(made_up(), path, format)
+      save.save(made_up(), path, format)
       # A published file has no sum beside it that would have to be checked.
       for sums in ("b.npz.sha256", "b/manifest.sha256"):
         (pathlib.Path(directory) / sums).unlink(missing_ok=True)
-      file = path if path.is_file() else path / pretrained.WEIGHTS
+      file = path if path.is_file() else path / load.WEIGHTS
       for how in ("read every array", "load"):
         measured = [measure(how, path) for _ in range(args.rounds)]
         rows.append(
@@ -64,11 +67,11 @@ def main():
   print(table(rows))
 
 
-def made_up() -> pretrained.Checkpoint:
+def made_up() -> model_lib.StoredModel:
   """A FlexiViT-B of random numbers, which do not compress."""
   model = vit.ViT(
-    size=vit.SIZES["B"],
-    position=positions.LearnedGrid((7, 7)),
+    size=sizes.SIZES["B"],
+    position=learned_grid.LearnedGrid((7, 7)),
     pool=pooling.ClassToken(),
     num_classes=1000,
   )
@@ -77,7 +80,7 @@ def made_up() -> pretrained.Checkpoint:
     name: rng.standard_normal(x.shape, np.float32)
     for name, x in parameters.shapes(model).items()
   }
-  return pretrained.Checkpoint(model, arrays, pretrained.Spec("made up", ""))
+  return model_lib.StoredModel(model, arrays, origin.Spec("made up", ""))
 
 
 def measure(how: str, path) -> dict[str, float]:
@@ -96,13 +99,13 @@ def child(how: str, path: str) -> None:
   before = resident("VmRSS")
   start = time.perf_counter()
   if how == "load":
-    held = pretrained.load(path)
+    held = load.load(path)
     jax.block_until_ready(held.params)
   elif path.endswith(".npz"):
     with np.load(path, allow_pickle=False) as file:
       held = {name: file[name] for name in file.files}
   else:
-    held = pretrained.tensors.read(pathlib.Path(path) / pretrained.WEIGHTS)
+    held = safetensors.read(pathlib.Path(path) / load.WEIGHTS)
   seconds = time.perf_counter() - start
   grown = resident("VmHWM") - before
   del held

@@ -23,14 +23,8 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from benchmarks import machine, markdown, timing
-from flexivit_jax.attention import (
-  axes,
-  blockwise,
-  dense,
-  local,
-  query_sharded,
-  ring,
-)
+from flexivit_jax.attention import blockwise, dense, local, query_sharded, ring
+from flexivit_jax.devices import axes
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "long_sequence.json"
 PARTS = 8

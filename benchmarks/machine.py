@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from flexivit_jax.training import provenance
+from flexivit_jax.checkpoints import provenance
 
 
 def describe() -> dict[str, Any]:

@@ -10,7 +10,7 @@ labels, and
   that of constants: the mean of the training images' targets for each place
   and pixel, which the mean predictor of relative_loss does not know;
 - probes its encoder and the random one that it began with by
-  `python -m flexivit_jax.cli.few_shot`, on the 500 test images, with the
+  `flexivit few-shot`, on the 500 test images, with the
   penalty chosen on the validation images;
 - trains configs/flexivit_digits.py on 200 labelled images in 400 steps, from
   that encoder and from scratch, and evaluates both on the test images by
@@ -32,10 +32,10 @@ import numpy as np
 
 from benchmarks import machine, markdown
 from benchmarks.process import ROOT, python
-from flexivit_jax import config
+from flexivit_jax.checkpoints.run_metrics import read_rows
+from flexivit_jax.config import build
 from flexivit_jax.core.tokens import patchify
-from flexivit_jax.tasks import targets
-from flexivit_jax.training.log import read_rows
+from flexivit_jax.tasks import mae_target
 
 RESULTS = ROOT / "benchmarks" / "results" / "masked_autoencoding.json"
 SEEDS = (0, 1, 2)
@@ -106,7 +106,7 @@ def of_seed(workdir, seed):
 def constants() -> dict[str, float]:
   """The relative loss, on validation images, of the mean target of the training
   images at each place."""
-  experiment = config.load(str(ROOT / CONFIG))
+  experiment = build.load(str(ROOT / CONFIG))
   task = experiment.task
 
   def images(data):
@@ -117,14 +117,14 @@ def constants() -> dict[str, float]:
   shown = images(experiment.validation)
   found = {}
   for p in SIZES:
-    answer = targets.of(patchify(train_images, (p, p)), task.target)
+    answer = mae_target.of(patchify(train_images, (p, p)), task.target)
     answer = answer.values.mean(axis=0, keepdims=True)
     tokens = patchify(shown, (p, p))
     index = jnp.arange(len(shown))[:, None]
     hidden = task.hide(tokens, index, None).hidden
-    target = targets.of(tokens, task.target)
+    target = mae_target.of(tokens, task.target)
     losses = (
-      targets.by_image(target.error(x), tokens, only=hidden).sum()
+      mae_target.by_image(target.error(x), tokens, only=hidden).sum()
       for x in (answer, target.centre)
     )
     found[str(p)] = float(next(losses) / next(losses))
@@ -141,7 +141,7 @@ def train(config, workdir, seed, *overrides) -> None:
 def probe(workdir) -> dict[str, dict[str, float]]:
   """{shots: {patch size: top-1}}, the mean over draws of images."""
   python(
-    *("-m", "flexivit_jax.cli.few_shot", f"--checkpoint={workdir}"),
+    *("-m", "flexivit_jax", "few-shot", f"--checkpoint={workdir}"),
     *(f"--patch_sizes={joined(SIZES)}", f"--shots={joined(SHOTS)}"),
     *("--penalty=1,4,16,64,256,1024", "--data=digits", "--resolutions=24"),
     *("--train_split=train[200:]", "--validation_split=train[:200]"),

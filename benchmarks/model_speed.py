@@ -21,11 +21,13 @@ import optax
 
 from benchmarks import machine, markdown, timing
 from flexivit_jax.core.tokens import patchify
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.models import sizes, vit
+from flexivit_jax.nn import pooling
+from flexivit_jax.nn.positions import learned_grid
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "model_speed.json"
 SIDE, BATCH, CLASSES = 240, 8, 1000
-SIZE = vit.SIZES["S"]
+SIZE = sizes.SIZES["S"]
 GRIDS = (5, 8, 15, 30)
 
 
@@ -76,7 +78,7 @@ def measure(grid, rounds):
   floats = pixels.astype(jnp.float32) / 127.5 - 1
   ours = vit.ViT(
     size=SIZE,
-    position=positions.LearnedGrid((7, 7)),
+    position=learned_grid.LearnedGrid((7, 7)),
     pool=pooling.Gap(),
     num_classes=CLASSES,
   )

@@ -23,12 +23,17 @@ import numpy as np
 import optax
 
 from benchmarks import machine, markdown, timing
-from flexivit_jax.core import packing, resolution, token_drop
+from flexivit_jax.core import resolution, token_drop
 from flexivit_jax.core.patch_size import FixedPatchSize
 from flexivit_jax.core.tokens import Batch
-from flexivit_jax.data import cutting, packs, tfds
-from flexivit_jax.nn import pooling, positions, vit
-from flexivit_jax.tasks.supervised import Supervised
+from flexivit_jax.data.packing import cutter as cutter_lib
+from flexivit_jax.data.packing import image_list
+from flexivit_jax.data.packing import rows as rows_lib
+from flexivit_jax.data.sources import tfds
+from flexivit_jax.models import sizes, vit
+from flexivit_jax.nn import pooling
+from flexivit_jax.nn.positions import learned_grid
+from flexivit_jax.tasks.classification import Supervised
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "packing.json"
 IMAGES, CLASSES, PATCH = 64, 1000, (16, 16)
@@ -74,7 +79,7 @@ def fill(row_length, open_rows, drop):
     rate = DROPS[drop](tokens, rng, i)
     lengths.append(len(token_drop.kept(tokens, rate, rng)))
   slots = math.ceil(1.5 * row_length / np.mean(lengths))
-  rows = packing.first_fit(
+  rows = image_list.first_fit(
     lengths, row_length, max_images=slots, open_rows=open_rows
   )
   # The rows that are still open at the end are no measure of the others.
@@ -101,9 +106,9 @@ def packing_speed(lengths, row_length, slots, open_rows):
     }
     for n in lengths
   ]
-  rows = packs.rows(
-    packs.Images(iter(images).__next__, lambda place: None),
-    packs.Packing(row_length, slots, open_rows),
+  rows = rows_lib.rows(
+    rows_lib.Images(iter(images).__next__, lambda place: None),
+    rows_lib.Packing(row_length, slots, open_rows),
     None,
   )
   start = time.perf_counter()
@@ -115,15 +120,15 @@ def packing_speed(lengths, row_length, slots, open_rows):
 def throughput(source, rounds):
   """Forward and train step, packed and padded; two rows."""
   model = vit.ViT(
-    size=vit.SIZES["S"],
+    size=sizes.SIZES["S"],
     kernel_hw=PATCH,
-    position=positions.LearnedGrid((16, 16)),
+    position=learned_grid.LearnedGrid((16, 16)),
     pool=pooling.Gap(),
     num_classes=CLASSES,
   )
   lengths, cut = cut_images(source)
   batches = {
-    "packed": batch_of(cut, packing.first_fit(lengths, 256), 256),
+    "packed": batch_of(cut, image_list.first_fit(lengths, 256), 256),
     "padded": batch_of(cut, [[i] for i in range(len(cut))], max(lengths)),
   }
   params = jax.jit(
@@ -163,7 +168,7 @@ def throughput(source, rounds):
 
 
 def cut_images(source):
-  cutter = cutting.Cutter(
+  cutter = cutter_lib.Cutter(
     SAMPLED, FixedPatchSize(PATCH), token_drop.NoDrop(), 256
   )
   rng = np.random.default_rng(0)
@@ -177,10 +182,10 @@ def cut_images(source):
 
 def batch_of(cut, rows, row_length) -> Batch:
   slots = max(map(len, rows))
-  packing_ = packs.Packing(row_length, slots)
+  packing_ = rows_lib.Packing(row_length, slots)
   filled = []
   for members in rows:
-    row = packs.empty_row(packing_, cut[0][0].shape[-1])
+    row = rows_lib.empty_row(packing_, cut[0][0].shape[-1])
     start = 0
     for slot, i in enumerate(members):
       patches, cells = cut[i]
@@ -191,7 +196,7 @@ def batch_of(cut, rows, row_length) -> Batch:
       row["image_segment_ids"][slot] = slot + 1
       start += len(cells)
     filled.append(row)
-  return packs.to_batch(filled, (PATCH,), slots)
+  return rows_lib.to_batch(filled, (PATCH,), slots)
 
 
 def real_flops(tokens: int) -> int:

@@ -21,9 +21,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from benchmarks import machine, markdown
-from flexivit_jax import config
-from flexivit_jax.preparation import prepare
-from flexivit_jax.training import sharding
+from flexivit_jax.config import build
+from flexivit_jax.devices import placement
+from flexivit_jax.run.open import prepare
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "pixel_step.json"
 DEVICES = 8
@@ -89,13 +89,13 @@ def one_step(folder: str, side: int, depth: int, distribution: str) -> dict:
     "threads=0",
   )
   argument = f"{folder},Ti,{DEVICES},{side}"
-  experiment = config.load(f"configs/pit_224.py:{argument}", overrides)
+  experiment = build.load(f"configs/pit_224.py:{argument}", overrides)
   run = prepare(experiment, print)
   state, metrics = run.init_state(), run.zero_metrics()
   start = time.perf_counter()
   (step,) = run.compile_steps(state, metrics, print).values()
   compiled = time.perf_counter() - start
-  batch = sharding.to_devices(next(run.loader), run.mesh)
+  batch = placement.to_devices(next(run.loader), run.mesh)
   start = time.perf_counter()
   state, measured = jax.block_until_ready(step(state, metrics, batch))
   seconds = time.perf_counter() - start

@@ -9,7 +9,7 @@ For each of three seeds and each patch size trains by train.py
 
 - a classifier;
 - a masked autoencoder, whose encoder is probed with 25 images of each class
-  by `python -m flexivit_jax.cli.few_shot`, and then trained as that classifier
+  by `flexivit few-shot`, and then trained as that classifier
   was;
 - a diffusion transformer, whose samples, 50 of each class, are judged by the
   classifier of patches of 2 px and the first seed.
@@ -29,7 +29,7 @@ import statistics
 
 from benchmarks import machine, markdown
 from benchmarks.process import ROOT, python
-from flexivit_jax.training.log import read_rows
+from flexivit_jax.checkpoints.run_metrics import read_rows
 
 RESULTS = ROOT / "benchmarks" / "results" / "pixels.json"
 SIZES = (1, 2)
@@ -130,12 +130,12 @@ def of_run(args, chosen: Recipes, p: int, seed: int) -> dict[str, float]:
   train(args, seed, tuned, *chosen.classifier, begin)
   train(args, seed, dit, *chosen.diffusion)
   python(
-    *("-m", "flexivit_jax.cli.few_shot", f"--checkpoint={mae}"),
+    *("-m", "flexivit_jax", "few-shot", f"--checkpoint={mae}"),
     *("--shots=25", "--penalty=1,4,16,64,256,1024", f"--patch_sizes={p}"),
     *(*chosen.shots, f"--output={mae}/few_shot"),
   )
   python(
-    *("-m", "flexivit_jax.cli.sample", f"--checkpoint={dit}"),
+    *("-m", "flexivit_jax", "sample", f"--checkpoint={dit}"),
     *("--count=50", f"--seed={seed}", f"--judge={judge}"),
     f"--output={dit}/samples",
   )

@@ -19,25 +19,32 @@ import tarfile
 import numpy as np
 
 from benchmarks import machine, markdown
-from flexivit_jax.data import augment, modes
+from flexivit_jax.data.pixels import preprocessing
+from flexivit_jax.data.pixels import transforms as transforms_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "published_preprocessing.json"
 
 PIPELINES = {
   "resize272_crop240": (
-    augment.Resize((272, 272)),
-    augment.CentralCrop((240, 240)),
+    transforms_lib.Resize((272, 272)),
+    transforms_lib.CentralCrop((240, 240)),
   ),
-  "resize_small256_crop224": (augment.ResizeCrop(256, (224, 224)),),
+  "resize_small256_crop224": (transforms_lib.ResizeCrop(256, (224, 224)),),
 }
 
 # What decodes and what resizes.
 WAYS = {
-  "bv_compat": (modes.BvCompat(), modes.BvCompat()),
-  "Pillow's decoder, bv_compat's resize": (modes.ANTIALIAS, modes.BvCompat()),
-  "bv_compat's decoder, antialias": (modes.BvCompat(), modes.ANTIALIAS),
-  "antialias": (modes.ANTIALIAS, modes.ANTIALIAS),
+  "bv_compat": (preprocessing.BvCompat(), preprocessing.BvCompat()),
+  "Pillow's decoder, bv_compat's resize": (
+    preprocessing.ANTIALIAS,
+    preprocessing.BvCompat(),
+  ),
+  "bv_compat's decoder, antialias": (
+    preprocessing.BvCompat(),
+    preprocessing.ANTIALIAS,
+  ),
+  "antialias": (preprocessing.ANTIALIAS, preprocessing.ANTIALIAS),
 }
 
 
@@ -58,7 +65,7 @@ def main():
         for key, transforms in PIPELINES.items():
           image = pixels
           for transform in transforms:
-            if isinstance(transform, augment.RESIZING):
+            if isinstance(transform, transforms_lib.RESIZING):
               image = transform(image, None, resizer)
             else:
               image = transform(image, None)

@@ -3,7 +3,7 @@
   python -m benchmarks.repatch
 
 Trains, by train.py, a ViT of 14 px at 56 px on the digits, and one of 6 px at
-24 px; converts them by `python -m flexivit_jax.cli.convert`, and evaluates by
+24 px; converts them by `flexivit convert`, and evaluates by
 evaluate.py. About ten minutes on two CPU cores. Writes
 benchmarks/results/repatch.json.
 """
@@ -18,10 +18,9 @@ import numpy as np
 
 from benchmarks import machine, markdown
 from benchmarks.process import ROOT, python
-from flexivit_jax import pretrained, saving
-from flexivit_jax.core import resize
-from flexivit_jax.formats import repatch
-from flexivit_jax.loaded import Checkpoint
+from flexivit_jax.checkpoints import load, repatch, save
+from flexivit_jax.checkpoints.model import StoredModel
+from flexivit_jax.core import pi_resize
 
 RESULTS = ROOT / "benchmarks" / "results" / "repatch.json"
 SEEDS = (0, 1, 2)
@@ -51,7 +50,8 @@ def run(seed: int) -> dict:
       converted = directory / f"{patch}at{image}"
       python(
         "-m",
-        "flexivit_jax.cli.convert",
+        "flexivit_jax",
+        "convert",
         directory / "14",
         converted,
         "--format=timm",
@@ -60,11 +60,11 @@ def run(seed: int) -> dict:
       )
       same[f"{patch}@{image}"] = evaluate(converted, image, [patch])[patch]
     train(directory / "6", seed, 6, 24)
-    trained = pretrained.read(directory / "6")
+    trained = load.read(directory / "6")
     kept = {"at 6x6": evaluate(directory / "6", 24, KEPT_SIZES)}
     for label, way in WAYS.items():
       path = directory / label.replace(" ", "_")
-      saving.save(at_32(trained, way), path, "orbax")
+      save.save(at_32(trained, way), path, "orbax")
       kept[label] = evaluate(path, 24, KEPT_SIZES)
   print(seed, same, kept, flush=True)
   return {"seed": seed, "same_tokens": same, "kept": kept}
@@ -72,15 +72,15 @@ def run(seed: int) -> dict:
 
 # How a kernel of 6x6 comes to be stored at 32x32.
 WAYS = {
-  "at 32x32 by B^T": resize.store_kernel,
-  "at 32x32 by PI-resize": resize.pi_resize,
+  "at 32x32 by B^T": pi_resize.store_kernel,
+  "at 32x32 by PI-resize": pi_resize.pi_resize,
 }
 
 
-def at_32(checkpoint: Checkpoint, way) -> Checkpoint:
+def at_32(checkpoint: StoredModel, way) -> StoredModel:
   kernel = checkpoint.arrays[repatch.KERNEL]
   stored = way(kernel.astype(np.float64), (32, 32)).astype(kernel.dtype)
-  return Checkpoint(
+  return StoredModel(
     checkpoint.model.clone(kernel_hw=(32, 32)),
     {**checkpoint.arrays, repatch.KERNEL: stored},
     checkpoint.spec,

@@ -20,9 +20,9 @@ import time
 import jax
 
 from benchmarks import machine, markdown
-from flexivit_jax import config
-from flexivit_jax.preparation import prepare
-from flexivit_jax.training import sharding
+from flexivit_jax.config import build
+from flexivit_jax.devices import placement
+from flexivit_jax.run.open import prepare
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "step_time.json"
 
@@ -33,7 +33,7 @@ def main():
   parser.add_argument("--steps", type=int, default=100)
   parser.add_argument("--rounds", type=int, default=5)
   args = parser.parse_args()
-  run = prepare(config.load(args.config), print)
+  run = prepare(build.load(args.config), print)
   rows = measure(run, args.steps, args.rounds)
   run.loader.close()
   results = {"machine": machine.describe(), "config": args.config, "rows": rows}
@@ -45,7 +45,7 @@ def measure(run, steps, rounds):
   """Median milliseconds per step of each part, for each patch size."""
   zero, state = run.zero_metrics(), run.init_state()
   compiled = run.compile_steps(state, zero, print)
-  batch = sharding.to_devices(next(run.loader), run.mesh)
+  batch = placement.to_devices(next(run.loader), run.mesh)
   rows = []
   for size, step in compiled.items():
     seconds = {"data": [], "computing": [], "loop": [], "waiting": []}
@@ -59,7 +59,7 @@ def measure(run, steps, rounds):
       state, elapsed, _ = loop(state, zero, lambda: batch)
       seconds["computing"].append(elapsed)
       state, elapsed, waiting = loop(
-        state, zero, lambda: sharding.to_devices(next(run.loader), run.mesh)
+        state, zero, lambda: placement.to_devices(next(run.loader), run.mesh)
       )
       seconds["loop"].append(elapsed)
       seconds["waiting"].append(waiting)

@@ -1,7 +1,7 @@
 """What the recipes share: where their data is, and how to try one in seconds.
 
 A recipe's argument begins with its data: `smoke`, the embedded digits;
-`tfds:NAME`, prepared by `python -m flexivit_jax.cli.prepare`; else a folder
+`tfds:NAME`, prepared by `flexivit prepare`; else a folder
 PATH/SPLIT/CLASS/*.jpg. More follows commas.
 """
 
@@ -114,20 +114,23 @@ def smoke_checkpoint() -> str:
   import numpy as np
 
   import flexivit_jax
-  from flexivit_jax.checkpoints import published
+  from flexivit_jax.checkpoints import download
+  from flexivit_jax.checkpoints.model import LoadedModel
+  from flexivit_jax.checkpoints.origin import Spec
   from flexivit_jax.core.tokens import patchify
-  from flexivit_jax.loaded import LoadedViT, Spec
-  from flexivit_jax.nn import pooling, positions, vit
+  from flexivit_jax.models import sizes, vit
+  from flexivit_jax.nn import pooling
+  from flexivit_jax.nn.positions.learned_grid import LearnedGrid
 
   model = vit.ViT(
-    size=vit.SIZES["mu"],
+    size=sizes.SIZES["mu"],
     kernel_hw=(16, 16),
-    position=positions.LearnedGrid((24, 24)),
+    position=LearnedGrid((24, 24)),
     pool=pooling.ClassToken(),
     num_classes=10,
   )
   name = hashlib.sha256(repr(model).encode()).hexdigest()[:16]
-  path = published.cache_directory() / f"smoke_{name}.npz"
+  path = download.cache_directory() / f"smoke_{name}.npz"
   if not path.exists():
     path.parent.mkdir(parents=True, exist_ok=True)
     tokens = patchify(np.zeros((1, 384, 384, 3), np.uint8), (16, 16))
@@ -138,7 +141,7 @@ def smoke_checkpoint() -> str:
     params["head"]["kernel"] = head
     spec = Spec("recipe", "smoke", patch_size=(16, 16))
     own = path.with_name(f"{path.stem}_{os.getpid()}.npz")
-    flexivit_jax.save(LoadedViT(model, params, spec), own, "big_vision")
+    flexivit_jax.save(LoadedModel(model, params, spec), own, "big_vision")
     os.replace(own, path)  # whole, whoever else makes it meanwhile
     own.with_name(f"{own.name}.sha256").unlink()
   return str(path)

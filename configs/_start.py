@@ -10,7 +10,8 @@ def architecture(where: str, checkpoint: str) -> tuple[dict, dict]:
   classes and starts afresh, if the checkpoint has one or not.
   """
   # Here, so that the other recipes do not wait for JAX.
-  from flexivit_jax import config, pretrained
+  from flexivit_jax.checkpoints import load as pretrained
+  from flexivit_jax.config import build as config
 
   if where == SMOKE:
     checkpoint = smoke_checkpoint()

@@ -1,8 +1,8 @@
 """A diffusion transformer on CIFAR-10, with patches of 2 pixels.
 
-  python -m flexivit_jax.cli.prepare tfds:cifar10
+  flexivit prepare tfds:cifar10
   python train.py --config configs/dit_cifar.py:tfds:cifar10 --workdir runs/dit
-  python -m flexivit_jax.cli.sample --checkpoint runs/dit --output samples
+  flexivit sample --checkpoint runs/dit --output samples
 
 After the colon the data, a folder or `smoke` to try it on digits; then, after
 commas, the side of the images, 32 px, and the model, S:

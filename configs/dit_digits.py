@@ -4,9 +4,9 @@ Sixteen tokens of 2 x 2 pixels, 3,000 steps on 1,097 images: about five minutes
 on two CPU cores. Then a sheet of samples, and what a classifier says of them:
 
   python train.py --config configs/dit_digits.py:2 --workdir runs/dit
-  python -m flexivit_jax.cli.sample --checkpoint runs/dit --output samples
+  flexivit sample --checkpoint runs/dit --output samples
   python train.py --config configs/flexivit_digits.py --workdir runs/flexivit
-  python -m flexivit_jax.cli.sample --checkpoint runs/dit --output samples \\
+  flexivit sample --checkpoint runs/dit --output samples \\
     --count 50 --judge runs/flexivit --judge_patch_size 6
 
 Every pixel a token: `dit_digits.py:1`; three steps of it all:

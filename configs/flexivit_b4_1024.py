@@ -1,6 +1,6 @@
 """FlexiViT-B with patches of 4 px at 1,024 px: 65,536 tokens.
 
-  python -m flexivit_jax.cli.plan --devices 8 \
+  flexivit plan --devices 8 \
       --config configs/flexivit_b4_1024.py:DATA
   python train.py --config configs/flexivit_b4_1024.py:DATA --workdir runs/b4
   python evaluate.py --checkpoint runs/b4 --patch_sizes 16,32,64

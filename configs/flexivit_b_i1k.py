@@ -10,7 +10,7 @@ positions resized. The teacher, deit3_b_384_1k, is downloaded from where it was
 published; another file follows a comma: DATA,deit3.npz.
 
 Values of big_vision's config proj/flexivit/i1k_deit3_distill.py, compared by
-tests/test_recipes.py: KL divergence at temperature 1, mixup of two images with
+test_recipes.py: KL divergence at temperature 1, mixup of two images with
 alpha 1, crops and flips, batch 1,024, Adam with a first moment in bfloat16,
 learning rate 1e-4, decay 1e-5, 5,000 steps of warm-up, cosine, 90 epochs.
 Otherwise than there: products in bfloat16, and crops as docs/data.md says.

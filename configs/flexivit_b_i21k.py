@@ -10,7 +10,7 @@ reads it; `smoke` tries the recipe on digits, in seconds. The teacher is
 AugReg's ViT-B/8, augreg_b8_i21k; another file: DATA,distilled,teacher.npz.
 
 Values of big_vision's configs proj/flexivit/i21k_sup.py and i21k_distill.py,
-compared by tests/test_recipes.py. By labels: sigmoid loss with a head that
+compared by test_recipes.py. By labels: sigmoid loss with a head that
 starts at -10, RandAugment (2, 10), mixup 0.2, learning rate 1e-3, decay 1e-4,
 10,000 steps of warm-up. Distilled: KL divergence at temperature 1, the teacher
 at 224 px, mixup 1.0, learning rate 1e-4, decay 1e-5, 5,000 steps. Both: batch

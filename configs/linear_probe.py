@@ -7,7 +7,7 @@
 Arguments as for configs/finetune.py; `smoke` tries it on digits and random
 parameters, in seconds. Only the head learns: the rest has no gradient and no
 optimiser state. With few images of each class,
-`python -m flexivit_jax.cli.few_shot` gives the answer without training.
+`flexivit few-shot` gives the answer without training.
 
 SGD with momentum 0.9, no decay, cosine, learning rate 0.1 at batch 256, crops
 and flips: as the linear classification of MoCo v3 (arXiv:2104.02057) by its

@@ -5,7 +5,7 @@ minutes on two CPU cores: it sees a quarter of the patches of 4, 6, 8 or 12 px,
 and a light decoder answers the pixels of the others.
 
   python train.py --config configs/mae_digits.py --workdir runs/mae
-  python -m flexivit_jax.cli.few_shot --checkpoint runs/mae --patch_sizes 4,8 \
+  flexivit few-shot --checkpoint runs/mae --patch_sizes 4,8 \
       --penalty 1,4,16,64,256,1024
 
 `runs/mae/pictures` shows what it answers. The encoder then begins another run,

@@ -10,7 +10,7 @@ Resolution, packing and token drop follow NaViT (arXiv:2307.06304): sides of 64
 to 256 px, biased low, rows of 256 patches of 16 px, a share of patches left out
 with mean 0.5. No other augmentation, as there. The optimiser is a usual one for
 supervised training. One image in ten is left out to choose the checkpoint.
-A dataset made by `python -m flexivit_jax.cli.prepare`, which is faster to read:
+A dataset made by `flexivit prepare`, which is faster to read:
 --config.train.source.name=tfds --config.train.source.dataset=NAME, and so for
 validation and test.
 """

@@ -1,6 +1,6 @@
 """The pixels of a whole photograph: 224 x 224, 50,176 tokens.
 
-  python -m flexivit_jax.cli.plan --config configs/pit_224.py:DATA --devices 8
+  flexivit plan --config configs/pit_224.py:DATA --devices 8
   python train.py --config configs/pit_224.py:DATA --workdir runs/pit_224
   python evaluate.py --checkpoint runs/pit_224
 

@@ -1,10 +1,10 @@
 """The pixel transformer on CIFAR-10: every pixel of 32 x 32 is a token.
 
-  python -m flexivit_jax.cli.prepare tfds:cifar10
+  flexivit prepare tfds:cifar10
   python train.py --config configs/pit_cifar.py --workdir runs/pit
   python evaluate.py --checkpoint runs/pit
 
-`cli.prepare` also takes a folder or tar of CIFAR-10's images (docs/data.md).
+`flexivit prepare` takes a folder or tar of CIFAR-10's images (docs/data.md).
 Crops of 28 px, 784 tokens instead of 1,024: `pit_cifar.py:28`; another model
 than Ti, its heads as it has them: `pit_cifar.py:32,S`.
 

@@ -1,6 +1,6 @@
 """The pixel transformer on CIFAR-100 (arXiv:2406.09415): 1,024 tokens.
 
-  python -m flexivit_jax.cli.prepare tfds:cifar100
+  flexivit prepare tfds:cifar100
   python train.py --config configs/pit_cifar100.py:tfds:cifar100 \
       --workdir runs/pit
   python evaluate.py --checkpoint runs/pit

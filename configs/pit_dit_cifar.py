@@ -1,11 +1,11 @@
 """The pixel transformer as a diffusion transformer: each pixel is a token.
 
-  python -m flexivit_jax.cli.prepare tfds:cifar10
+  flexivit prepare tfds:cifar10
   python train.py --config configs/pit_dit_cifar.py:tfds:cifar10 \\
     --workdir runs/pit_dit
   python train.py --config configs/pit_dit_cifar.py:tfds:cifar10,16 \\
     --workdir runs/pit_dit_16
-  python -m flexivit_jax.cli.sample --checkpoint runs/pit_dit --output samples
+  flexivit sample --checkpoint runs/pit_dit --output samples
 
 configs/dit_cifar.py, with the same arguments, `smoke` among them, at a patch
 size of 1: four times as many tokens, 1,024 at 32 px and 256 at 16 px.

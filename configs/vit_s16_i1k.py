@@ -7,7 +7,7 @@ DATA is a folder PATH with PATH/train/CLASS/*.JPEG and PATH/validation/CLASS, or
 tfds:imagenet2012 (docs/data.md); `smoke` tries the recipe on digits, in
 seconds.
 
-Values of big_vision's config vit_s16_i1k.py, compared by tests/test_recipes.py:
+Values of big_vision's config vit_s16_i1k.py, compared by test_recipes.py:
 global average pooling, sincos2d positions, a tanh layer before the head,
 RandAugment (2, 10), mixup 0.2, batch 1,024, learning rate 1e-3, decay 1e-4 that
 is not multiplied by it, 10,000 steps of warm-up, cosine, clipping at 1, 90

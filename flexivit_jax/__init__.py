@@ -8,8 +8,8 @@ import importlib
 
 # Name to the module that has it.
 _LAZY = {
-  "load": "pretrained",
-  "save": "saving",
+  "load": "checkpoints.load",
+  "save": "checkpoints.save",
   "list_models": "checkpoints.published",
 }
 

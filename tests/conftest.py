@@ -10,8 +10,8 @@ import sys
 import jax
 import pytest
 
-from flexivit_jax import config
 from flexivit_jax.cli import errors
+from flexivit_jax.config import build
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -129,7 +129,7 @@ def small_experiment():
   """Makes the same as an `Experiment`."""
 
   def experiment(*overrides):
-    return config.load(SMALL_CONFIG, (*SMALL, *overrides))
+    return build.load(SMALL_CONFIG, (*SMALL, *overrides))
 
   return experiment
 

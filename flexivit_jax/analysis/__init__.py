@@ -1,1 +1,1 @@
-"""Looking inside: numbers and figures of resizes, weights and attention."""
+"""Looking inside a model: one file for each analysis."""

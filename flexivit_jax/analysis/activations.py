@@ -7,10 +7,11 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from flexivit_jax.attention.kernels import NO_KEY
+from flexivit_jax.attention.kernel import NO_KEY
 from flexivit_jax.core.tokens import Tokens
-from flexivit_jax.nn import layers, pooling
-from flexivit_jax.nn.vit import Outputs, ViT
+from flexivit_jax.models.vit import Outputs, ViT
+from flexivit_jax.nn import block as block_lib
+from flexivit_jax.nn import pooling
 
 _ATTENTION = "MultiHeadDotProductAttention_0"
 
@@ -65,7 +66,7 @@ def activations(
   """
 
   def of_blocks(module, method):
-    return isinstance(module, layers.EncoderBlock) and method == "__call__"
+    return isinstance(module, block_lib.EncoderBlock) and method == "__call__"
 
   outputs, state = model.clone(remat=False).apply(
     {"params": params},

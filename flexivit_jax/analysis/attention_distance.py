@@ -1,10 +1,17 @@
 """Mean attention distance: how far a head looks (ViT, figure 11)."""
 
+from collections.abc import Mapping, Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib import colors, ticker
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
 
+from flexivit_jax.analysis.figures import SEQUENTIAL
 from flexivit_jax.core.tokens import Tokens
+from flexivit_jax.evaluation.report.figures.style import COLOURS
 from flexivit_jax.nn import pooling
 
 
@@ -55,3 +62,163 @@ def attention_distance(weights: jax.Array, tokens: Tokens) -> jax.Array:
 def mean_of_images(distances: list[np.ndarray]) -> np.ndarray:
   """`[depth, h]` for each image to their mean; NaN is left out."""
   return np.nanmean(np.stack(distances), axis=0)
+
+
+def draw_distances(
+  distances: Mapping[str, np.ndarray], uniform: Mapping[str, float]
+) -> Figure:
+  """One panel per patch size: a dot for each head, their mean by depth.
+
+  Args:
+    distances: name of the size to `[depth, h]`, in pixels.
+    uniform: the same of attention that is uniform over an image.
+  """
+  figure = Figure(
+    figsize=(max(1.2 + 2.6 * len(distances), 4.8), 3.6), layout="constrained"
+  )
+  panels = figure.subplots(1, len(distances), sharey=True, squeeze=False)[0]
+  for axes, (name, values) in zip(panels, distances.items(), strict=True):
+    depth, heads = values.shape
+    blocks = np.arange(depth)
+    axes.plot(
+      np.repeat(blocks, heads),
+      values.ravel(),
+      "o",
+      color=COLOURS[0],
+      markersize=4,
+      alpha=0.7,
+      label="one head",
+    )
+    axes.plot(
+      blocks, values.mean(axis=1), "-", color=COLOURS[1], label="mean of heads"
+    )
+    axes.axhline(
+      uniform[name], linestyle="--", color="0.4", label="uniform attention"
+    )
+    axes.set_title(f"patches of {name} px", fontsize="medium")
+    axes.set_xlabel("block")
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+  panels[0].set_ylabel("mean attention distance (px)")
+  highest = max(*uniform.values(), *(x.max() for x in distances.values()))
+  panels[0].set_ylim(0, 1.1 * highest)
+  handles, labels = panels[0].get_legend_handles_labels()
+  figure.legend(
+    handles, labels, loc="outside lower center", ncols=3, fontsize="small"
+  )
+  return figure
+
+
+def draw_heat(
+  images: Sequence[np.ndarray],
+  heat: Sequence[np.ndarray],
+  title: str,
+  columns: int = 4,
+) -> Figure:
+  """Each image, and below it what it gets, on one scale.
+
+  Args:
+    images: u8 `[h, w, 3]`.
+    heat: `[rows, cols]` each: shares, drawn as multiples of the mean share of
+      a patch.
+  """
+  heat = [relative(x) for x in heat]
+  lowest, highest = min(map(np.nanmin, heat)), max(map(np.nanmax, heat))
+  # Where all get the same, one colour from the middle of the scale.
+  norm = colors.Normalize(min(lowest, 0.95), max(highest, 1.05))
+  columns = min(columns, len(images))
+  rows = -(-len(images) // columns)
+  figure = Figure(
+    figsize=(1.2 + 1.6 * columns, 0.5 + 3.2 * rows), layout="constrained"
+  )
+  grid = figure.subplots(2 * rows, columns, squeeze=False)
+  for axes in grid.flat:
+    axes.set_axis_off()
+  for i, (image, values) in enumerate(zip(images, heat, strict=True)):
+    above, below = (
+      grid[2 * (i // columns) + half, i % columns] for half in (0, 1)
+    )
+    above.imshow(image)
+    over(below, values, image.shape[:2], norm)
+  figure.suptitle(title, fontsize="medium")
+  figure.colorbar(
+    ScalarMappable(norm, SEQUENTIAL),
+    ax=grid,
+    panchor=False,
+    shrink=0.6,
+    label="share, as multiple of the mean patch's",
+  )
+  return figure
+
+
+def relative(shares: np.ndarray) -> np.ndarray:
+  """Shares of patches as multiples of their mean."""
+  return shares / np.nanmean(shares)
+
+
+def over(axes, values, image_hw, norm, alpha=1.0) -> None:
+  """Values of patches `[rows, cols]` where the patches are in an image."""
+  h, w = image_hw
+  axes.imshow(
+    values,
+    cmap=SEQUENTIAL,
+    norm=norm,
+    alpha=alpha,
+    extent=(-0.5, w - 0.5, h - 0.5, -0.5),
+    interpolation="nearest",
+  )
+
+
+def draw_shares(
+  lengths: np.ndarray,
+  shares: Mapping[str, np.ndarray],
+  marks: Mapping[str, tuple[int, float]],
+  name: str = "",
+) -> Figure:
+  """Attention's share of a block's cost against the length of a row.
+
+  Args:
+    shares: label to `[n]`, of 0 to 1, at n lengths.
+    marks: label to (length, share): where a checkpoint works.
+    name: of the checkpoint.
+  """
+  figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+  axes = figure.add_subplot()
+  styles = ("-", "--", ":")
+  for i, (label, values) in enumerate(shares.items()):
+    axes.plot(
+      lengths,
+      100 * values,
+      styles[i // len(COLOURS) % len(styles)],
+      color=COLOURS[i % len(COLOURS)],
+      label=label,
+    )
+  if marks:
+    at = np.array(list(marks.values()))
+    axes.plot(
+      at[:, 0], 100 * at[:, 1], "ko", markersize=5, label=name, zorder=3
+    )
+    places = sorted(marks.items(), key=lambda mark: mark[1])
+    before, raised = 0, False
+    for label, (length, share) in places:
+      # Of neighbours that are close, every second label stands higher.
+      raised = length < 1.25 * before and not raised
+      before = length
+      axes.annotate(
+        label,
+        (length, 100 * share),
+        xytext=(0, 36 if raised else 6),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        rotation=90,
+        fontsize="small",
+      )
+  axes.set_xscale("log", base=2)
+  axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
+  axes.set_ylim(0, 100)
+  axes.set_xlabel("row length (tokens)")
+  axes.set_ylabel("logits and weighted sums,\nshare of a block's FLOPs (%)")
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize="small", loc="upper left")
+  return figure

@@ -1,19 +1,25 @@
 """What one token attends to, over the image."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib import colors, patches
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
 
-from flexivit_jax.analysis import layout
+from flexivit_jax.analysis import images as images_lib
 from flexivit_jax.analysis.activations import (
   Activations,
   block_weights,
   probe_weights,
 )
+from flexivit_jax.analysis.attention_distance import over
+from flexivit_jax.analysis.figures import SEQUENTIAL, bare
 from flexivit_jax.core.tokens import Tokens
+from flexivit_jax.evaluation.report.figures.style import COLOURS
+from flexivit_jax.models.vit import ViT
 from flexivit_jax.nn import pooling
-from flexivit_jax.nn.vit import ViT
 
 
 class Patch(NamedTuple):
@@ -47,7 +53,7 @@ def attention_maps(
     ValueError: an image has no such patch, or as `check_query`.
   """
   check_query(model, query)
-  places = layout.places(tokens)
+  places = images_lib.places(tokens)
   if query == "probe":
     weights = probe_weights(found, tokens)
     queries = [place.slot for place in places]
@@ -65,7 +71,7 @@ def attention_maps(
   own = np.zeros((b, l, weights.shape[1]), weights.dtype)
   for place, q in zip(places, queries, strict=True):
     own[place.row, place.own] = weights[place.row, :, q, place.own]
-  return layout.to_images(tokens, own)
+  return images_lib.to_images(tokens, own)
 
 
 def check_query(model: ViT, query: str | Patch) -> None:
@@ -101,7 +107,9 @@ def check_patch(patch: Patch, grids: Iterable[tuple[int, int]]) -> None:
 def _indices(tokens, patch: Patch) -> list[int]:
   """Where in its row each image has a patch."""
   b, l = tokens.patches.shape[:2]
-  numbers = layout.to_images(tokens, np.broadcast_to(np.arange(l) + 1, (b, l)))
+  numbers = images_lib.to_images(
+    tokens, np.broadcast_to(np.arange(l) + 1, (b, l))
+  )
   check_patch(patch, (x.shape for x in numbers))
   for i, image in enumerate(numbers):
     if not image[patch]:
@@ -109,3 +117,60 @@ def _indices(tokens, patch: Patch) -> list[int]:
         f"patch {patch.row},{patch.col} of image {i} was left out"
       )
   return [int(image[patch]) - 1 for image in numbers]
+
+
+def draw_maps(
+  images: Sequence[np.ndarray],
+  maps: Sequence[np.ndarray],
+  title: str,
+  query: tuple[int, int] | None = None,
+) -> Figure:
+  """A row for each image: the image, then the map of each head.
+
+  Args:
+    images: u8 `[h, w, 3]`.
+    maps: `[rows, cols, h]` each; every map is scaled by its own maximum.
+    query: (row, col) of the patch whose attention it is, to be outlined.
+  """
+  heads = maps[0].shape[-1]
+  figure = Figure(
+    figsize=(1.5 + 1.1 * (heads + 1), 0.9 + 1.1 * len(images)),
+    layout="constrained",
+  )
+  grid = figure.subplots(len(images), heads + 1, squeeze=False)
+  norm = colors.Normalize(0, 1)
+  for row, image, values in zip(grid, images, maps, strict=True):
+    row[0].imshow(image)
+    grey = image.mean(axis=-1)
+    for axes, head in zip(row[1:], np.moveaxis(values, -1, 0), strict=True):
+      axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
+      largest = np.nanmax(head)
+      # The image shines through.
+      over(axes, head / (largest or 1), image.shape[:2], norm, alpha=0.75)
+    for axes in row:
+      bare(axes)
+      if query is not None:
+        _outline(axes, query, image.shape[:2], values.shape[:2])
+  grid[0, 0].set_title("image", fontsize=8)
+  for head, axes in enumerate(grid[0, 1:]):
+    axes.set_title(f"head {head}", fontsize=8)
+  figure.suptitle(title, fontsize="medium")
+  figure.colorbar(
+    ScalarMappable(norm, SEQUENTIAL),
+    ax=grid,
+    panchor=False,
+    shrink=0.8,
+    aspect=30,
+    label="attention / largest of the map",
+  )
+  return figure
+
+
+def _outline(axes, query, image_hw, grid_hw):
+  h, w = (side / n for side, n in zip(image_hw, grid_hw, strict=True))
+  corner = (query[1] * w - 0.5, query[0] * h - 0.5)
+  axes.add_patch(
+    patches.Rectangle(
+      corner, w, h, fill=False, edgecolor=COLOURS[1], linewidth=1.5
+    )
+  )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flexivit_jax.nn.vit import Size
+from flexivit_jax.nn.encoder import Size
 
 
 def attention_share(

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
-from flexivit_jax.evaluation.drawing.style import COLOURS
+from flexivit_jax.evaluation.report.figures.style import COLOURS
 
 __all__ = ["COLOURS", "SEQUENTIAL", "SIGNED", "bare", "signed_map"]
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from flexivit_jax.analysis.figures import bare, signed_map
-from flexivit_jax.core import resize
+from flexivit_jax.core import pi_resize
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,7 +98,8 @@ def filters(
   if components and not np.ptp(kernel, axis=-1).any():
     raise ValueError("all filters are the same: they have no components")
   resized = [
-    resize.pi_resize(kernel, size, antialias=antialias) for size in patch_sizes
+    pi_resize.pi_resize(kernel, size, antialias=antialias)
+    for size in patch_sizes
   ]
   sources = resized if choice.each else [kernel] * len(resized)
   for h, w, c, d in {x.shape: None for x in sources}:

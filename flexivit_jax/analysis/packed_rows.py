@@ -7,9 +7,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from flexivit_jax.analysis import layout
-from flexivit_jax.analysis.figures import COLOURS
+from flexivit_jax.analysis import images as images_lib
 from flexivit_jax.core.tokens import Tokens
+from flexivit_jax.evaluation.report.figures.style import COLOURS
 
 
 def draw(tokens: Tokens, *, title: str, rows: int = 6) -> Figure:
@@ -19,7 +19,7 @@ def draw(tokens: Tokens, *, title: str, rows: int = 6) -> Figure:
   were dropped have the image's colour in it.
   """
   length = np.asarray(tokens.segments).shape[1]
-  found = list(zip(layout.places(tokens), pictures(tokens), strict=True))
+  found = list(zip(images_lib.places(tokens), pictures(tokens), strict=True))
   count = min(rows, 1 + max(place.row for place, _ in found))
   # In units of a token: a band of colour, and pictures below it.
   band, height = length / 60, length / 11
@@ -74,10 +74,10 @@ def pictures(tokens: Tokens) -> list[np.ndarray]:
   there = np.ones(tokens.patches.shape[:2], np.int32)
   images = []
   for place, pixels, kept, (ph, pw) in zip(
-    layout.places(tokens),
-    layout.to_pixels(tokens),
-    layout.to_images(tokens, there),
-    layout.patch_sizes(tokens),
+    images_lib.places(tokens),
+    images_lib.to_pixels(tokens),
+    images_lib.to_images(tokens, there),
+    images_lib.patch_sizes(tokens),
     strict=True,
   ):
     colour = np.array(to_rgb(COLOURS[place.slot % len(COLOURS)]))
@@ -87,9 +87,9 @@ def pictures(tokens: Tokens) -> list[np.ndarray]:
   return images
 
 
-def lengths(tokens: Tokens) -> Sequence[list[int]]:
+def row_lengths(tokens: Tokens) -> Sequence[list[int]]:
   """Patches of each image, for each row."""
   found = [[] for _ in range(np.asarray(tokens.segments).shape[0])]
-  for place in layout.places(tokens):
+  for place in images_lib.places(tokens):
     found[place.row].append(len(place.own))
   return found

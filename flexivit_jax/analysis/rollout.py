@@ -14,8 +14,8 @@ from flexivit_jax.analysis.activations import (
   probe_weights,
 )
 from flexivit_jax.core.tokens import Tokens
+from flexivit_jax.models.vit import ViT
 from flexivit_jax.nn import pooling
-from flexivit_jax.nn.vit import ViT
 
 
 def rollout(layers: Iterable[jax.Array], *, residual: float = 0.5) -> jax.Array:

@@ -1,1 +1,1 @@
-"""Attention kernels. Arrays only: no modules, no parameters."""
+"""Softmax attention on arrays, and its distribution over devices."""

@@ -6,8 +6,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import lax
 
-from flexivit_jax.attention import kernels
-from flexivit_jax.attention.kernels import NO_KEY, Partial
+from flexivit_jax.attention import kernel
+from flexivit_jax.attention.kernel import NO_KEY, Partial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Blockwise:
   has_lse: ClassVar[bool] = True
   takes_other_queries: ClassVar[bool] = True
   partitionable: ClassVar[bool] = True
-  kept: ClassVar[tuple[str, ...]] = (kernels.ATTENDED,)
+  kept: ClassVar[tuple[str, ...]] = (kernel.ATTENDED,)
 
   def __post_init__(self):
     for name in ("block_q", "block_k"):
@@ -42,11 +42,11 @@ class Blockwise:
     """Takes everything."""
 
   def __call__(self, q, k, v, *, q_segments=None, kv_segments=None) -> Partial:
-    kernels.check_segments(q_segments, kv_segments)
-    return kernels.from_passes(self, q, k, v, q_segments, kv_segments)
+    kernel.check_segments(q_segments, kv_segments)
+    return kernel.from_passes(self, q, k, v, q_segments, kv_segments)
 
   def forward(self, q, k, v, q_segments, kv_segments) -> Partial:
-    dtype = kernels.accumulator(q)
+    dtype = kernel.accumulator(q)
     queries = Blocks.of(q.shape[1], self.block_q)
     keys = Blocks.of(k.shape[1], self.block_k)
     meet = _meeting(queries, keys, q_segments, kv_segments)
@@ -58,7 +58,7 @@ class Blockwise:
       def attend(j, carry):
         out, top, total = carry
         k_j, v_j = keys.take(k, j), keys.take(v, j)
-        logits = kernels.product("bqhe,bkhe->bhqk", q_i, k_j, dtype)
+        logits = kernel.product("bqhe,bkhe->bhqk", q_i, k_j, dtype)
         seen = _seen(segments_i, keys.take(kv_segments, j), keys.fresh(j))
         if seen is not None:
           logits = jnp.where(seen, logits, NO_KEY)
@@ -67,7 +67,7 @@ class Blockwise:
         if seen is not None:
           weights = jnp.where(seen, weights, 0)
         kept = jnp.exp(top - new_top)
-        out = out * kept + kernels.product(
+        out = out * kept + kernel.product(
           "bhqk,bkhe->bhqe", weights.astype(v.dtype), v_j, dtype
         )
         total = total * kept + weights.sum(axis=-1, keepdims=True)
@@ -95,7 +95,7 @@ class Blockwise:
     return lax.fori_loop(0, queries.count, rows, Partial(zeros, zeros[..., 0]))
 
   def backward(self, q, k, v, total, d_total, q_segments, kv_segments):
-    dtype = kernels.accumulator(q)
+    dtype = kernel.accumulator(q)
     queries = Blocks.of(q.shape[1], self.block_q)
     keys = Blocks.of(k.shape[1], self.block_k)
     meet = _meeting(queries, keys, q_segments, kv_segments)
@@ -111,7 +111,7 @@ class Blockwise:
       def gradients(i):
         """Of block i of the queries, and what it adds to those of k_j, v_j."""
         q_i, d_out_i = _scaled(queries.take(q, i)), queries.take(d_out, i)
-        logits = kernels.product("bqhe,bkhe->bhqk", q_i, k_j, dtype)
+        logits = kernel.product("bqhe,bkhe->bhqk", q_i, k_j, dtype)
         seen = _seen(
           queries.take(q_segments, i),
           segments_j,
@@ -121,14 +121,14 @@ class Blockwise:
         weights = jnp.exp(logits - _column(queries.take(total.lse, i)))
         if seen is not None:
           weights = jnp.where(seen, weights, 0)
-        d_v_j = kernels.product(
+        d_v_j = kernel.product(
           "bhqk,bqhe->bkhe", weights.astype(v.dtype), d_out_i, dtype
         )
-        d_logits = kernels.product("bqhe,bkhe->bhqk", d_out_i, v_j, dtype)
+        d_logits = kernel.product("bqhe,bkhe->bhqk", d_out_i, v_j, dtype)
         d_logits = weights * (d_logits - _column(queries.take(row, i)))
         d_logits = d_logits.astype(q.dtype)
-        d_k_j = kernels.product("bhqk,bqhe->bkhe", d_logits, q_i, dtype)
-        d_q_i = kernels.product("bhqk,bkhe->bqhe", d_logits, k_j, dtype)
+        d_k_j = kernel.product("bhqk,bqhe->bkhe", d_logits, q_i, dtype)
+        d_q_i = kernel.product("bhqk,bkhe->bqhe", d_logits, k_j, dtype)
         return d_q_i * scale, d_k_j, d_v_j
 
       def nothing(i):
@@ -226,7 +226,7 @@ def _seen(q_segments, kv_segments, fresh_keys, fresh_queries=None):
   """Which pairs count, bool `[b or 1, 1, lq, lk]`; None: all."""
   masks = []
   if q_segments is not None:
-    masks.append(kernels.mask(q_segments, kv_segments)[:, None])
+    masks.append(kernel.mask(q_segments, kv_segments)[:, None])
   if fresh_keys is not None:
     masks.append(fresh_keys[None, None, None, :])
   if fresh_queries is not None:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from flexivit_jax.attention import kernels
-from flexivit_jax.attention.kernels import NO_KEY, Partial
+from flexivit_jax.attention import kernel
+from flexivit_jax.attention.kernel import NO_KEY, Partial
 
 # On a CPU, logits of all heads that outgrow the cache make softmax several
 # times slower, so heads go one by one from this size on. Measured with
@@ -44,18 +44,18 @@ class Dense:
       bias: `[b or 1, h, lq, lk]`, added to the logits; differentiable. It is
         kept for the backward pass.
     """
-    mask = kernels.mask(q_segments, kv_segments)
+    mask = kernel.mask(q_segments, kv_segments)
     if bias is None:
       return Partial(*_dense(q, k, v, mask))
     # Heads on the third axis, as those of all others.
     return Partial(*_dense(q, k, v, mask, jnp.moveaxis(bias, 1, 2)))
 
   def forward(self, q, k, v, q_segments, kv_segments) -> Partial:
-    mask = kernels.mask(q_segments, kv_segments)
+    mask = kernel.mask(q_segments, kv_segments)
     return Partial(*_forward(q, k, v, mask))
 
   def backward(self, q, k, v, total, d_total, q_segments, kv_segments):
-    mask = kernels.mask(q_segments, kv_segments)
+    mask = kernel.mask(q_segments, kv_segments)
     return _backward(q, k, v, mask, total, d_total)
 
 
@@ -66,7 +66,7 @@ def _dense(q, k, v, mask, *bias):
 
 def _dense_forward(q, k, v, mask, *bias):
   out, lse = _forward(q, k, v, mask, *bias)
-  out, lse = kernels.attended(Partial(out.astype(v.dtype), lse))
+  out, lse = kernel.attended(Partial(out.astype(v.dtype), lse))
   return (out, lse), (q, k, v, mask, bias, out, lse)
 
 
@@ -132,9 +132,7 @@ def _head_forward(q, k, v, *bias, mask):
   if mask is not None:
     weights = jnp.where(mask, weights, 0)
   total = weights.sum(axis=-1, keepdims=True)
-  out = kernels.product(
-    "bqk,bke->bqe", weights.astype(v.dtype), v, logits.dtype
-  )
+  out = kernel.product("bqk,bke->bqe", weights.astype(v.dtype), v, logits.dtype)
   if mask is None:
     lse = top + jnp.log(total)
   else:
@@ -150,16 +148,16 @@ def _head_backward(q, k, v, out, lse, d_out, d_lse, *bias, mask):
   weights = jnp.exp(logits - lse[..., None])
   if mask is not None:
     weights = jnp.where(mask, weights, 0)
-  d_v = kernels.product("bqk,bqe->bke", weights.astype(v.dtype), d_out, dtype)
-  d_weights = kernels.product("bqe,bke->bqk", d_out, v, dtype)
+  d_v = kernel.product("bqk,bqe->bke", weights.astype(v.dtype), d_out, dtype)
+  d_weights = kernel.product("bqe,bke->bqk", d_out, v, dtype)
   # Softmax's own term, sum_k w dw = out . d_out; lse adds its cotangent.
   row = (d_out.astype(dtype) * out.astype(dtype)).sum(axis=-1) - d_lse
   d_logits = weights * (d_weights - row[..., None])
   d_bias = [_like(x, d_logits) for x in bias]
   d_logits = d_logits.astype(q.dtype)
   scale = q.shape[-1] ** -0.5
-  d_q = kernels.product("bqk,bke->bqe", d_logits, k, dtype) * scale
-  d_k = kernels.product("bqk,bqe->bke", d_logits, q, dtype) * scale
+  d_q = kernel.product("bqk,bke->bqe", d_logits, k, dtype) * scale
+  d_k = kernel.product("bqk,bqe->bke", d_logits, q, dtype) * scale
   return d_q, d_k, d_v, *d_bias
 
 
@@ -171,8 +169,8 @@ def _like(bias, d_logits):
 
 
 def _logits(q, k, mask, bias=None):
-  dtype = kernels.accumulator(q)
-  logits = kernels.product("bqe,bke->bqk", q * q.shape[-1] ** -0.5, k, dtype)
+  dtype = kernel.accumulator(q)
+  logits = kernel.product("bqe,bke->bqk", q * q.shape[-1] ** -0.5, k, dtype)
   if bias is not None:
     logits = logits + bias.astype(dtype)
   return logits if mask is None else jnp.where(mask, logits, NO_KEY)

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from flexivit_jax.attention.kernels import Kernel, Partial
+from flexivit_jax.attention.kernel import Kernel, Partial
 
 
 class Distribution(Protocol):

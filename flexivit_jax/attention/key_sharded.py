@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from flexivit_jax.attention import axes
-from flexivit_jax.attention.kernels import Kernel, Partial
+from flexivit_jax.attention.kernel import Kernel, Partial
+from flexivit_jax.devices import axes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import ClassVar
 
-from flexivit_jax.attention import axes
-from flexivit_jax.attention.kernels import Kernel, Partial
+from flexivit_jax.attention.kernel import Kernel, Partial
+from flexivit_jax.devices import axes
 
 
 @dataclasses.dataclass(frozen=True)

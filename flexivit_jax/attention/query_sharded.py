@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flexivit_jax.attention import axes, distribution, kernels, local
-from flexivit_jax.attention.kernels import Kernel, Partial
+from flexivit_jax.attention import distribution, local
+from flexivit_jax.attention import kernel as kernel_lib
+from flexivit_jax.attention.kernel import Kernel, Partial
+from flexivit_jax.devices import axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +128,7 @@ class QuerySharded:
   ) -> Partial:
     """The kernel on a device's own queries and what `gathered` makes of
     (its own arrays, all of extra, parameters): (q, all k, all v)."""
-    kernels.check_segments(q_segments, kv_segments)
+    kernel_lib.check_segments(q_segments, kv_segments)
     if q_segments is kv_segments:
       # Cut from those of all tokens, which are then all that is sent.
       q_segments = None

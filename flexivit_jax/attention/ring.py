@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from flexivit_jax.attention import axes, distribution, kernels, local
-from flexivit_jax.attention.kernels import NO_KEY, Kernel, Mergeable, Partial
+from flexivit_jax.attention import distribution, local
+from flexivit_jax.attention import kernel as kernel_lib
+from flexivit_jax.attention.kernel import NO_KEY, Kernel, Mergeable, Partial
+from flexivit_jax.devices import axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Ring:
     parts = axes.parts()
     if parts == 1:
       return local.attend(kernel, q, k, v, q_segments, kv_segments)
-    kernels.check_segments(q_segments, kv_segments)
+    kernel_lib.check_segments(q_segments, kv_segments)
     if q_segments is kv_segments:
       # Cut from those of all tokens, which are then all that is sent.
       q_segments = None
@@ -73,14 +75,14 @@ def _ring(
 def _forward(kernel, parts, q, k, v, q_segments, kv_segments):
   def merged(hops, total, kv):
     part = kernel.forward(q, *kv, q_segments, axes.own(kv_segments, hops))
-    return kernels.merge(total, part)
+    return kernel_lib.merge(total, part)
 
   def hop(hops, carry):
     total, kv = carry
     # Sent before it is used: the two can happen at the same time.
     return merged(hops, total, kv), _next(kv, parts)
 
-  zeros = jnp.zeros_like(q, kernels.accumulator(q))
+  zeros = jnp.zeros_like(q, kernel_lib.accumulator(q))
   total = Partial(zeros, zeros[..., 0] + NO_KEY)
   carry = total, jnp.stack([k, v])
   total = merged(parts - 1, *lax.fori_loop(0, parts - 1, hop, carry))
@@ -103,7 +105,7 @@ def _backward(kernel, parts, saved, d_total):
     return *added(hops, d_q, d_kv, kv), _next(kv, parts)
 
   kv = jnp.stack([k, v])
-  d_q = jnp.zeros_like(q, kernels.accumulator(q))
+  d_q = jnp.zeros_like(q, kernel_lib.accumulator(q))
   carry = d_q, jnp.zeros_like(kv, d_q.dtype), kv
   carry = lax.fori_loop(0, parts - 1, hop, carry)
   d_q, (d_k, d_v) = added(parts - 1, *carry)

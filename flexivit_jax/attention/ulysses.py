@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from flexivit_jax.attention import axes, distribution, kernels, local
-from flexivit_jax.attention.kernels import Kernel, Partial
+from flexivit_jax.attention import distribution, local
+from flexivit_jax.attention import kernel as kernel_lib
+from flexivit_jax.attention.kernel import Kernel, Partial
+from flexivit_jax.devices import axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Ulysses:
   ) -> Partial:
     if axes.parts() == 1:
       return local.attend(kernel, q, k, v, q_segments, kv_segments)
-    kernels.check_segments(q_segments, kv_segments)
+    kernel_lib.check_segments(q_segments, kv_segments)
     self.check(
       length=q.shape[1] * (axes.parts() if axes.inside_shard_map() else 1),
       num_heads=q.shape[2],

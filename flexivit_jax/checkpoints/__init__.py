@@ -1,1 +1,1 @@
-"""Checkpoint formats: flat {path: array} or trees, never modules."""
+"""Everything on disk: bytes, arrays, models, other programs' files."""

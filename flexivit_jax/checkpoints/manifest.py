@@ -11,7 +11,7 @@ import pathlib
 import re
 from collections.abc import Callable, Iterator
 
-from flexivit_jax.checkpoints.files import (
+from flexivit_jax.checkpoints.atomic import (
   removing,
   replacing,
   sync,
@@ -108,9 +108,6 @@ def digest(path: pathlib.Path) -> str:
   """SHA-256 of a file, in 64 digits."""
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# One file and the sum beside it.
 
 
 def write_sum(path: pathlib.Path) -> None:

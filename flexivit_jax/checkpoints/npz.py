@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from flexivit_jax.checkpoints import files, manifest
+from flexivit_jax.checkpoints import atomic, manifest
 from flexivit_jax.core.text import cut, show
 
 METADATA = "flexivit_jax.json"
@@ -56,7 +56,7 @@ def read(
   # zipfile, zlib, ast and tokenize each have exceptions of their own for
   # damaged bytes: BadZipFile, zlib.error, NotImplementedError, TokenError, ...
   except Exception as e:
-    raise files.refusal(path, "npz", str(e) or type(e).__name__) from e
+    raise atomic.refusal(path, "npz", str(e) or type(e).__name__) from e
 
 
 def _read(archive, size):

@@ -1,1 +1,1 @@
-"""Command-line modules: thin mains."""
+"""Commands: text to records, records to text."""

@@ -1,8 +1,8 @@
 """Looks inside a checkpoint, or a resize: figures and their numbers.
 
-  python -m flexivit_jax.cli.analysis resize --from 32 --to 8,12,16
-  python -m flexivit_jax.cli.analysis filters --checkpoint vit.npz --output DIR
-  python -m flexivit_jax.cli.analysis NAME --help
+  flexivit analysis resize --from 32 --to 8,12,16
+  flexivit analysis filters --checkpoint vit.npz --output DIR
+  flexivit analysis NAME --help
 
 Each figure is written as PNG and SVG, its numbers as NAME.npz: docs/analysis.md
 says how to read them.
@@ -14,7 +14,8 @@ import sys
 import matplotlib
 import numpy as np
 
-from flexivit_jax.cli import arguments, errors
+from flexivit_jax.cli import arguments
+from flexivit_jax.cli import main as main_lib
 from flexivit_jax.cli.analyses import (
   attention_distance,
   attention_maps,
@@ -28,8 +29,8 @@ from flexivit_jax.cli.analyses import (
   rollout,
 )
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
+from flexivit_jax.core.errors import ConfigError
 from flexivit_jax.core.text import nearest
-from flexivit_jax.experiment import ConfigError
 
 ANALYSES: tuple[Analysis, ...] = (
   resize.ANALYSIS,
@@ -47,7 +48,7 @@ ANALYSES: tuple[Analysis, ...] = (
 
 def main(argv=None):
   argv = list(sys.argv[1:] if argv is None else argv)
-  everything = arguments.parser(__doc__)
+  everything = arguments.parser(__doc__, "analysis")
   subparsers = everything.add_subparsers(metavar="NAME", dest="name")
   parsers = {}
   for analysis in ANALYSES:
@@ -106,4 +107,4 @@ def write(output: pathlib.Path, name: str, findings: Findings) -> list[str]:
 
 
 if __name__ == "__main__":
-  errors.run(main)
+  main_lib.run_renamed("analysis")

@@ -7,8 +7,9 @@ import re
 import sys
 from collections.abc import Sequence
 
+from flexivit_jax.config.experiment import Experiment
+from flexivit_jax.core.errors import ConfigError
 from flexivit_jax.core.text import cut, nearest
-from flexivit_jax.experiment import ConfigError, Experiment
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,9 +27,14 @@ class Parser(argparse.ArgumentParser):
     raise ConfigError(f"{message} (try --help)")
 
 
-def parser(doc: str) -> Parser:
-  """A parser whose help is the command's docstring."""
+def parser(doc: str, name: str | None = None) -> Parser:
+  """A parser whose help is the command's docstring.
+
+  Args:
+    name: of the command `flexivit NAME`; None: a script.
+  """
   return Parser(
+    prog=name and f"flexivit {name}",
     description=doc,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,

@@ -4,20 +4,21 @@ import dataclasses
 import functools
 import math
 
-from flexivit_jax.cli import named_data, views
+from flexivit_jax.cli import data_arguments, views
+from flexivit_jax.core.errors import ConfigError, config_errors_at
 from flexivit_jax.core.tokens import Batch
-from flexivit_jax.data import modes
-from flexivit_jax.evaluation import cascade_measurement, routes, sweep
-from flexivit_jax.evaluation.points import Route
-from flexivit_jax.experiment import ConfigError, blaming
-from flexivit_jax.nn import cost
-from flexivit_jax.training import sharding
+from flexivit_jax.data.pixels import preprocessing
+from flexivit_jax.devices import placement
+from flexivit_jax.evaluation import reading, sweep
+from flexivit_jax.evaluation.cascade import measure as measure_lib
+from flexivit_jax.evaluation.settings import Route
+from flexivit_jax.models import cost
 
 # Of each batch, in turn with the single sizes.
 ROUNDS = 5
 
 
-def check(args, whole: sweep.Reading) -> None:
+def check(args, whole: reading.Reading) -> None:
   """Refuses what a cascade cannot go through.
 
   Raises:
@@ -64,7 +65,7 @@ def parse_target(args) -> float | None:
   return percent / 100
 
 
-def validation(args, vit, data, whole, batch_size, policy) -> sweep.Reading:
+def validation(args, vit, data, whole, batch_size, policy) -> reading.Reading:
   """Other images, shown in the same way.
 
   Raises:
@@ -88,9 +89,9 @@ def validation(args, vit, data, whole, batch_size, policy) -> sweep.Reading:
       f"--cascade_split {args.cascade_split}: these are the images that are "
       "evaluated; give others"
     )
-  with blaming("--cascade_split" if args.cascade_split else "config"):
-    mode = named_data.choose_mode(args, run)
-    source = modes.open_source(other.source, mode)
+  with config_errors_at("--cascade_split" if args.cascade_split else "config"):
+    mode = data_arguments.choose_mode(args, run)
+    source = preprocessing.open_source(other.source, mode)
     found = views.choose_reading(args, vit, other, source, batch_size, policy)
   if found.views != whole.views:
     raise ConfigError(
@@ -106,7 +107,7 @@ def measure(args, vit, task, at, whole, chosen_on, mesh) -> tuple[Route, ...]:
   ((*settings,),) = whole.views
   forward, params = at(settings[0])
   programs = sweep.compile_programs(at, [chosen_on], mesh, lambda line: None)
-  place = functools.partial(sharding.to_devices, mesh=mesh)
+  place = functools.partial(placement.to_devices, mesh=mesh)
   seen = sweep.sweep(
     {s: p.of(params) for s, p in programs.items()},
     [chosen_on],
@@ -116,8 +117,8 @@ def measure(args, vit, task, at, whole, chosen_on, mesh) -> tuple[Route, ...]:
     s.patch_hw: cost.multiply_adds(vit.model, s.image_hw, s.patch_hw)
     for s in settings
   }
-  loader = sweep.OneView(whole.loader)
-  result = cascade_measurement.measure_cascade(
+  loader = reading.OneView(whole.loader)
+  result = measure_lib.measure_cascade(
     forward,
     params,
     validation={s.patch_hw: x.answers for s, x in seen.items()},
@@ -139,5 +140,5 @@ def measure(args, vit, task, at, whole, chosen_on, mesh) -> tuple[Route, ...]:
   def logits(params, batch: Batch, *, patch_hw):
     return task.logits(vit.model, params, batch, patch_hw=patch_hw)
 
-  together = routes.measure_ensembles(logits, sizes, params, loader, mesh)
-  return routes.routes(result, together, multiply_adds)
+  together = measure_lib.measure_ensembles(logits, sizes, params, loader, mesh)
+  return measure_lib.routes(result, together, multiply_adds)

@@ -1,8 +1,8 @@
 """Converts a checkpoint: another format, patch size, input size or pixels.
 
-  python -m flexivit_jax.cli.convert IN --inspect
-  python -m flexivit_jax.cli.convert vit.npz OUT --format timm
-  python -m flexivit_jax.cli.convert flexivit_b_i1k OUT --format timm \\
+  flexivit convert IN --inspect
+  flexivit convert vit.npz OUT --format timm
+  flexivit convert flexivit_b_i1k OUT --format timm \\
       --patch 8 --image 384 --check
 
 IN is all that `load` takes: a run, a big_vision npz, a timm or Hugging Face
@@ -17,15 +17,15 @@ import re
 import jax
 import numpy as np
 
-from flexivit_jax import pretrained, saving
-from flexivit_jax.checkpoints import manifest
-from flexivit_jax.cli import arguments, comparison, errors, reading
-from flexivit_jax.core.patch_size import parse_hw
+from flexivit_jax.checkpoints import load, manifest, parity, repatch, save
+from flexivit_jax.checkpoints.formats import hugging_face, infer, timm
+from flexivit_jax.checkpoints.model import StoredModel, on_device
+from flexivit_jax.cli import arguments, checkpoint_arguments
+from flexivit_jax.cli import main as main_lib
+from flexivit_jax.core.errors import ConfigError, config_errors_at
+from flexivit_jax.core.sizes import parse_hw
 from flexivit_jax.core.text import align
-from flexivit_jax.experiment import ConfigError, blaming
-from flexivit_jax.formats import architecture, hugging_face, repatch, timm
-from flexivit_jax.loaded import Checkpoint, on_device
-from flexivit_jax.nn import positions
+from flexivit_jax.nn.positions import learned_grid
 
 # (mean, std) of pixels in 0 to 1 that a patch embedding may expect.
 NORMALIZATIONS = {
@@ -35,13 +35,13 @@ NORMALIZATIONS = {
 
 
 def main(argv=None):
-  parser = arguments.parser(__doc__)
+  parser = arguments.parser(__doc__, "convert")
   add = parser.add_argument
-  reading.add_source(parser)
+  checkpoint_arguments.add_source(parser)
   add(
     "out", metavar="OUT", nargs="?", help="where to write; not with --inspect"
   )
-  add("--format", choices=tuple(saving.FORMATS))
+  add("--format", choices=tuple(save.FORMATS))
   add("--inspect", action="store_true", help="say what IN is; write nothing")
   add("--check", action="store_true", help="run both on the same images")
   add("--patch", help="8 or 8x6: store the patch embedding at this size")
@@ -61,25 +61,25 @@ def main(argv=None):
   if args.inspect and args.out is not None:
     raise ConfigError(f"--inspect writes nothing: leave out {args.out}")
   if args.inspect:
-    inspect(reading.read(args))
+    inspect(checkpoint_arguments.read(args))
     return
   if args.out is None or args.format is None:
     raise ConfigError(
       "give OUT and --format, one of "
-      + ", ".join(saving.FORMATS)
+      + ", ".join(save.FORMATS)
       + "; or --inspect to see what IN is"
     )
   convert(args)
 
 
-def inspect(checkpoint: Checkpoint) -> None:
+def inspect(checkpoint: StoredModel) -> None:
   """Prints what a checkpoint is, its sum, and each of its arrays."""
   print(checkpoint)
   text = checkpoint.spec.path
   # One model of several in a file: FILE.npz:img.
   path = pathlib.Path(re.sub(r"(?<=\.npz):[^:]*$", "", text))
-  if (path / pretrained.WEIGHTS).is_file():
-    path /= pretrained.WEIGHTS
+  if (path / load.WEIGHTS).is_file():
+    path /= load.WEIGHTS
   if checkpoint.spec.checked:
     print("  its SHA-256 agrees with what was saved beside it")
   if path.is_file():
@@ -96,28 +96,30 @@ def inspect(checkpoint: Checkpoint) -> None:
 
 def convert(args) -> None:
   out = pathlib.Path(args.out)
-  with blaming("OUT"):
-    saving.check_target(out, args.format)
+  with config_errors_at("OUT"):
+    save.check_target(out, args.format)
   patch_hw = parsed("--patch", args.patch)
   image_hw = parsed("--image", args.image)
-  before = reading.read(args)
+  before = checkpoint_arguments.read(args)
   print(before, flush=True)
   after = transformed(before, args, patch_hw, image_hw)
-  with blaming(f"--format {args.format}"):
-    notes = saving.save(after, out, args.format)
+  with config_errors_at(f"--format {args.format}"):
+    notes = save.save(after, out, args.format)
   print(f"wrote {args.out} ({args.format})")
   for note in notes:
     print(f"note: {note}")
   if args.check:
-    check(before, pretrained.read(args.out))
+    check(before, load.read(args.out))
 
 
 def parsed(name: str, text: str | None) -> tuple[int, int] | None:
-  with blaming(name):
+  with config_errors_at(name):
     return None if text is None else parse_hw(text)
 
 
-def transformed(checkpoint: Checkpoint, args, patch_hw, image_hw) -> Checkpoint:
+def transformed(
+  checkpoint: StoredModel, args, patch_hw, image_hw
+) -> StoredModel:
   """As --fold_layer_scale, --pixels, --patch and --image ask for."""
   model, arrays = checkpoint.model, checkpoint.arrays
   spec = checkpoint.spec
@@ -125,14 +127,14 @@ def transformed(checkpoint: Checkpoint, args, patch_hw, image_hw) -> Checkpoint:
     model, arrays = repatch.without_layer_scale(model, arrays)
   if args.pixels:
     normalization = NORMALIZATIONS[args.pixels]
-    with blaming("--pixels"):
+    with config_errors_at("--pixels"):
       model, arrays = repatch.with_normalization(model, arrays, *normalization)
   one_size = args.format in ("timm", "hugging_face")
   if patch_hw or image_hw:
-    with blaming("--image" if image_hw else "--patch"):
+    with config_errors_at("--image" if image_hw else "--patch"):
       if image_hw is None:
         image_hw = kept_image_hw(checkpoint, one_size)
-      elif not isinstance(model.position, positions.LearnedGrid):
+      elif not isinstance(model.position, learned_grid.LearnedGrid):
         raise ValueError("the model has no table of positions to resize")
       patch_hw = patch_hw or model.stored_patch_hw
       model, arrays = repatch.repatch(model, arrays, patch_hw, image_hw)
@@ -147,10 +149,10 @@ def transformed(checkpoint: Checkpoint, args, patch_hw, image_hw) -> Checkpoint:
       f"note: OUT has patches of {h}x{w} only, the size that is stored, and IN "
       f"was trained at {sizes}: give --patch and --image for another"
     )
-  return Checkpoint(model, arrays, spec)
+  return StoredModel(model, arrays, spec)
 
 
-def kept_image_hw(checkpoint: Checkpoint, one_size: bool):
+def kept_image_hw(checkpoint: StoredModel, one_size: bool):
   """The input size that a model was made for; None: the table stays.
 
   Args:
@@ -160,11 +162,11 @@ def kept_image_hw(checkpoint: Checkpoint, one_size: bool):
     ValueError: it has to be known, and is not.
   """
   model, spec = checkpoint.model, checkpoint.spec
-  if not isinstance(model.position, positions.LearnedGrid):
+  if not isinstance(model.position, learned_grid.LearnedGrid):
     return None
   made_for_one = spec.source in (timm.NAME, hugging_face.NAME)
   if made_for_one or spec.patch_size == model.stored_patch_hw:
-    return architecture.stored_image_hw(model)
+    return infer.stored_image_hw(model)
   if one_size:
     raise ValueError(
       "OUT stores positions for one input size: give --image too"
@@ -172,7 +174,7 @@ def kept_image_hw(checkpoint: Checkpoint, one_size: bool):
   return None
 
 
-def check(before: Checkpoint, after: Checkpoint) -> None:
+def check(before: StoredModel, after: StoredModel) -> None:
   """Runs both on photographs, the first resized on the fly, and compares.
 
   Raises:
@@ -180,15 +182,15 @@ def check(before: Checkpoint, after: Checkpoint) -> None:
   """
   model = after.model
   patch_hw, rows_cols = model.stored_patch_hw, (7, 7)
-  if isinstance(model.position, positions.LearnedGrid):
+  if isinstance(model.position, learned_grid.LearnedGrid):
     rows_cols = model.position.size
   image_hw = tuple(n * p for n, p in zip(rows_cols, patch_hw))
-  pixels = comparison.photographs(image_hw, model.channels)
+  pixels = parity.photographs(image_hw, model.channels)
   stored = np.result_type(*after.arrays.values())
   with jax.default_matmul_precision("highest"):
     outputs = [on_device(x).outputs(pixels, patch_hw) for x in (before, after)]
   names = {"features": "pooled", "logits": "logits"}
-  comparison.compare(
+  parity.compare(
     *(
       {name: x[key] for name, key in names.items() if key in x} for x in outputs
     ),
@@ -199,4 +201,4 @@ def check(before: Checkpoint, after: Checkpoint) -> None:
 
 
 if __name__ == "__main__":
-  errors.run(main)
+  main_lib.run_renamed("convert")

@@ -15,13 +15,12 @@ from typing import NamedTuple, NoReturn
 
 import jax
 
-from flexivit_jax.checkpoints import files
+from flexivit_jax.checkpoints import atomic
 from flexivit_jax.cli import errors, other_output
 from flexivit_jax.cli.arguments import Parser
-from flexivit_jax.core.faults import Fault
-from flexivit_jax.core.peers import ALONE, Peers
-from flexivit_jax.experiment import ConfigError
-from flexivit_jax.training import lifelines, rendezvous
+from flexivit_jax.core.errors import ConfigError, Fault
+from flexivit_jax.devices import processes
+from flexivit_jax.devices.processes import ALONE, Peers
 
 NAMES = ("coordinator", "num_processes", "process_id")
 SLURM = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST")
@@ -155,7 +154,7 @@ def started(args) -> Iterator[Peers]:
     reason = "its connection ended"
     other_output.be_quiet(
       place.index,
-      lifelines.LOST.format(index=0, count=place.count, reason=reason),
+      processes.LOST.format(index=0, count=place.count, reason=reason),
     )
   peers = _tie(place, args)
   try:
@@ -205,18 +204,18 @@ def slurm_place(environment: Mapping[str, str]) -> Place:
   )
 
 
-def _tie(place: Place, args) -> lifelines.Lifelines:
+def _tie(place: Place, args) -> processes.Lifelines:
   """Connects to the other processes, before JAX does: it ends a process whose
   others are not there with a stack trace."""
   timeouts = args.initialization_timeout, args.heartbeat_timeout
   try:
     if place.index == 0:
-      lines = rendezvous.accept(place.port, place.count, *timeouts)
+      lines = processes.accept(place.port, place.count, *timeouts)
     else:
-      lines = rendezvous.connect(*place, *timeouts)
+      lines = processes.connect(*place, *timeouts)
   except (OSError, ValueError) as e:
     raise StartError(str(e)) from e
-  return lifelines.Lifelines(
+  return processes.Lifelines(
     place.index,
     lines,
     place.count,
@@ -228,7 +227,7 @@ def _tie(place: Place, args) -> lifelines.Lifelines:
 def _start_jax(place: Place, args, peers: Peers) -> None:
   # SIGTERM is ours: all save after the same step, and end.
   jax.config.update("jax_enable_preemption_service", False)
-  port = rendezvous.free_port() if place.index == 0 else None
+  port = processes.free_port() if place.index == 0 else None
   jax.distributed.initialize(
     coordinator_address=f"{place.host}:{peers.gather(port)[0]}",
     num_processes=place.count,
@@ -239,7 +238,7 @@ def _start_jax(place: Place, args, peers: Peers) -> None:
   )
 
 
-def _end(error: BaseException, peers: lifelines.Lifelines) -> NoReturn:
+def _end(error: BaseException, peers: processes.Lifelines) -> NoReturn:
   """Prints an error as `errors.run` does, tells the others, and ends: an
   orderly exit would wait for them, and they may wait in a collective."""
 
@@ -266,5 +265,5 @@ def _end(error: BaseException, peers: lifelines.Lifelines) -> NoReturn:
 def _end_at_once(text: str) -> NoReturn:
   # One write: another thread may print, and JAX may end the process.
   os.write(2, f"error: {text}\n".encode())
-  files.remove_unfinished()
+  atomic.remove_unfinished()
   os._exit(1)

@@ -9,12 +9,11 @@ import signal
 import sys
 from collections.abc import Callable
 
-from flexivit_jax.checkpoints import files
-from flexivit_jax.core.faults import Fault
+from flexivit_jax.checkpoints import atomic
+from flexivit_jax.core.errors import ConfigError, Fault
 from flexivit_jax.core.text import format_bytes
-from flexivit_jax.data.images import BadImageError
-from flexivit_jax.data.stream import WorkerError
-from flexivit_jax.experiment import ConfigError
+from flexivit_jax.data.loading.stream import WorkerError
+from flexivit_jax.data.pixels.decode import BadImageError
 
 
 def run(main: Callable[[], None]) -> None:
@@ -30,11 +29,11 @@ def run(main: Callable[[], None]) -> None:
     _end(f"error: {e}", 2)
   except BadImageError as e:
     way_out = "mend it, or leave it out: --config.on_bad_image=skip of train.py"
-    others = "--on_bad_image=skip of evaluate.py and cli.few_shot"
+    others = "--on_bad_image=skip of evaluate.py and few-shot"
     _end(f"error: {e}\n{way_out}, {others}", 1)
   except WorkerError as e:
     print(f"error: {e}", file=sys.stderr)
-    files.remove_unfinished()
+    atomic.remove_unfinished()
     _drop_output()
     os._exit(1)  # an orderly exit may wait for what the worker held
   except Fault as e:
@@ -57,7 +56,7 @@ def _interrupted(number, frame):
   # Not by an exception: one that is raised in a callback of a library is lost.
   del number, frame
   print("interrupted", file=sys.stderr, flush=True)
-  files.remove_unfinished()
+  atomic.remove_unfinished()
   _drop_output()
   os._exit(130)
 

@@ -1,10 +1,10 @@
 """Few-shot accuracy of a checkpoint's features at many patch sizes.
 
-  python -m flexivit_jax.cli.few_shot --checkpoint runs/flexivit \\
+  flexivit few-shot --checkpoint runs/flexivit \\
       --data folder:PATH --resolutions 240 --patch_sizes 8:48 --output DIR
-  python -m flexivit_jax.cli.few_shot --checkpoint vit.npz --data digits \\
+  flexivit few-shot --checkpoint vit.npz --data digits \\
       --resolutions 48 --patch_sizes 8,16 --shots 1,5,10
-  python -m flexivit_jax.cli.few_shot --checkpoint vit.npz \\
+  flexivit few-shot --checkpoint vit.npz \\
       --data tfds:oxford_iiit_pet --resolutions 224 --patch_sizes 16 \\
       --train_split train[:90%] --validation_split train[90%:] \\
       --penalty 64,1024,16384
@@ -29,27 +29,33 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from flexivit_jax import pretrained
-from flexivit_jax.checkpoints import files
-from flexivit_jax.cli import arguments, errors, few_shot_data, reading, views
-from flexivit_jax.core.faults import Fault
-from flexivit_jax.evaluation import features, few_shot, few_shot_results, sweep
-from flexivit_jax.evaluation.drawing import style
-from flexivit_jax.evaluation.drawing.few_shot import draw_few_shot
-from flexivit_jax.evaluation.few_shot_results import FewShot, Point
-from flexivit_jax.evaluation.points import Setting
-from flexivit_jax.experiment import ConfigError, blaming
-from flexivit_jax.nn import conditioning
-from flexivit_jax.training import compilation, memory, provenance, sharding
+from flexivit_jax.checkpoints import atomic, load, provenance
+from flexivit_jax.cli import (
+  arguments,
+  checkpoint_arguments,
+  few_shot_data,
+  views,
+)
+from flexivit_jax.cli import main as main_lib
+from flexivit_jax.core.errors import ConfigError, Fault, config_errors_at
+from flexivit_jax.devices import compilation, out_of_memory, placement
+from flexivit_jax.devices import mesh as mesh_lib
+from flexivit_jax.evaluation import reading, sweep
+from flexivit_jax.evaluation.linear_probe import features, ridge, table
+from flexivit_jax.evaluation.linear_probe.figure import draw_few_shot
+from flexivit_jax.evaluation.linear_probe.table import FewShot, Point
+from flexivit_jax.evaluation.report.figures import style
+from flexivit_jax.evaluation.settings import Setting
+from flexivit_jax.nn import adaln
 
 # Beyond, the draws of a table would take days.
 MOST_SEEDS = 1000
 
 
 def main(argv=None):
-  parser = arguments.parser(__doc__)
+  parser = arguments.parser(__doc__, "few-shot")
   add = parser.add_argument
-  reading.add_checkpoint(parser)
+  checkpoint_arguments.add_checkpoint(parser)
   views.add_arguments(add)
   add(
     "--train_split",
@@ -58,18 +64,18 @@ def main(argv=None):
   )
   add(
     "--shots",
-    default=",".join(map(str, few_shot.SHOTS)),
+    default=",".join(map(str, ridge.SHOTS)),
     help="1,5,10: images of each class to train on; default: %(default)s",
   )
   add(
     "--seeds",
     type=int,
-    default=few_shot.SEEDS,
+    default=ridge.SEEDS,
     help="draws of images; default: %(default)s",
   )
   add(
     "--penalty",
-    default=f"{few_shot.PENALTY:g}",
+    default=f"{ridge.PENALTY:g}",
     help="of the squared weights; or several, 64,1024,16384, to choose from on "
     "validation data; default: %(default)s, big_vision's",
   )
@@ -83,7 +89,7 @@ def main(argv=None):
   args, _ = arguments.parse(parser, argv)
   words = sys.argv[1:] if argv is None else argv
   args.command = shlex.join(
-    ["python", "-m", "flexivit_jax.cli.few_shot", *words]
+    ["python", "-m", "flexivit_jax", "few-shot", *words]
   )
   evaluate(args)
 
@@ -95,10 +101,10 @@ def evaluate(args) -> FewShot:
     raise ConfigError(f"--seeds {args.seeds}: give 1 to {MOST_SEEDS}")
   if args.output:
     arguments.output_directory(args).mkdir(parents=True, exist_ok=True)
-  given = reading.facts(args)
-  with blaming("--checkpoint"):
-    vit = pretrained.load(args.checkpoint, step=args.step, **given)
-    conditioning.refuse(vit.model.conditioning, args.checkpoint)
+  given = checkpoint_arguments.facts(args)
+  with config_errors_at("--checkpoint"):
+    vit = load.load(args.checkpoint, step=args.step, **given)
+    adaln.refuse(vit.model.conditioning, args.checkpoint)
   print(vit, flush=True)
   if vit.model.channels != 3:
     raise ConfigError(
@@ -106,7 +112,7 @@ def evaluate(args) -> FewShot:
       "channels, and the images have 3"
     )
   run = vit.spec.experiment
-  mesh = sharding.make_mesh()
+  mesh = mesh_lib.make_mesh()
   batch_size = views.choose_batch_size(args, run, mesh)
   policy = views.choose_policy(args, run)
   chosen = few_shot_data.choose(args, vit, (batch_size, policy))
@@ -131,11 +137,11 @@ def evaluate(args) -> FewShot:
     f"\n{points[0].images} images of {test}\n"
     f"after training on {train}; top-1 in %, {draws_of(args.seeds)}"
   )
-  print(few_shot_results.table(found))
+  print(table.table(found))
   if validation is not None:
     print(
       f"\npenalties chosen on {len(chosen.validation.loader)} images of "
-      f"{validation}\n{few_shot_results.penalties(found)}"
+      f"{validation}\n{table.penalties(found)}"
     )
   if args.output:
     print(f"wrote {write(arguments.output_directory(args), found)}")
@@ -153,12 +159,12 @@ def measure(args, vit, chosen, mesh, batch_size) -> tuple[Point, ...]:
   and tests."""
   # Nobody asks what the head of other classes says.
   model = vit.model.clone(num_classes=0)
-  params = jax.device_put(vit.params, sharding.replicated(mesh))
+  params = jax.device_put(vit.params, placement.replicated(mesh))
   forward = functools.partial(features.forward, model)
   setting_name = "--batch_size"
   if args.budgets:
     setting_name += ", or the largest of --budgets"
-  with memory.explaining_evaluation(batch_size, setting_name):
+  with out_of_memory.explaining_evaluation(batch_size, setting_name):
     # One program for all three: their batches have one shape.
     programs = sweep.compile_programs(
       lambda setting: (forward, params),
@@ -180,7 +186,7 @@ def measure(args, vit, chosen, mesh, batch_size) -> tuple[Point, ...]:
       for shots in args.shots:
         with few_shot_faults(setting):
           accuracies.append(
-            few_shot.measure(
+            ridge.measure(
               drawn(chosen, shots, train[setting].answers),
               images(found.answers),
               chosen.classes,
@@ -206,18 +212,18 @@ def read(calls, wanted, mesh, name) -> dict[Setting, sweep.Found]:
     found = sweep.sweep(
       calls,
       [wanted],
-      functools.partial(sharding.to_devices, mesh=mesh),
+      functools.partial(placement.to_devices, mesh=mesh),
       bar.update,
       features.gather,
     )
-  for reason in sweep.bad_images([wanted]).values():
+  for reason in reading.bad_images([wanted]).values():
     print(f"skipped: {reason}")
   views.report_scaled_down(wanted)
   return found
 
 
-def images(found: features.Features) -> few_shot.Images:
-  return few_shot.Images(found.pooled, found.label)
+def images(found: features.Features) -> ridge.Images:
+  return ridge.Images(found.pooled, found.label)
 
 
 def drawn(chosen, shots: int, found: features.Features) -> list:
@@ -243,17 +249,17 @@ def few_shot_faults(setting: Setting):
 def write(directory: pathlib.Path, found: FewShot) -> pathlib.Path:
   """few_shot.png, few_shot.svg and few_shot.json, the last of these last."""
   figure = draw_few_shot(found.points)
-  path = directory / few_shot_results.NAME
-  text = json.dumps(few_shot_results.to_json(found), indent=2, allow_nan=False)
+  path = directory / table.NAME
+  text = json.dumps(table.to_json(found), indent=2, allow_nan=False)
   for suffix, content in (
     (".png", style.png(figure)),
     (".svg", style.svg(figure)),
     (".json", f"{text}\n".encode()),
   ):
-    with files.replacing(path.with_suffix(suffix)) as unfinished:
+    with atomic.replacing(path.with_suffix(suffix)) as unfinished:
       unfinished.write_bytes(content)
   return path
 
 
 if __name__ == "__main__":
-  errors.run(main)
+  main_lib.run_renamed("few-shot")

@@ -6,17 +6,16 @@ import io
 
 import numpy as np
 
-from flexivit_jax.cli import named_data, views
+from flexivit_jax.cli import data_arguments, views
+from flexivit_jax.core.errors import ConfigError, config_errors_at
 from flexivit_jax.core.text import cut
-from flexivit_jax.data import batches, modes, splits
-from flexivit_jax.data.subset import Subset
-from flexivit_jax.evaluation import few_shot, sweep
-from flexivit_jax.experiment import (
-  ConfigError,
-  Data,
-  blaming,
-  check_same_classes,
-)
+from flexivit_jax.data.dataset import Dataset, check_same_classes
+from flexivit_jax.data.loading import example as example_lib
+from flexivit_jax.data.pixels import preprocessing
+from flexivit_jax.data.sources import splits
+from flexivit_jax.data.sources.subset import Subset
+from flexivit_jax.evaluation import reading as reading_lib
+from flexivit_jax.evaluation.linear_probe import ridge
 
 
 def parse_shots(text: str) -> list[int]:
@@ -50,7 +49,7 @@ def parse_penalties(text: str) -> list[float]:
     ) from None
   for penalty in found:
     try:
-      few_shot.check_penalty(penalty)
+      ridge.check_penalty(penalty)
     except ValueError as e:
       raise ConfigError(f"--{e}") from None
   return found
@@ -68,11 +67,11 @@ class Chosen:
     names: the training, validation (or None) and test data in a line each.
   """
 
-  train: sweep.Reading
+  train: reading_lib.Reading
   indices: np.ndarray
   draws: tuple[np.ndarray, ...]
-  validation: sweep.Reading | None
-  test: sweep.Reading
+  validation: reading_lib.Reading | None
+  test: reading_lib.Reading
   names: tuple[str, str | None, str]
   classes: tuple[str, ...]
 
@@ -91,37 +90,39 @@ def choose(args, vit, options) -> Chosen:
   test = views.choose_data(args, run)
   train = _train(args, run, test)
   validation = _validation(args, run, test)
-  mode = named_data.choose_mode(args, run, packed=args.budgets is not None)
+  mode = data_arguments.choose_mode(args, run, packed=args.budgets is not None)
   there = "--data" if args.data else "config.test"
-  with blaming(there):
-    opened = modes.open_source(test.source, mode)
+  with config_errors_at(there):
+    opened = preprocessing.open_source(test.source, mode)
     if len(opened.classes) < 2:
       raise ValueError(
         f"one class, {cut(opened.classes[0], 100)!r}: give at least two"
       )
     whole = views.choose_reading(args, vit, test, opened, *options)
-  with blaming("--train_split" if args.data else "config.train"):
-    source = modes.open_source(train.source, mode)
+  with config_errors_at("--train_split" if args.data else "config.train"):
+    source = preprocessing.open_source(train.source, mode)
     check_same_classes(source, opened)
   _refuse_shared(args, train, test, validation)
-  example = batches.Example(source, ())
+  example = example_lib.Example(source, ())
   labels = np.array([example.label(i) for i in range(len(source))])
   if labels.ndim > 1:
     raise ConfigError(
       f"images of {train.source} may have several labels: few-shot evaluation "
       "is of one each"
     )
-  with blaming("--shots"):
+  with config_errors_at("--shots"):
     draws = tuple(
-      few_shot.draw(labels, source.classes, max(args.shots), seed)
+      ridge.draw(labels, source.classes, max(args.shots), seed)
       for seed in range(args.seeds)
     )
   indices = np.unique(draws)
   drawn = _shown_alike(args, vit, train, Subset(source, indices), options)
   chosen_on = None
   if validation is not None:
-    with blaming("--validation_split" if args.data else "config.validation"):
-      other = modes.open_source(validation.source, mode)
+    with config_errors_at(
+      "--validation_split" if args.data else "config.validation"
+    ):
+      other = preprocessing.open_source(validation.source, mode)
       check_same_classes(source, other)
     chosen_on = _shown_alike(args, vit, validation, other, options)
   for data, reading in ((train, drawn), (validation, chosen_on)):
@@ -137,17 +138,17 @@ def choose(args, vit, options) -> Chosen:
     chosen_on,
     whole,
     (
-      named_data.describe(train.source, mode),
+      data_arguments.describe(train.source, mode),
       None
       if validation is None
-      else named_data.describe(validation.source, mode),
-      named_data.describe(test.source, mode),
+      else data_arguments.describe(validation.source, mode),
+      data_arguments.describe(test.source, mode),
     ),
     tuple(source.classes),
   )
 
 
-def _train(args, run, test) -> Data:
+def _train(args, run, test) -> Dataset:
   if args.data is not None:
     return _split(test, args.train_split or "train")
   for name in ("train_split", "validation_split"):
@@ -159,7 +160,7 @@ def _train(args, run, test) -> Data:
   return dataclasses.replace(test, source=run.train.source)
 
 
-def _validation(args, run, test) -> Data | None:
+def _validation(args, run, test) -> Dataset | None:
   if len(args.penalties) == 1:
     if args.validation_split is not None:
       raise ConfigError(
@@ -176,13 +177,13 @@ def _validation(args, run, test) -> Data | None:
   )
 
 
-def _split(test, split) -> Data:
+def _split(test, split) -> Dataset:
   return dataclasses.replace(
     test, source=dataclasses.replace(test.source, split=split)
   )
 
 
-def _shown_alike(args, vit, data, source, options) -> sweep.Reading:
+def _shown_alike(args, vit, data, source, options) -> reading_lib.Reading:
   # What is left out, and why, was said of the test's images.
   with contextlib.redirect_stdout(io.StringIO()):
     return views.choose_reading(args, vit, data, source, *options)
@@ -195,7 +196,7 @@ def _refuse_shared(args, train, test, validation) -> None:
   parts = [(name, data.source) for name, data in parts if data is not None]
   for i, (name, source) in enumerate(parts):
     for other_name, other in parts[i + 1 :]:
-      with blaming("--data" if args.data else "config"):
+      with config_errors_at("--data" if args.data else "config"):
         count = shared(source, other)
       if count:
         ways = "--split, --train_split or --validation_split"

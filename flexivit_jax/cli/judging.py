@@ -5,17 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from flexivit_jax import preprocessing, pretrained
-from flexivit_jax.cli import named_data
-from flexivit_jax.core.patch_size import parse_hw
+from flexivit_jax.checkpoints import load
+from flexivit_jax.checkpoints.model import LoadedModel, StoredModel
+from flexivit_jax.cli import data_arguments
+from flexivit_jax.core.errors import ConfigError, config_errors_at
+from flexivit_jax.core.sizes import parse_hw, size_name
 from flexivit_jax.core.text import align
-from flexivit_jax.data import augment, batches, images, modes
-from flexivit_jax.data import loader as loader_lib
-from flexivit_jax.data.arrays import Arrays
-from flexivit_jax.evaluation import generated
-from flexivit_jax.evaluation.points import size_name
-from flexivit_jax.experiment import ConfigError, blaming, check_patch_size
-from flexivit_jax.loaded import Checkpoint, LoadedViT
+from flexivit_jax.data.loading import eval_loader
+from flexivit_jax.data.loading import example as example_lib
+from flexivit_jax.data.pixels import preprocessing, resize
+from flexivit_jax.data.pixels import transforms as transforms_lib
+from flexivit_jax.data.sources.arrays import Arrays
+from flexivit_jax.evaluation import eval_transforms, generated
+from flexivit_jax.models.backbone import check_patch_size
 
 BATCH = 250
 
@@ -51,7 +53,7 @@ class Judge:
     data: what these are.
   """
 
-  vit: LoadedViT
+  vit: LoadedModel
   patch_hw: tuple[int, int]
   image_hw: tuple[int, int]
   real: np.ndarray
@@ -66,7 +68,7 @@ class Judge:
     Raises:
       ConfigError: naming how many there must be.
     """
-    with blaming("--count"):
+    with config_errors_at("--count"):
       generated.check_counts(count, len(self.features))
 
   def judge(
@@ -138,7 +140,7 @@ class Judge:
     )
 
 
-def open_judge(args, found: Checkpoint, image_hw) -> Judge:
+def open_judge(args, found: StoredModel, image_hw) -> Judge:
   """The classifier, after it has seen the real images.
 
   Args:
@@ -154,8 +156,8 @@ def open_judge(args, found: Checkpoint, image_hw) -> Judge:
       "--judge compares pictures, and the samples are other arrays: decode "
       "them, and judge what comes out"
     )
-  with blaming("--judge"):
-    vit = pretrained.load(args.judge)
+  with config_errors_at("--judge"):
+    vit = load.load(args.judge)
     if vit.model.channels != found.model.channels:
       raise ValueError(
         f"{args.judge} sees {vit.model.channels} channels, and the samples "
@@ -167,7 +169,7 @@ def open_judge(args, found: Checkpoint, image_hw) -> Judge:
         f"{args.judge} does not tell the {len(found.spec.classes)} classes of "
         f"{found.spec.path} apart: give a classifier of the same data"
       )
-  with blaming("--judge_patch_size"):
+  with config_errors_at("--judge_patch_size"):
     patch_hw = vit.spec.patch_size
     if args.judge_patch_size is not None:
       patch_hw = parse_hw(args.judge_patch_size)
@@ -178,10 +180,10 @@ def open_judge(args, found: Checkpoint, image_hw) -> Judge:
       )
     judge_hw = image_hw
     if vit.spec.experiment is not None:
-      judge_hw = preprocessing.trained_hw(vit.spec.experiment) or image_hw
+      judge_hw = eval_transforms.trained_hw(vit.spec.experiment) or image_hw
     check_patch_size(vit.model, judge_hw, patch_hw)
-  mode = named_data.choose_mode(args, run)
-  with blaming("--data" if args.data else "config.test"):
+  mode = data_arguments.choose_mode(args, run)
+  with config_errors_at("--data" if args.data else "config.test"):
     real, labels, data = _real(args, run, mode, image_hw)
   training = _training(run, mode, image_hw) if args.copies else None
   answers, features = _answers(vit, real, judge_hw, patch_hw)
@@ -194,13 +196,13 @@ def open_judge(args, found: Checkpoint, image_hw) -> Judge:
 def _real(args, run, mode, image_hw):
   """Images u8 `[n, h, w, c]` of the samples' size, labels, and their name."""
   if args.data is not None:
-    spec, transforms = named_data.source(args, image_hw[0]), ()
+    spec, transforms = data_arguments.source(args, image_hw[0]), ()
   elif run.test is None:
     raise ConfigError("the run has no test data: give --data")
   else:
     spec, transforms = run.test.source, run.test.transforms
   found, labels = _images(spec, transforms, mode, image_hw)
-  return found, labels, named_data.describe(spec, mode)
+  return found, labels, data_arguments.describe(spec, mode)
 
 
 def _training(run, mode, image_hw):
@@ -208,15 +210,17 @@ def _training(run, mode, image_hw):
   too, where the training mirrors."""
   transforms = () if run.test is None else run.test.transforms
   found, _ = _images(run.train.source, transforms, mode, image_hw)
-  if any(isinstance(x, augment.Flip) for x in run.train.transforms):
+  if any(isinstance(x, transforms_lib.Flip) for x in run.train.transforms):
     found = np.concatenate([found, found[:, :, ::-1]])
   return found
 
 
 def _images(spec, transforms, mode, image_hw):
   """All images of a source, of this size, and their labels."""
-  loader_lib.refuse_random(transforms)
-  example = batches.Example(modes.open_source(spec, mode), transforms)
+  eval_loader.refuse_random(transforms)
+  example = example_lib.Example(
+    preprocessing.open_source(spec, mode), transforms
+  )
   pairs = [example(i, None) for i in range(len(example.source))]
   found = np.stack([_resized(image, image_hw) for image, _ in pairs])
   return found, np.array([y for _, y in pairs])
@@ -239,4 +243,4 @@ def _answers(vit, pixels, image_hw, patch_hw):
 def _resized(image, hw):
   if image.shape[:2] == tuple(hw):
     return image
-  return images.resize(image, hw)
+  return resize.resize(image, hw)

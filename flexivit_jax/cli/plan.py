@@ -1,7 +1,7 @@
 """Plans a training on many devices: memory, traffic, arithmetic and time.
 
-  python -m flexivit_jax.cli.plan --config configs/pit_in1k.py:smoke --devices 8
-  python -m flexivit_jax.cli.plan --config FILE --mesh data=2,seq=4 \\
+  flexivit plan --config configs/pit_in1k.py:smoke --devices 8
+  flexivit plan --config FILE --mesh data=2,seq=4 \\
       --memory 80GiB --json plan.json --figure longest.png
 
 A row for each mesh and each way to share the attention, by formulas alone:
@@ -15,20 +15,22 @@ import math
 import pathlib
 import re
 
-from flexivit_jax import config as config_lib
-from flexivit_jax.cli import arguments, errors, plan_check, plan_workload
+from flexivit_jax.cli import arguments, plan_check, plan_workload
+from flexivit_jax.cli import main as main_lib
+from flexivit_jax.config import build
+from flexivit_jax.core.errors import ConfigError, config_errors_at
 from flexivit_jax.core.text import align, format_bytes
-from flexivit_jax.evaluation.drawing import style
-from flexivit_jax.experiment import ConfigError, blaming
-from flexivit_jax.planning import longest, longest_figure, recommendation
-from flexivit_jax.planning.step_cost import KERNELS, Cost, Rates
-from flexivit_jax.planning.ways import (
+from flexivit_jax.evaluation.report.figures import style
+from flexivit_jax.run.plan import longest, longest_figure
+from flexivit_jax.run.plan import table as table_lib
+from flexivit_jax.run.plan.step_cost import KERNELS, Cost, Rates
+from flexivit_jax.run.plan.ways import (
   LOCAL,
   SHARED,
   SHARED_UNDER_REMAT,
   QueryShardedActivations,
 )
-from flexivit_jax.planning.workload import Layout, layouts, parse_layout
+from flexivit_jax.run.plan.workload import Layout, layouts, parse_layout
 
 UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -36,7 +38,7 @@ MOST_DEVICES = 2**20
 
 
 def main(argv=None):
-  parser = arguments.parser(__doc__)
+  parser = arguments.parser(__doc__, "plan")
   arguments.add_config(parser)
   add = parser.add_argument
   add("--devices", type=int, help="how many; every mesh of them is planned")
@@ -78,10 +80,10 @@ def main(argv=None):
     if args.length is not None:
       raise ConfigError("--check compiles the config: leave --length out")
     plan_check.make_devices(wanted[0].devices)
-  experiment = config_lib.load(args.config, overrides)
+  experiment = build.load(args.config, overrides)
   planned = plan_workload.read(experiment, args.length)
   costs = all_costs(planned, wanted)
-  chosen = recommendation.choose(
+  chosen = table_lib.choose(
     costs, rates, kernel=planned.kernel_name, memory=memory
   )
   for line in planned.describe(costs[0].work):
@@ -179,13 +181,13 @@ def refusals(costs: list[Cost]):
     yield f"not {layout}{which}: {reason}"
 
 
-def describe_choice(chosen: recommendation.Choice, kernel: str):
+def describe_choice(chosen: table_lib.Choice, kernel: str):
   """Lines: which to take, why, and what its memory is made of."""
   cost = chosen.cost
   if cost is None:
     return
   yield f"take {cost.layout}, {cost.distribution.name}: {chosen.reason}"
-  yield " ".join(f"--config.{x}" for x in recommendation.settings(cost))
+  yield " ".join(f"--config.{x}" for x in table_lib.settings(cost))
   memory = cost.memory(kernel)
   parts = dataclasses.asdict(memory).items()
   yield f"memory with kernel {kernel}: " + ", ".join(
@@ -284,7 +286,7 @@ def _divisors(number: int, most: int) -> list[int]:
 
 def _layouts(args) -> tuple[Layout, ...]:
   if args.mesh is not None:
-    with blaming("--mesh"):
+    with config_errors_at("--mesh"):
       mesh = parse_layout(args.mesh)
     if args.devices not in (None, mesh.devices):
       raise ConfigError(
@@ -334,4 +336,4 @@ def _check_files(args) -> None:
 
 
 if __name__ == "__main__":
-  errors.run(main)
+  main_lib.run_renamed("plan")

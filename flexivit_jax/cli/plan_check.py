@@ -4,15 +4,15 @@ import dataclasses
 
 import jax
 
-from flexivit_jax import config as config_lib
 from flexivit_jax.cli.plan_workload import Planned
+from flexivit_jax.config import build
 from flexivit_jax.core import collectives
+from flexivit_jax.core.errors import ConfigError
 from flexivit_jax.core.text import align, format_bytes
-from flexivit_jax.experiment import ConfigError
-from flexivit_jax.planning import recommendation
-from flexivit_jax.planning.step_cost import Cost
-from flexivit_jax.preparation import prepare
-from flexivit_jax.run import costliest
+from flexivit_jax.run.memory_report import costliest
+from flexivit_jax.run.open import prepare
+from flexivit_jax.run.plan import table as table_lib
+from flexivit_jax.run.plan.step_cost import Cost
 
 
 def make_devices(count: int) -> None:
@@ -41,8 +41,8 @@ def check(path: str, overrides: list[str], planned: Planned, cost: Cost):
     path, overrides: of the config, as on the command line.
     cost: the plan to compile.
   """
-  wanted = recommendation.settings(cost)
-  experiment = config_lib.load(path, [*overrides, *wanted])
+  wanted = table_lib.settings(cost)
+  experiment = build.load(path, [*overrides, *wanted])
   run = prepare(experiment, lambda _: None)
   messages: list[str] = []
   try:

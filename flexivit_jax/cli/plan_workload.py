@@ -11,16 +11,19 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from flexivit_jax.attention.distribution import name_of
-from flexivit_jax.attention.kernels import Kernel
+from flexivit_jax.attention.kernel import Kernel
+from flexivit_jax.checkpoints.model import parameter_count
+from flexivit_jax.config.experiment import Experiment
+from flexivit_jax.core.errors import ConfigError, config_errors_at
 from flexivit_jax.core.tokens import grid_shape
-from flexivit_jax.data import augment
-from flexivit_jax.experiment import ConfigError, Experiment, blaming
-from flexivit_jax.loaded import parameter_count
-from flexivit_jax.nn import cost, positions, stems
-from flexivit_jax.planning.workload import Layout, Weights, Workload
-from flexivit_jax.run import costliest
-from flexivit_jax.run_data import train_loader
-from flexivit_jax.training import step
+from flexivit_jax.data.pixels import transforms as transforms_lib
+from flexivit_jax.models import cost
+from flexivit_jax.nn.positions import learned_grid
+from flexivit_jax.nn.stems import stem
+from flexivit_jax.run.loaders import train_loader
+from flexivit_jax.run.memory_report import costliest
+from flexivit_jax.run.plan.workload import Layout, Weights, Workload
+from flexivit_jax.training import state as state_lib
 
 # Longer than any run, so that no schedule is too short for its warm-up.
 _STEPS = 2**30
@@ -52,11 +55,11 @@ class Planned:
     return name_of(self.kernel)
 
   @functools.cached_property
-  def state(self) -> step.TrainState:
+  def state(self) -> state_lib.TrainState:
     """The training state, as shapes."""
     experiment = self.experiment
     model, size = experiment.model, experiment.patch_size.sizes[0]
-    with blaming("config.optimizer"):
+    with config_errors_at("config.optimizer"):
       tx = experiment.optimizer.build(experiment.total_steps or _STEPS)
 
     def init(inputs):
@@ -64,10 +67,10 @@ class Planned:
       key = jax.random.key(0)
       params = experiment.task.init(model, key, inputs, size)
       ema = experiment.ema is not None
-      return step.init_state(params, tx, experiment.seed, ema=ema)
+      return state_lib.init_state(params, tx, experiment.seed, ema=ema)
 
     one_patch = jax.ShapeDtypeStruct((1, *size, model.channels), jnp.uint8)
-    with blaming("config.model"):
+    with config_errors_at("config.model"):
       return jax.eval_shape(init, one_patch)
 
   def workload(self, layout: Layout, platform: str) -> Workload:
@@ -120,7 +123,7 @@ class Planned:
       numbers = total = 0
       for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
         mine = cut and any(
-          getattr(key, "key", None) == positions.TABLE for key in path
+          getattr(key, "key", None) == learned_grid.TABLE for key in path
         )
         if mine == table:
           numbers += math.prod(x.shape)
@@ -136,7 +139,7 @@ class Planned:
     """Whether each patch has a learned position of its own."""
     position = self.experiment.model.position
     return (
-      isinstance(position, positions.LearnedGrid)
+      isinstance(position, learned_grid.LearnedGrid)
       and self.image_hw is not None
       and position.size == grid_shape(self.image_hw, self.patch_hw)
     )
@@ -181,7 +184,7 @@ def read(experiment: Experiment, length: int | None = None) -> Planned:
     ConfigError: the data is needed and cannot be opened, or patches do not tile
       the images.
   """
-  if not isinstance(experiment.model.stem, stems.NoStem):
+  if not isinstance(experiment.model.stem, stem.NoStem):
     raise ConfigError(
       "config.model.stem: the plan has no formula for the memory of "
       "convolutions: train.py --dry_run says what a step needs, "
@@ -194,7 +197,7 @@ def read(experiment: Experiment, length: int | None = None) -> Planned:
     source = _opened(experiment, image_hw)
     experiment = experiment.for_classes(source.classes)
   if image_hw is None and not packed:
-    with blaming("config.train"):
+    with config_errors_at("config.train"):
       loader = train_loader(experiment, source)
     image_hw = loader.image_hw
     loader.close()
@@ -206,7 +209,7 @@ def read(experiment: Experiment, length: int | None = None) -> Planned:
 
 def _opened(experiment: Experiment, image_hw):
   try:
-    with blaming("config.train"):
+    with config_errors_at("config.train"):
       return experiment.open(experiment.train)
   except ConfigError as e:
     if image_hw is None and experiment.packing is None:
@@ -218,13 +221,13 @@ def _opened(experiment: Experiment, image_hw):
 
 
 def _image_hw(
-  transforms: tuple[augment.Transform, ...],
+  transforms: tuple[transforms_lib.Transform, ...],
 ) -> tuple[int, int] | None:
   """(height, width) of the images that leave them; None: that of the source
   decides."""
   image_hw: Any = None
   for transform in transforms:
-    if isinstance(transform, augment.PadSquare):
+    if isinstance(transform, transforms_lib.PadSquare):
       image_hw = image_hw and (max(image_hw),) * 2
     else:
       image_hw = getattr(transform, "size", image_hw)

@@ -1,10 +1,10 @@
 """Classes and features of images.
 
-  python -m flexivit_jax.cli.predict --checkpoint runs/flexivit \\
+  flexivit predict --checkpoint runs/flexivit \\
       --patch_size 8 cat.jpg photos/
-  python -m flexivit_jax.cli.predict --checkpoint flexivit_b_i1k \\
+  flexivit predict --checkpoint flexivit_b_i1k \\
       --patch_size 16 --output out --features photos/
-  python -m flexivit_jax.cli.predict --checkpoint vit.npz --patch_size 16 \\
+  flexivit predict --checkpoint vit.npz --patch_size 16 \\
       --budget 256 photos/
 
 Each IMAGE is a file, or a folder that is searched at any depth. Prints the most
@@ -18,14 +18,13 @@ from collections.abc import Sequence
 
 import jax
 
-from flexivit_jax import prediction
+from flexivit_jax.checkpoints import provenance
 from flexivit_jax.cli import (
   arguments,
-  errors,
-  named_data,
-  prediction_files,
-  reading,
+  checkpoint_arguments,
+  data_arguments,
 )
+from flexivit_jax.cli import main as main_lib
 from flexivit_jax.cli.prediction_plan import (
   Plan,
   choose_output,
@@ -33,17 +32,20 @@ from flexivit_jax.cli.prediction_plan import (
   make_plan,
   shown,
 )
-from flexivit_jax.core.faults import Fault
+from flexivit_jax.core.errors import Fault
 from flexivit_jax.core.text import cut
-from flexivit_jax.data.images import BadImageError
-from flexivit_jax.training import compilation, memory, provenance, sharding
+from flexivit_jax.data.pixels.decode import BadImageError
+from flexivit_jax.devices import compilation, out_of_memory, placement
+from flexivit_jax.devices import mesh as mesh_lib
+from flexivit_jax.evaluation import predict as predict_lib
+from flexivit_jax.evaluation import prediction_files
 
 
 def main(argv=None):
-  parser = arguments.parser(__doc__)
+  parser = arguments.parser(__doc__, "predict")
   add = parser.add_argument
   add("images", nargs="+", metavar="IMAGE", help="a file or a folder")
-  reading.add_checkpoint(parser)
+  checkpoint_arguments.add_checkpoint(parser)
   add(
     "--patch_size",
     help="16 or 16x12; default: the checkpoint's, where it has one only",
@@ -62,7 +64,7 @@ def main(argv=None):
   add("--top_k", type=int, default=5, help="classes of each image; default: 5")
   add(
     "--probabilities",
-    choices=tuple(prediction.PROBABILITIES),
+    choices=tuple(predict_lib.PROBABILITIES),
     help="of one class among all, or of each by itself; default: by the run's "
     "loss, else softmax",
   )
@@ -73,7 +75,7 @@ def main(argv=None):
     help="turn images as their EXIF orientation says; default: as the run's "
     "data, else not",
   )
-  named_data.add_mode_argument(add)
+  data_arguments.add_mode_argument(add)
   add("--batch_size", type=int, default=32, help="most images at once")
   add(
     "--on_bad_image",
@@ -118,14 +120,14 @@ def predict(args) -> None:
 def carry_out(plan: Plan, output: pathlib.Path | None) -> None:
   """Compiles, predicts, prints and writes."""
   compilation.enable_persistent_cache()
-  mesh, loader = sharding.make_mesh(), plan.loader
-  params = jax.device_put(plan.vit.params, sharding.replicated(mesh))
+  mesh, loader = mesh_lib.make_mesh(), plan.loader
+  params = jax.device_put(plan.vit.params, placement.replicated(mesh))
   done = 0
   with (
-    memory.explaining_evaluation(plan.batch_size, "--batch_size"),
+    out_of_memory.explaining_evaluation(plan.batch_size, "--batch_size"),
     prediction_files.open_files(output, plan.wanted) as files,
   ):
-    forward = prediction.compile_forward(
+    forward = predict_lib.compile_forward(
       plan.vit.model,
       params,
       loader.example(0),
@@ -135,7 +137,7 @@ def carry_out(plan: Plan, output: pathlib.Path | None) -> None:
       lambda line: print(line, flush=True),
     )
     name = plan.source.name
-    for each in prediction.predict(
+    for each in predict_lib.predict(
       forward, params, loader, plan.patch_hw, mesh, name
     ):
       path, names = name(each.index), []
@@ -173,4 +175,4 @@ def block(path: str, names: Sequence[str], probabilities) -> str:
 
 
 if __name__ == "__main__":
-  errors.run(main)
+  main_lib.run_renamed("predict")

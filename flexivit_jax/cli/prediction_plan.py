@@ -4,37 +4,28 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from flexivit_jax import config, prediction, preprocessing, pretrained
-from flexivit_jax.cli import (
-  arguments,
-  named_data,
-  prediction_files,
-  reading,
-)
-from flexivit_jax.core.patch_size import parse_hw
+from flexivit_jax.checkpoints import load
+from flexivit_jax.checkpoints.model import LoadedModel
+from flexivit_jax.cli import arguments, checkpoint_arguments, data_arguments
+from flexivit_jax.config import build
+from flexivit_jax.core.errors import ConfigError, config_errors_at
 from flexivit_jax.core.resolution import NaFlex
+from flexivit_jax.core.sizes import parse_hw
 from flexivit_jax.core.text import listed
-from flexivit_jax.data import (
-  augment,
-  bad_images,
-  modes,
-  named_images,
-  packs,
-)
-from flexivit_jax.data.loader import EvalLoader
-from flexivit_jax.data.pack_loader import PackEvalLoader
-from flexivit_jax.data.sources import Source
-from flexivit_jax.experiment import (
-  ConfigError,
-  Data,
-  blaming,
-  check_patch_size,
-)
-from flexivit_jax.loaded import LoadedViT
-from flexivit_jax.nn import conditioning
-from flexivit_jax.nn.vit import MAX_SIDE
-from flexivit_jax.run_data import eval_reading
-from flexivit_jax.training import sharding
+from flexivit_jax.data.dataset import Dataset
+from flexivit_jax.data.loading import bad_images
+from flexivit_jax.data.loading.eval_loader import EvalLoader
+from flexivit_jax.data.packing import rows as rows_lib
+from flexivit_jax.data.packing.eval_loader import PackEvalLoader
+from flexivit_jax.data.pixels import preprocessing, transforms
+from flexivit_jax.data.sources import named_images
+from flexivit_jax.data.sources.source import Source
+from flexivit_jax.devices import mesh
+from flexivit_jax.evaluation import eval_transforms, predict, prediction_files
+from flexivit_jax.models.backbone import check_patch_size
+from flexivit_jax.nn import adaln
+from flexivit_jax.nn.encoder import MAX_SIDE
+from flexivit_jax.run.loaders import eval_reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +53,13 @@ class Plan:
     turned: whether EXIF orientations are heeded.
   """
 
-  vit: LoadedViT
+  vit: LoadedModel
   patch_hw: tuple[int, int]
-  images: preprocessing.Preprocessing
+  images: eval_transforms.Preprocessing
   source: Source
   loader: EvalLoader | PackEvalLoader
   batch_size: int
-  wanted: prediction.Wanted
+  wanted: predict.Wanted
   loss: str
   names: Sequence[str]
   turned: bool
@@ -76,7 +67,7 @@ class Plan:
   def __str__(self):
     (h, w), total = self.patch_hw, len(self.source)
     how = ", ".join(map(repr, self.images.steps))
-    if self.source.mode != modes.ANTIALIAS:
+    if self.source.mode != preprocessing.ANTIALIAS:
       how += f" by {self.source.mode!r}"
     lines = [
       f"{counted(total)}: {how} ({self.images.origin}), patches of {h}x{w}"
@@ -92,7 +83,7 @@ class Plan:
       "step": self.vit.spec.step,
       "patch_size": list(self.patch_hw),
       "images": [repr(x) for x in self.images.steps],
-      "preprocessing": config.name_of(self.source.mode),
+      "preprocessing": build.name_of(self.source.mode),
       "exif_transpose": self.turned,
       "probabilities": self.wanted.probabilities,
     }
@@ -114,36 +105,36 @@ def make_plan(args) -> Plan:
   for name in ("top_k", "batch_size"):
     if getattr(args, name) < 1:
       raise ConfigError(f"--{name} {getattr(args, name)}: give at least 1")
-  with blaming("IMAGE"):
+  with config_errors_at("IMAGE"):
     found = named_images.find(args.images)
   if found.others:
     kinds = listed(f"{n} {kind}" for kind, n in found.others.items())
     print(f"note: other files are left out: {shown(kinds)}")
-  given = reading.facts(args)
-  with blaming("--checkpoint"):
-    vit = pretrained.load(args.checkpoint, step=args.step, **given)
-    conditioning.refuse(vit.model.conditioning, args.checkpoint)
+  given = checkpoint_arguments.facts(args)
+  with config_errors_at("--checkpoint"):
+    vit = load.load(args.checkpoint, step=args.step, **given)
+    adaln.refuse(vit.model.conditioning, args.checkpoint)
   print(vit, flush=True)
   wanted, loss = choose_wanted(args, vit)
   patch_hw = choose_patch_size(args, vit)
   images = choose_preprocessing(args, vit)
-  turned = args.exif_transpose or preprocessing.turns_images(
+  turned = args.exif_transpose or eval_transforms.turns_images(
     vit.spec.experiment
   )
   if images.resolution is not None:
-    with blaming("--patch_size"):
+    with config_errors_at("--patch_size"):
       images.resolution((64, 64), patch_hw, None)  # of any image: Square says
   names = choose_names(args, vit)
   spec = named_images.NamedImages(found.paths, turned)
   rows, packing = choose_rows(args, vit, images, len(found.paths))
-  mode = named_data.choose_mode(
+  mode = data_arguments.choose_mode(
     args, vit.spec.experiment, packed=images.resolution is not None
   )
-  with blaming("--preprocessing"):
-    source = modes.open_source(spec, mode)
-  with blaming("IMAGE"):
+  with config_errors_at("--preprocessing"):
+    source = preprocessing.open_source(spec, mode)
+  with config_errors_at("IMAGE"):
     shown_once = eval_reading(
-      Data(spec, images.transforms, images.resolution),
+      Dataset(spec, images.transforms, images.resolution),
       source,
       [patch_hw],
       model=vit.model,
@@ -155,7 +146,10 @@ def make_plan(args) -> Plan:
     )
   (setting,) = shown_once.settings
   if setting.image_hw is not None:
-    with blaming("--patch_size"), named_data.offering("--resolution"):
+    with (
+      config_errors_at("--patch_size"),
+      data_arguments.offering("--resolution"),
+    ):
       check_patch_size(vit.model, setting.image_hw, patch_hw)
   return Plan(
     vit=vit,
@@ -171,7 +165,7 @@ def make_plan(args) -> Plan:
   )
 
 
-def choose_wanted(args, vit) -> tuple[prediction.Wanted, str]:
+def choose_wanted(args, vit) -> tuple[predict.Wanted, str]:
   """What to compute, and why those probabilities."""
   if vit.model.channels != 3:
     raise ConfigError(
@@ -186,11 +180,11 @@ def choose_wanted(args, vit) -> tuple[prediction.Wanted, str]:
         "probabilities: give --output DIR --features"
       )
   elif kind is None:
-    kind, why = prediction.probabilities_of(vit), "as the run's loss"
+    kind, why = predict.probabilities_of(vit), "as the run's loss"
     if kind is None:
       kind = "softmax"
       why = "assumed, as it does not say; --probabilities changes it"
-  wanted = prediction.Wanted(kind, args.top_k, args.features, args.tokens)
+  wanted = predict.Wanted(kind, args.top_k, args.features, args.tokens)
   return wanted, why
 
 
@@ -205,7 +199,7 @@ def choose_patch_size(args, vit) -> tuple[int, int]:
       f"--patch_size: {spec.path} does not say at which one to use it: give "
       f"one ({hint})"
     )
-  with blaming("--patch_size"):
+  with config_errors_at("--patch_size"):
     patch_hw = parse_hw(args.patch_size)
     if max(patch_hw) > MAX_SIDE:
       raise ValueError(
@@ -214,21 +208,21 @@ def choose_patch_size(args, vit) -> tuple[int, int]:
   return patch_hw
 
 
-def choose_preprocessing(args, vit) -> preprocessing.Preprocessing:
+def choose_preprocessing(args, vit) -> eval_transforms.Preprocessing:
   if args.budget is not None:
     if args.resolution:
       raise ConfigError(
         "--budget and --resolution: give one of them, the size of an image "
         "follows from its budget"
       )
-    with blaming("--budget"):
+    with config_errors_at("--budget"):
       resolution = NaFlex(args.budget)
-    return preprocessing.Preprocessing((), resolution, "--budget")
+    return eval_transforms.Preprocessing((), resolution, "--budget")
   if args.resolution:
-    with blaming("--resolution"):
-      resize = augment.Resize(parse_hw(args.resolution))
-    return preprocessing.Preprocessing((resize,), None, "--resolution")
-  usual = preprocessing.usual(vit, args.checkpoint)
+    with config_errors_at("--resolution"):
+      resize = transforms.Resize(parse_hw(args.resolution))
+    return eval_transforms.Preprocessing((resize,), None, "--resolution")
+  usual = eval_transforms.usual(vit, args.checkpoint)
   if usual is None:
     raise ConfigError(
       f"--resolution: {vit.spec.path} does not say at which size of images to "
@@ -242,7 +236,7 @@ def choose_names(args, vit) -> list[str]:
   count = vit.model.num_classes or 0
   names = list(vit.spec.classes)
   if args.class_names is not None:
-    with blaming("--class_names"):
+    with config_errors_at("--class_names"):
       names = prediction_files.read_names(args.class_names)
       if len(names) != count:
         raise ValueError(
@@ -254,16 +248,16 @@ def choose_names(args, vit) -> list[str]:
 
 def choose_rows(
   args, vit, images, count: int
-) -> tuple[int, packs.Packing | None]:
+) -> tuple[int, rows_lib.Packing | None]:
   """Images or rows at once, no more than there will be, and the rows."""
   packing = None
   if args.budget is not None:
-    packing = packs.rows_for(args.budget)
+    packing = rows_lib.rows_for(args.budget)
     count = -(-count // (packing.row_length // args.budget))
   elif images.resolution is not None:
     packing = vit.spec.experiment.packing
   rows = min(args.batch_size, count)
-  return sharding.round_up(rows, sharding.make_mesh()), packing
+  return mesh.round_up(rows, mesh.make_mesh()), packing
 
 
 def counted(images: int) -> str:

@@ -1,8 +1,8 @@
 """Prepares images for training: ArrayRecord files in the layout of TFDS.
 
-  python -m flexivit_jax.cli.prepare PATH/images --data_dir DIR
-  python -m flexivit_jax.cli.prepare PATH/images.tar.gz --name mine:1.1.0
-  python -m flexivit_jax.cli.prepare tfds:cifar10
+  flexivit prepare PATH/images --data_dir DIR
+  flexivit prepare PATH/images.tar.gz --name mine:1.1.0
+  flexivit prepare tfds:cifar10
 
 IN is a folder or a tar archive (plain, gzip, bzip2, xz) of images in
 SPLIT/CLASS/FILE, CLASS/FILE, or FILE named by class as cat_12.jpg; or
@@ -20,12 +20,13 @@ import shutil
 import tqdm
 
 from flexivit_jax.checkpoints import manifest
-from flexivit_jax.cli import arguments, errors
-from flexivit_jax.core.faults import Fault
+from flexivit_jax.cli import arguments
+from flexivit_jax.cli import main as main_lib
+from flexivit_jax.core.errors import ConfigError, Fault, config_errors_at
 from flexivit_jax.core.text import cut, format_bytes, listed
-from flexivit_jax.data import layouts, stores, tfds, tfds_writer
-from flexivit_jax.data.images import BadImageError
-from flexivit_jax.experiment import ConfigError, blaming
+from flexivit_jax.data.pixels.decode import BadImageError
+from flexivit_jax.data.prepare import archives, tfds_writer
+from flexivit_jax.data.sources import tfds
 
 # About what is written besides the images, to tell a disk that is too small.
 RECORD_BYTES, SPLIT_BYTES = 160, 2**17
@@ -34,7 +35,7 @@ _ARCHIVE = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz)$", re.IGNORECASE)
 
 
 def main(argv=None):
-  parser = arguments.parser(__doc__)
+  parser = arguments.parser(__doc__, "prepare")
   add = parser.add_argument
   add("source", metavar="IN", help="a folder, a tar archive, or tfds:NAME")
   add(
@@ -45,7 +46,7 @@ def main(argv=None):
   add("--name", help="NAME or NAME:VERSION; default: as IN, version 1.0.0")
   add(
     "--layout",
-    choices=tuple(layouts.FORMS),
+    choices=tuple(archives.FORMS),
     help="SPLIT/CLASS/FILE, CLASS/FILE or FILE; default: as the paths suggest",
   )
   add(
@@ -79,9 +80,9 @@ def prepare(args) -> None:
   root = tfds.data_root(args.data_dir)
   target = root / name / (config or "") / version
   check_target(target, title)
-  with blaming("IN"):
+  with config_errors_at("IN"):
     listing = store.list()
-    layout = layouts.find(listing.sizes, args.layout, args.split)
+    layout = archives.find(listing.sizes, args.layout, args.split)
   describe(store, listing, layout)
   need = sum(listing.sizes[file] + RECORD_BYTES for file in layout.places)
   need += SPLIT_BYTES * len(layout.splits())
@@ -106,7 +107,7 @@ def prepare(args) -> None:
   report(title, root, target, layout.splits())
 
 
-def open_store(args) -> stores.Folder | stores.Archive:
+def open_store(args) -> archives.Folder | archives.Archive:
   path = pathlib.Path(args.source).expanduser().absolute()
   if args.manual_dir:
     raise ConfigError("--manual_dir is for tfds:NAME only")
@@ -115,7 +116,7 @@ def open_store(args) -> stores.Folder | stores.Archive:
     if re.fullmatch(r"\w+([/:][\w.+-]+)*", args.source):
       hint = f"; did you mean tfds:{args.source}?"
     raise ConfigError(f"IN: {path}: no such file or directory{hint}")
-  return stores.Folder(path) if path.is_dir() else stores.Archive(path)
+  return archives.Folder(path) if path.is_dir() else archives.Archive(path)
 
 
 def chosen_name(args, path) -> tuple[str, tuple[str, str | None, str]]:
@@ -125,7 +126,7 @@ def chosen_name(args, path) -> tuple[str, tuple[str, str | None, str]]:
     # TFDS has names of letters, digits and "_".
     bare = path.name if path.is_dir() else _ARCHIVE.sub("", path.name)
     title = re.sub(r"\W", "_", bare, flags=re.ASCII)
-  with blaming("--name"):
+  with config_errors_at("--name"):
     name, config, version = tfds.parse_name(title)
   return title, (name, config, version or "1.0.0")
 
@@ -154,7 +155,7 @@ def check_room(root, need: int) -> None:
 def describe(store, listing, layout) -> None:
   splits = ", ".join(f"{n} {name}" for name, n in layout.splits().items())
   print(
-    f"{store.path}: {layouts.FORMS[layout.kind]}, {splits} images of "
+    f"{store.path}: {archives.FORMS[layout.kind]}, {splits} images of "
     f"{len(layout.classes)} classes: {cut(', '.join(layout.classes), 80)}"
   )
   for split in layout.splits():
@@ -178,7 +179,7 @@ def whole_examples(store, layout, on_bad_image, skipped: list[str]):
   """
   total, good = len(layout.places), 0
   with tqdm.tqdm(total=total, unit=" images", disable=None) as bar:
-    for file, image in stores.read_whole(store, layout.places):
+    for file, image in archives.read_whole(store, layout.places):
       bar.update()
       if isinstance(image, BadImageError):
         if on_bad_image != "skip":
@@ -203,7 +204,7 @@ def prepare_with_tfds(args) -> None:
     Fault: there is no TensorFlow, or TFDS failed.
   """
   dataset = args.source.removeprefix("tfds:")
-  with blaming("IN"):
+  with config_errors_at("IN"):
     tfds.parse_name(dataset)
   for option in ("name", "layout", "split", "on_bad_image"):
     if getattr(args, option) is not None:
@@ -269,4 +270,4 @@ def report(dataset, root, target, splits) -> None:
 
 
 if __name__ == "__main__":
-  errors.run(main)
+  main_lib.run_renamed("prepare")

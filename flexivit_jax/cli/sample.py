@@ -1,9 +1,9 @@
 """Draws images from a model that learned by diffusion.
 
-  python -m flexivit_jax.cli.sample --checkpoint runs/dit --output samples
-  python -m flexivit_jax.cli.sample --checkpoint runs/dit --output samples \\
+  flexivit sample --checkpoint runs/dit --output samples
+  flexivit sample --checkpoint runs/dit --output samples \\
       --classes 0,1,2 --count 8 --steps 50 --guidance 2 --eta 0 --seed 0
-  python -m flexivit_jax.cli.sample --checkpoint runs/dit --output samples \\
+  flexivit sample --checkpoint runs/dit --output samples \\
       --count 50 --judge runs/flexivit --judge_patch_size 6
 
 Writes samples.png, a row for each class, and samples.npz: `images`, u8 (or what
@@ -21,24 +21,29 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from flexivit_jax import preprocessing, pretrained
-from flexivit_jax.checkpoints import files
-from flexivit_jax.cli import arguments, errors, judging, named_data, reading
-from flexivit_jax.core.diffusion import Sampler
-from flexivit_jax.core.patch_size import parse_hw
+from flexivit_jax.checkpoints import atomic, load, provenance
+from flexivit_jax.cli import (
+  arguments,
+  checkpoint_arguments,
+  data_arguments,
+  judging,
+)
+from flexivit_jax.cli import main as main_lib
+from flexivit_jax.core.errors import ConfigError, config_errors_at
+from flexivit_jax.core.sizes import parse_hw, size_name
 from flexivit_jax.core.text import listed
-from flexivit_jax.data.arrays import Arrays
-from flexivit_jax.evaluation import pictures
-from flexivit_jax.evaluation.points import size_name
-from flexivit_jax.experiment import ConfigError, blaming, check_patch_size
+from flexivit_jax.data.sources.arrays import Arrays
+from flexivit_jax.devices import compilation, out_of_memory
+from flexivit_jax.evaluation import contact_sheet, eval_transforms
+from flexivit_jax.models.backbone import check_patch_size
 from flexivit_jax.tasks.diffusion import Diffusion, visible
-from flexivit_jax.training import compilation, memory, provenance
+from flexivit_jax.tasks.sampler import Sampler
 
 
 def main(argv=None):
-  parser = arguments.parser(__doc__)
+  parser = arguments.parser(__doc__, "sample")
   add = parser.add_argument
-  reading.add_run(parser)
+  checkpoint_arguments.add_run(parser)
   add("--classes", default="all", help="names, or numbers: 0,1,2; default: all")
   add("--count", type=int, default=8, help="images of each; default: 8")
   for name, kind, what in (
@@ -53,10 +58,10 @@ def main(argv=None):
   add("--batch_size", type=int, default=64, help="images at once; default: 64")
   add("--output", required=True, help="directory to write to")
   judging.add_arguments(add)
-  named_data.add_arguments(add)
+  data_arguments.add_arguments(add)
   args, _ = arguments.parse(parser, argv)
   words = sys.argv[1:] if argv is None else argv
-  args.command = shlex.join(["python", "-m", "flexivit_jax.cli.sample", *words])
+  args.command = shlex.join(["python", "-m", "flexivit_jax", "sample", *words])
   sample(args)
 
 
@@ -75,8 +80,8 @@ def sample(args) -> None:
     if not low <= value <= high:
       raise ConfigError(f"--{name} {value}: give {low} to {high}")
   output = arguments.output_directory(args)
-  with blaming("--checkpoint"):
-    found = pretrained.read(args.checkpoint, step=args.step, ema=args.ema)
+  with config_errors_at("--checkpoint"):
+    found = load.read(args.checkpoint, step=args.step, ema=args.ema)
   print(found, flush=True)
   run = found.spec.experiment
   if run is None or not isinstance(run.task, Diffusion):
@@ -88,7 +93,7 @@ def sample(args) -> None:
   classes = choose_classes(args.classes, found.spec.classes, run.task)
   patch_hw = choose_patch_size(args.patch_size, found.spec)
   image_hw = choose_image_size(args.image_size, run)
-  with blaming("--patch_size"):
+  with config_errors_at("--patch_size"):
     check_patch_size(found.model, image_hw, patch_hw)
   referee = None
   if args.judge is not None:
@@ -100,7 +105,7 @@ def sample(args) -> None:
 
   compilation.enable_persistent_cache()
   labels = np.repeat(np.array(classes, np.int32), args.count)
-  with memory.explaining_evaluation(args.batch_size, "--batch_size"):
+  with out_of_memory.explaining_evaluation(args.batch_size, "--batch_size"):
     images = draw(
       run.task,
       found.model,
@@ -118,15 +123,15 @@ def sample(args) -> None:
   rows = shown.reshape(len(classes), args.count, *shown.shape[1:])
   names = np.array(found.spec.classes)
   with (
-    files.replacing(output / "samples.npz") as path,
+    atomic.replacing(output / "samples.npz") as path,
     open(path, "wb") as file,
   ):
     if run.task.num_classes:
       np.savez(file, images=data, labels=labels, classes=names)
     else:
       np.savez(file, images=data)
-  with files.replacing(output / "samples.png") as path:
-    pictures.contact_sheet(rows).save(path, format="PNG")
+  with atomic.replacing(output / "samples.png") as path:
+    contact_sheet.contact_sheet(rows).save(path, format="PNG")
   record = {
     "checkpoint": found.spec.path,
     "step": found.spec.step,
@@ -142,7 +147,7 @@ def sample(args) -> None:
     asked = labels if run.task.num_classes else None
     record["judged"] = referee.judge(shown, asked)
     print(referee.table(record["judged"]))
-  with files.replacing(output / "samples.json") as path:
+  with atomic.replacing(output / "samples.json") as path:
     path.write_text(json.dumps(record, indent=2) + "\n")
 
 
@@ -177,7 +182,7 @@ def choose_sampler(args, task: Diffusion) -> Sampler:
   for name in ("steps", "guidance", "eta"):
     value = getattr(args, name)
     if value is not None:
-      with blaming(f"--{name}"):
+      with config_errors_at(f"--{name}"):
         Sampler(**{name: value}).check(task.schedule)
       chosen = {**chosen, name: value}
   sampler = Sampler(**chosen)
@@ -222,7 +227,7 @@ def choose_classes(text: str, names, task: Diffusion) -> list[int]:
 
 def choose_patch_size(text, spec) -> tuple[int, int]:
   if text is not None:
-    with blaming("--patch_size"):
+    with config_errors_at("--patch_size"):
       return parse_hw(text)
   if spec.patch_size is None:
     sizes = listed(map(size_name, spec.trained_sizes))
@@ -235,11 +240,11 @@ def choose_patch_size(text, spec) -> tuple[int, int]:
 
 def choose_image_size(text, run) -> tuple[int, int]:
   if text is not None:
-    with blaming("--image_size"):
+    with config_errors_at("--image_size"):
       return parse_hw(text)
-  hw = preprocessing.trained_hw(run)
+  hw = eval_transforms.trained_hw(run)
   if hw is None and isinstance(run.train.source, Arrays):
-    with blaming("config.train"):
+    with config_errors_at("config.train"):
       hw = run.train.source.open().size(0)
   if hw is None:
     raise ConfigError(
@@ -249,4 +254,4 @@ def choose_image_size(text, run) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-  errors.run(main)
+  main_lib.run_renamed("sample")

@@ -5,28 +5,29 @@ from collections.abc import Callable
 
 from jax.sharding import Mesh
 
-from flexivit_jax import choices, preprocessing
-from flexivit_jax.cli import named_data
-from flexivit_jax.core.patch_size import parse_hw
+from flexivit_jax.checkpoints.model import LoadedModel
+from flexivit_jax.cli import data_arguments
+from flexivit_jax.config import registry
+from flexivit_jax.config.experiment import Experiment
+from flexivit_jax.core.errors import ConfigError, config_errors_at
 from flexivit_jax.core.resolution import NaFlex
-from flexivit_jax.data import augment, bad_images, packs
-from flexivit_jax.evaluation import readings
-from flexivit_jax.evaluation.points import size_name
-from flexivit_jax.evaluation.sweep import Reading
-from flexivit_jax.experiment import (
-  ConfigError,
-  Data,
-  Experiment,
+from flexivit_jax.core.sizes import (
   TilingError,
-  blaming,
-  check_patch_size,
   common_divisors,
+  parse_hw,
+  size_name,
 )
-from flexivit_jax.loaded import LoadedViT
-from flexivit_jax.nn import stems
-from flexivit_jax.nn.vit import MAX_SIDE
-from flexivit_jax.run_data import eval_reading
-from flexivit_jax.training import sharding
+from flexivit_jax.data.dataset import Dataset
+from flexivit_jax.data.loading import bad_images
+from flexivit_jax.data.packing import rows as rows_lib
+from flexivit_jax.data.pixels import transforms
+from flexivit_jax.devices import mesh as mesh_lib
+from flexivit_jax.evaluation import eval_transforms, open_reading
+from flexivit_jax.evaluation.reading import Reading
+from flexivit_jax.models.backbone import check_patch_size
+from flexivit_jax.nn.encoder import MAX_SIDE
+from flexivit_jax.nn.stems import stem
+from flexivit_jax.run.loaders import eval_reading
 
 Size = tuple[int, int]
 
@@ -37,7 +38,7 @@ def add_arguments(add: Callable) -> None:
     help="4,6,8x6 or 8:48, the sizes in that range that it was trained at or, "
     "where that is unknown, that tile the image; default: those trained at",
   )
-  named_data.add_arguments(add)
+  data_arguments.add_arguments(add)
   add(
     "--resolutions",
     help="160,240,240x320: image sizes to measure at; default: a run's own",
@@ -58,7 +59,7 @@ def add_loading_arguments(add: Callable) -> None:
   add("--batch_size", type=int, help="default: the run's, or 128")
   add(
     "--on_bad_image",
-    choices=tuple(choices.CHOICES[bad_images.OnBadImage]),
+    choices=tuple(registry.CHOICES[bad_images.OnBadImage]),
     help="whether an image that cannot be decoded ends the evaluation, or is "
     "left out; default: the run's, or error",
   )
@@ -71,17 +72,17 @@ def choose_batch_size(args, run: Experiment | None, mesh: Mesh) -> int:
     size = run.eval_batch_size if run else 128
   if size < 1:
     raise ConfigError(f"--batch_size {size}: give at least 1")
-  return sharding.round_up(size, mesh)
+  return mesh_lib.round_up(size, mesh)
 
 
 def choose_policy(args, run: Experiment | None) -> bad_images.OnBadImage:
   """For images that cannot be decoded: as asked for, or the run's."""
   if args.on_bad_image:
-    return choices.CHOICES[bad_images.OnBadImage][args.on_bad_image]()
+    return registry.CHOICES[bad_images.OnBadImage][args.on_bad_image]()
   return run.on_bad_image if run else bad_images.ERROR
 
 
-def choose_data(args, run) -> Data:
+def choose_data(args, run) -> Dataset:
   """The images that --data asks for, or a run's own test data.
 
   Files of any size are prepared as those of the run's evaluation, unless the
@@ -110,28 +111,30 @@ def choose_data(args, run) -> Data:
   side = None
   if args.resolutions:
     side = max(map(max, (*choose_resolutions(args), *_first(args))))
-  with blaming("--resolutions"):
-    source = named_data.source(args, side)
+  with config_errors_at("--resolutions"):
+    source = data_arguments.source(args, side)
   sized = bool(args.resolutions or args.budgets)
-  if run is not None and not sized and named_data.is_of_any_size(args):
-    usual = preprocessing.of_run(run)
+  if run is not None and not sized and data_arguments.is_of_any_size(args):
+    usual = eval_transforms.of_run(run)
     if usual is not None:
       print(f"{', '.join(map(repr, usual.steps))} ({usual.origin})")
-      return Data(source, usual.transforms, usual.resolution)
-  named_data.check_sized(args, sized, "--resolutions, 240 say, or --budgets")
-  return Data(source)
+      return Dataset(source, usual.transforms, usual.resolution)
+  data_arguments.check_sized(
+    args, sized, "--resolutions, 240 say, or --budgets"
+  )
+  return Dataset(source)
 
 
 def choose_resolutions(args) -> list[Size]:
   """ "160,240x320" as [(160, 160), (240, 320)]."""
-  with blaming("--resolutions"):
+  with config_errors_at("--resolutions"):
     return list(dict.fromkeys(map(parse_hw, args.resolutions.split(","))))
 
 
 def _first(args) -> list[Size]:
   if args.resize_first is None:
     return []
-  with blaming("--resize_first"):
+  with config_errors_at("--resize_first"):
     return [parse_hw(args.resize_first)]
 
 
@@ -158,16 +161,16 @@ def choose_reading(args, vit, data, source, batch_size, policy) -> Reading:
   run = vit.spec.experiment
   options = {"batch_size": batch_size, "on_bad_image": policy}
   if args.budgets is not None:
-    with blaming("--budgets"):
-      stems.check_packing(vit.model.stem)
+    with config_errors_at("--budgets"):
+      stem.check_packing(vit.model.stem)
     rows = [
-      (NaFlex(budget), packs.rows_for(budget))
+      (NaFlex(budget), rows_lib.rows_for(budget))
       for budget in choose_budgets(args.budgets)
     ]
     kept = _without_sizing(
       data, "with --budgets images keep their aspect ratio"
     )
-    return readings.packed(
+    return open_reading.packed(
       source,
       kept,
       rows,
@@ -192,8 +195,11 @@ def choose_reading(args, vit, data, source, batch_size, policy) -> Reading:
   sizes = functools.partial(
     _tiling_sizes, args.patch_sizes, vit, several=len(views) > 1
   )
-  with blaming("--patch_sizes"), named_data.offering("--resolutions"):
-    reading = readings.of_one_size(
+  with (
+    config_errors_at("--patch_sizes"),
+    data_arguments.offering("--resolutions"),
+  ):
+    reading = open_reading.of_one_size(
       source, views, sizes, shard=(0, 1), **options
     )
     for settings in reading.views:
@@ -216,31 +222,35 @@ def report_scaled_down(reading: Reading) -> None:
         )
 
 
-def _without_sizing(data, why) -> tuple[augment.Transform, ...]:
+def _without_sizing(data, why) -> tuple[transforms.Transform, ...]:
   """The transforms that leave an image's size alone."""
-  sizing = [x for x in data.transforms if isinstance(x, augment.SIZING)]
+  sizing = [x for x in data.transforms if isinstance(x, transforms.SIZING)]
   for transform in sizing:
     print(f"without {transform}: {why}")
   return tuple(x for x in data.transforms if x not in sizing)
 
 
-def _views(args, kept) -> list[tuple[augment.Transform, ...]]:
+def _views(args, kept) -> list[tuple[transforms.Transform, ...]]:
   resolutions, first = choose_resolutions(args), _first(args)
   if not first:
-    return [(*kept, augment.Resize(hw)) for hw in resolutions]
+    return [(*kept, transforms.Resize(hw)) for hw in resolutions]
   if len(resolutions) > 1:
     raise ConfigError(
       f"--resize_first {args.resize_first}: give one of --resolutions with it, "
       f"not {len(resolutions)}"
     )
-  with blaming("--resize_first"):
+  with config_errors_at("--resize_first"):
     return [
-      (*kept, augment.Resize(first[0]), augment.CentralCrop(resolutions[0]))
+      (
+        *kept,
+        transforms.Resize(first[0]),
+        transforms.CentralCrop(resolutions[0]),
+      )
     ]
 
 
 def _sizes_of_any_image(text, vit):
-  with blaming("--patch_sizes"):
+  with config_errors_at("--patch_sizes"):
     return choose_sizes(text, vit, None)
 
 
@@ -264,7 +274,7 @@ def _tiling_sizes(text, vit, image_hw, *, several: bool) -> list[Size]:
   return kept
 
 
-def choose_sizes(text, vit: LoadedViT, image_hw: Size | None) -> list[Size]:
+def choose_sizes(text, vit: LoadedModel, image_hw: Size | None) -> list[Size]:
   """The patch sizes that --patch_sizes asks for.
 
   Args:

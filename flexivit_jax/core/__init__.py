@@ -1,4 +1,1 @@
-"""What everything else stands on: token containers and resize mathematics.
-
-numpy and jax only.
-"""
+"""Tokens, resizing, policies and errors; numpy and jax alone."""

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flexivit_jax.core.tokens import Tokens, membership
+from flexivit_jax.core.places import membership
+from flexivit_jax.core.tokens import Tokens
 
 # Of 10 patches of which 0.9 are hidden one is left: 10 * (1 - 0.9) is a bit
 # less than 1 in floating point.

@@ -7,12 +7,13 @@ size, have one each.
 import collections
 import dataclasses
 import math
-import numbers
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+
+from flexivit_jax.core.sizes import as_hw
 
 
 class PatchSizePolicy(Protocol):
@@ -33,36 +34,6 @@ class PatchSizePolicy(Protocol):
     Args:
       tokens: how many patches of a size the image would have.
     """
-
-
-def as_hw(size) -> tuple[int, int]:
-  """8 or (8, 6) as (height, width).
-
-  Raises:
-    ValueError: neither a positive whole number nor two of them.
-  """
-  sides = tuple(size) if isinstance(size, Sequence) else (size, size)
-  if len(sides) != 2 or any(
-    not isinstance(x, numbers.Integral) or isinstance(x, bool) or x < 1
-    for x in sides
-  ):
-    raise ValueError(
-      f"patch size {size!r}: give a whole number of pixels, or (height, width)"
-    )
-  return int(sides[0]), int(sides[1])
-
-
-def parse_hw(text: str) -> tuple[int, int]:
-  """ "8" as (8, 8), "8x6" as (8, 6).
-
-  Raises:
-    ValueError: it is neither.
-  """
-  try:
-    numbers = [int(x) for x in text.split("x")]
-    return as_hw(numbers[0] if len(numbers) == 1 else tuple(numbers))
-  except ValueError:
-    raise ValueError(f"size {text!r}: give pixels, 8 or 8x6") from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""From files to `Batch`. Knows no model, task or device mesh."""
+"""From files to batches; no model, task or device."""

@@ -1,1 +1,1 @@
-"""Accuracy and cost of one model at many patch sizes."""
+"""Accuracy and cost of one model at many settings."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,12 +11,12 @@ import numpy as np
 
 from flexivit_jax.core.resolution import within_grid
 from flexivit_jax.core.tokens import Batch, Tokens
-from flexivit_jax.evaluation import speed
-from flexivit_jax.evaluation.points import Cost, Setting
-from flexivit_jax.evaluation.sweep import Forward, Found, Program, Reading
-from flexivit_jax.nn import cost
-from flexivit_jax.nn.vit import ViT
-from flexivit_jax.training import compilation, sharding
+from flexivit_jax.devices import compilation, placement
+from flexivit_jax.evaluation.reading import Reading
+from flexivit_jax.evaluation.settings import Cost, Setting
+from flexivit_jax.evaluation.sweep import Forward, Found, Program
+from flexivit_jax.models import cost
+from flexivit_jax.models.vit import ViT
 
 At = Callable[[Setting], tuple[Forward, Any]]
 
@@ -107,7 +108,7 @@ def compile_for_one(
   return runs
 
 
-def time(
+def measure_time(
   costs: dict[Setting, Cost],
   at: At,
   reading: Reading,
@@ -125,7 +126,7 @@ def time(
     done: called with each setting's complete cost.
   """
   for view, settings in enumerate(reading.views):
-    batch = sharding.to_devices(reading.loader.example(view), mesh)
+    batch = placement.to_devices(reading.loader.example(view), mesh)
     for setting in settings:
       _, params = at(setting)
       images = batch.index.shape[0] * found[setting].images_per_row
@@ -133,7 +134,52 @@ def time(
       one = for_one.get(setting)
       complete = dataclasses.replace(
         costs[setting],
-        latency_s=None if one is None else speed.latency(one),
-        images_per_s=speed.per_second(run, images),
+        latency_s=None if one is None else latency(one),
+        images_per_s=per_second(run, images),
       )
       done(setting, complete)
+
+
+# Of each measurement, in seconds.
+LONG_ENOUGH = 1.0
+
+
+def seconds_each(
+  run: Callable[[], object],
+  *,
+  long_enough: float | None = None,
+  least: int = 3,
+  most: int = 1000,
+  clock: Callable[[], float] = time.perf_counter,
+) -> np.ndarray:
+  """Seconds of each of many calls, one after the other, after one to warm up.
+
+  Args:
+    run: starts the computation and returns its arrays, which are waited for.
+    long_enough: when to stop, in seconds, between `least` and `most` calls;
+      None: `LONG_ENOUGH`.
+
+  Returns:
+    float64 `[n]`.
+  """
+  long_enough = LONG_ENOUGH if long_enough is None else long_enough
+  jax.block_until_ready(run())
+  seconds, start = [], clock()
+  while len(seconds) < least or (
+    clock() - start < long_enough and len(seconds) < most
+  ):
+    before = clock()
+    jax.block_until_ready(run())
+    seconds.append(clock() - before)
+  return np.asarray(seconds)
+
+
+def latency(run: Callable[[], object]) -> tuple[float, float]:
+  """(median, 95th percentile) of the seconds of a call."""
+  median, p95 = np.percentile(seconds_each(run, least=20), (50, 95))
+  return float(median), float(p95)
+
+
+def per_second(run: Callable[[], object], count: float) -> float:
+  """How many of the `count` that each call handles are handled in a second."""
+  return count / float(np.median(seconds_each(run)))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from flexivit_jax.core.tokens import Batch
-from flexivit_jax.evaluation.answers import Answers, answer
+from flexivit_jax.tasks.predictions import Answers, answer
 
 
 class Predict(Protocol):

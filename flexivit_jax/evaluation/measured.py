@@ -6,15 +6,15 @@ import operator
 
 import jax
 
-from flexivit_jax.core.means import Mean
+from flexivit_jax.core.metric import Metric
 from flexivit_jax.core.tokens import Batch
-from flexivit_jax.nn.vit import ViT
+from flexivit_jax.models.vit import ViT
 from flexivit_jax.tasks.task import Task
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class TaskMetrics:
   """Sums and counts over the images of batches.
 
   Attributes:
@@ -23,18 +23,18 @@ class Measured:
   """
 
   index: jax.Array
-  means: dict[str, Mean]
+  means: dict[str, Metric]
 
 
 def forward(
   task: Task, model: ViT, params, batch: Batch, *, patch_hw
-) -> Measured:
+) -> TaskMetrics:
   """What the task measures on a batch, on its devices; as `sweep.forward`."""
   found = task.measure(model, params, batch, patch_hw=patch_hw)
-  return Measured(batch.index, {name: found[name] for name in task.metrics})
+  return TaskMetrics(batch.index, {name: found[name] for name in task.metrics})
 
 
-def gather(parts: list[Measured]) -> dict[str, float]:
+def gather(parts: list[TaskMetrics]) -> dict[str, float]:
   """The means over batches, on the host.
 
   Raises:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from flexivit_jax.checkpoints import files
-from flexivit_jax.evaluation.answers import Answers
-from flexivit_jax.evaluation.points import Cost, Point, Setting
+from flexivit_jax.checkpoints import atomic
+from flexivit_jax.evaluation.settings import Cost, Point, Setting
+from flexivit_jax.tasks.predictions import Answers
 
 _NOT_WHOLE = (
   OSError,
@@ -61,7 +61,7 @@ class Store:
     }
     self.directory.mkdir(parents=True, exist_ok=True)
     with (
-      files.replacing(self._path(point.setting)) as unfinished,
+      atomic.replacing(self._path(point.setting)) as unfinished,
       unfinished.open("wb") as file,
     ):
       np.savez_compressed(file, point=np.array(json.dumps(said)), **arrays)

@@ -2,100 +2,21 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 
-from flexivit_jax.core.means import Mean
+from flexivit_jax.core.metric import Metric
 from flexivit_jax.core.tokens import Batch, Tokens
-from flexivit_jax.evaluation.answers import Answers, answer, gather
-from flexivit_jax.evaluation.points import Setting
-from flexivit_jax.nn import cost
-from flexivit_jax.nn.vit import ViT
+from flexivit_jax.devices import compilation, placement
+from flexivit_jax.evaluation.reading import Reading
+from flexivit_jax.evaluation.settings import Setting
+from flexivit_jax.models import cost
+from flexivit_jax.models.vit import ViT
 from flexivit_jax.tasks import losses
+from flexivit_jax.tasks.predictions import Answers, answer, gather
 from flexivit_jax.tasks.task import Classification
-from flexivit_jax.training import compilation, sharding
-
-
-class Loader(Protocol):
-  """Every image once, decoded once, shown in one or more views.
-
-  Attributes:
-    bad: index to reason of the images that could not be decoded.
-  """
-
-  bad: dict[int, str]
-
-  def __len__(self) -> int:
-    """Images."""
-
-  def only(self, views: Sequence[int]) -> "Loader":
-    """The same images in these views alone."""
-
-  def __iter__(self) -> Iterator[tuple[int, Batch]]:
-    """(number of the view, batch)."""
-
-  def example(self, view: int) -> Batch:
-    """A batch of the shapes that will come, of no weight."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-  """One reading of the data.
-
-  Attributes:
-    loader: of images of one size, which are cut on the devices, or of packed
-      rows.
-    views: for each view of the loader what is measured on its batches: of
-      packed rows the one setting that they were cut in.
-    shown: how each view shows the images, beside its settings, as text.
-  """
-
-  loader: Loader
-  views: tuple[tuple[Setting, ...], ...]
-  shown: tuple[str, ...] = ()
-
-  @property
-  def settings(self) -> Iterator[Setting]:
-    for view in self.views:
-      yield from view
-
-  def is_packed(self, view: int) -> bool:
-    return isinstance(self.loader.example(view).inputs, Tokens)
-
-  def only(self, wanted: Callable[[int, Setting], bool]) -> "Reading":
-    """With those settings alone of which `wanted(view, setting)` is true, and
-    with the views that they need."""
-    views = [
-      tuple(s for s in settings if wanted(view, s))
-      for view, settings in enumerate(self.views)
-    ]
-    kept = [view for view, settings in enumerate(views) if settings]
-    return Reading(
-      self.loader.only(kept),
-      tuple(views[view] for view in kept),
-      tuple(self.shown[view] for view in kept),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class OneView:
-  """The batches of a loader's only view."""
-
-  loader: Loader
-
-  def __iter__(self) -> Iterator[Batch]:
-    return (batch for _, batch in self.loader)
-
-  def example(self) -> Batch:
-    return self.loader.example(0)
-
-
-def bad_images(readings: Iterable[Reading]) -> dict[int, str]:
-  """Index to reason of the images that could not be decoded, each once."""
-  return {i: text for each in readings for i, text in each.loader.bad.items()}
-
 
 # (params, batch, patch_hw=size) to answers; the size is None for packed rows.
 Forward = Callable[..., Answers]
@@ -149,7 +70,7 @@ def compile_programs(
       lie as they say on the mesh, or else on every device.
     report: called with one line after each program.
   """
-  everywhere = sharding.replicated(mesh)
+  everywhere = placement.replicated(mesh)
 
   def where(x):
     own = getattr(x, "sharding", None)
@@ -165,12 +86,12 @@ def compile_programs(
   for i, (each, view, setting) in enumerate(wanted, start=1):
     function, params = at(setting)
     options = {
-      "in_shardings": (jax.tree.map(where, params), sharding.over_rows(mesh)),
+      "in_shardings": (jax.tree.map(where, params), placement.over_rows(mesh)),
       "out_shardings": everywhere,
     }
     packed = each.is_packed(view)
     size = None if packed else setting.patch_hw
-    batch = sharding.shapes(each.loader.example(view), mesh)
+    batch = placement.shapes(each.loader.example(view), mesh)
     function = functools.partial(function, patch_hw=size)
     with compilation.counting_saved_seconds() as saved:
       call, seconds = compilation.timed(function, (params, batch), options)
@@ -224,8 +145,8 @@ def sweep(
 
 def _read(programs, reading, on_devices, progress, gather):
   parts = {setting: [] for setting in reading.settings}
-  tokens = [Mean.zero() for _ in reading.views]
-  rows = [Mean.zero() for _ in reading.views]
+  tokens = [Metric.zero() for _ in reading.views]
+  rows = [Metric.zero() for _ in reading.views]
   waiting = []
 
   def collect():
@@ -236,9 +157,9 @@ def _read(programs, reading, on_devices, progress, gather):
 
   for view, batch in reading.loader:
     images = batch.weights.sum()
-    rows[view] += Mean(images, (batch.weights.sum(axis=1) > 0).sum())
+    rows[view] += Metric(images, (batch.weights.sum(axis=1) > 0).sum())
     if isinstance(batch.inputs, Tokens):
-      tokens[view] += Mean((batch.inputs.segments > 0).sum(), images)
+      tokens[view] += Metric((batch.inputs.segments > 0).sum(), images)
     placed = on_devices(batch)
     computing = [(s, programs[s](placed)) for s in reading.views[view]]
     # The devices compute this batch while the last one's answers are fetched.

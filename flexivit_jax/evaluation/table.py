@@ -4,9 +4,10 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from flexivit_jax.core.sizes import size_name
 from flexivit_jax.core.text import align
-from flexivit_jax.evaluation import choice
-from flexivit_jax.evaluation.points import Point, Sweep, size_name
+from flexivit_jax.evaluation import deploy
+from flexivit_jax.evaluation.settings import Point, Sweep
 
 # What stands where one point has no number and others do.
 NONE = "-"
@@ -43,7 +44,7 @@ def columns(points: Sequence[Point], num_classes: int) -> tuple[Column, ...]:
       "tokens",
       "tokens",
       "Patches of an image; the mean where images differ.",
-      choice.tokens,
+      deploy.tokens,
       _count,
     ),
     (

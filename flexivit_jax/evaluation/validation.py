@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from flexivit_jax.evaluation import answers, measured, sweep
-from flexivit_jax.evaluation.points import Setting
+from flexivit_jax.evaluation import measured, sweep
+from flexivit_jax.evaluation.settings import Setting
+from flexivit_jax.tasks import predictions
 from flexivit_jax.tasks.task import Task
 
 
@@ -38,12 +39,12 @@ class Validation:
     return {f"validation/{self.score}": float(np.mean(scores)), **rows}
 
 
-def _of_answers(found: answers.Answers) -> dict[str, float]:
+def _of_answers(found: predictions.Answers) -> dict[str, float]:
   return {"top1": found.top(1), "loss": found.mean_loss}
 
 
 def of(task: Task) -> Validation:
   """By its answers, where the task classifies; else by its loss."""
   if task.classifies:
-    return Validation(sweep.forward, answers.gather, "top1", _of_answers)
+    return Validation(sweep.forward, predictions.gather, "top1", _of_answers)
   return Validation(measured.forward, measured.gather, "loss", dict)

@@ -1,1 +1,1 @@
-"""The model. Modules declare parameters and call pure functions."""
+"""Layers; none knows a whole model."""

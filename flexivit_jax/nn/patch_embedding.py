@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flexivit_jax.core import resize
-from flexivit_jax.core.tokens import Tokens, normalize
-from flexivit_jax.nn import layers
+from flexivit_jax.core import pi_resize
+from flexivit_jax.core.patch_pixels import normalize
+from flexivit_jax.core.tokens import Tokens
+from flexivit_jax.nn import linear
 
 
 class PatchEmbedding(nn.Module):
@@ -38,13 +39,13 @@ class PatchEmbedding(nn.Module):
     self._check(tokens)
     if tokens.size_index is None:
       (patch_hw,) = tokens.patch_sizes
-      kernel = resize.pi_resize(kernel, patch_hw, antialias=self.antialias)
+      kernel = pi_resize.pi_resize(kernel, patch_hw, antialias=self.antialias)
       return self._project(self._normalize(tokens.patches), kernel, bias)
 
     # Saved are the pixels as they came, not their resized float32 copies.
     @jax.checkpoint
     def project(patches, kernel, bias):
-      resized = resize.pi_resize_mixed(
+      resized = pi_resize.pi_resize_mixed(
         self._normalize(patches, jnp.promote_types(self.dtype, jnp.float32)),
         tokens.size_index,
         tokens.patch_sizes,
@@ -80,4 +81,4 @@ class PatchEmbedding(nn.Module):
 
   def _project(self, patches, kernel, bias):
     kernel = kernel.reshape(-1, self.width)
-    return layers.linear(patches, kernel, bias, self.dtype)
+    return linear.linear(patches, kernel, bias, self.dtype)

@@ -3,13 +3,11 @@
 import dataclasses
 from typing import ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flexivit_jax.attention import key_sharded, shares
-from flexivit_jax.core.tokens import membership
-from flexivit_jax.nn import layers
+from flexivit_jax.core.places import membership
+from flexivit_jax.devices import axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,50 +53,14 @@ def average(x, segments, num_images: int):
   dtype = jnp.promote_types(x.dtype, jnp.float32)
   if segments is None:
     mean = x.astype(dtype).mean(axis=1, keepdims=True)
-    return shares.mean(mean).astype(x.dtype)
+    return axes.mean(mean).astype(x.dtype)
   member = membership(segments, num_images).astype(dtype)
   # where, not a product: what padding holds may not be finite.
   real = jnp.where(segments[..., None] > 0, x.astype(dtype), 0)
   member = jnp.broadcast_to(member, (x.shape[0], *member.shape[1:]))
-  total = shares.total(jnp.einsum("ble,bld->bed", member, real))
-  count = jnp.maximum(shares.total(member.sum(axis=1)), 1)
+  total = axes.total(jnp.einsum("ble,bld->bed", member, real))
+  count = jnp.maximum(axes.total(member.sum(axis=1)), 1)
   return (total / count[..., None]).astype(x.dtype)
-
-
-class MapHead(nn.Module):
-  """`Map`: attention of one learned query per image, norm, residual MLP.
-
-  Attributes are those of the encoder's blocks.
-  """
-
-  num_heads: int
-  mlp_dim: int
-  dtype: jnp.dtype
-  eps: float
-  exact_gelu: bool = False
-  rms_norm: bool = False
-
-  @nn.compact
-  def __call__(self, x, segments, num_images: int):
-    """x: `[b, l, d]`; returns `[b, num_images, d]`."""
-    b, _, d = x.shape
-    init = nn.initializers.xavier_uniform()
-    probe = self.param("probe", init, (1, 1, d)).astype(self.dtype)
-    probes = jnp.broadcast_to(probe, (b, num_images, d))
-    slots = None
-    if segments is not None:
-      slots = jnp.arange(1, num_images + 1, dtype=segments.dtype)[None]
-    x = layers.Attention(
-      self.num_heads,
-      self.dtype,
-      self.eps,
-      distribution=key_sharded.KeySharded(),
-      name="MultiHeadDotProductAttention_0",
-    )(probes, x, x_segments=slots, y_segments=segments)
-    y = layers.norm(self.eps, self.rms_norm, "LayerNorm_0")(x)
-    return x + layers.Mlp(
-      self.mlp_dim, self.dtype, self.exact_gelu, name="MlpBlock_0"
-    )(y, train=False)
 
 
 def prepend(x, segments, group: jax.Array, num_images: int):

@@ -1,1 +1,1 @@
-"""What is learned: each task has init, loss and metrics for a backbone."""
+"""Learning tasks: losses, heads, own parameters."""

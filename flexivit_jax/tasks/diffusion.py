@@ -12,28 +12,28 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from flexivit_jax.core import diffusion
-from flexivit_jax.core.means import Mean
-from flexivit_jax.core.tokens import (
-  Batch,
-  Tokens,
+from flexivit_jax.core import image_rng
+from flexivit_jax.core.cut import to_tokens
+from flexivit_jax.core.errors import check
+from flexivit_jax.core.metric import Metric
+from flexivit_jax.core.patch_pixels import (
   mean_over_patch,
   own_pixels,
-  patchify,
-  to_tokens,
   to_unit_range,
-  unpatchify,
 )
-from flexivit_jax.nn import conditioning, cost, pixel_head, pooling, stems
-from flexivit_jax.nn import time_and_class as time_and_class_lib
-from flexivit_jax.nn.pixel_head import PixelHead
-from flexivit_jax.nn.time_and_class import TimeAndClass
-from flexivit_jax.nn.vit import ViT
-from flexivit_jax.tasks import draws
-from flexivit_jax.tasks.by_patch_size import loss_by_patch_size
+from flexivit_jax.core.tokens import Batch, Tokens, patchify, unpatchify
+from flexivit_jax.devices.mesh import MeshSpec
+from flexivit_jax.models import cost
+from flexivit_jax.models.vit import ViT
+from flexivit_jax.nn import adaln, pooling
+from flexivit_jax.nn.adaln import TimeAndClass
+from flexivit_jax.nn.heads import pixel_head
+from flexivit_jax.nn.heads.pixel_head import PixelHead
+from flexivit_jax.nn.stems import stem
+from flexivit_jax.tasks import noise as noise_lib
+from flexivit_jax.tasks import sampler as sampler_lib
+from flexivit_jax.tasks.pack_metrics import loss_by_patch_size
 from flexivit_jax.tasks.task import refuse_strided
-from flexivit_jax.training.bounds import check
-from flexivit_jax.training.sharding import MeshSpec
 
 # Of the task's own parameters.
 OWN, CONDITION, PIXELS = "diffusion", "condition", "pixels"
@@ -54,11 +54,11 @@ class Diffusion:
     sampler: of the pictures that are drawn at each evaluation.
   """
 
-  schedule: diffusion.NoiseSchedule = diffusion.LinearNoise()
-  predicts: diffusion.Prediction = diffusion.PredictNoise()
+  schedule: noise_lib.NoiseSchedule = noise_lib.LinearNoise()
+  predicts: noise_lib.Prediction = noise_lib.PredictNoise()
   class_dropout: float = 0.1
   num_classes: int | None = None
-  sampler: diffusion.Sampler = diffusion.Sampler()
+  sampler: sampler_lib.Sampler = sampler_lib.Sampler()
 
   # The loss in the halves of the times too: which half is which tells whether
   # coarse shapes or details are still learned.
@@ -66,8 +66,7 @@ class Diffusion:
   own_parameters: ClassVar[tuple[str, ...]] = (OWN,)
   classifies: ClassVar[bool] = False
   used_by: ClassVar[str] = (
-    "python -m flexivit_jax.cli.sample --checkpoint {run} "
-    "--output {run}/samples"
+    "python -m flexivit_jax sample --checkpoint {run} --output {run}/samples"
   )
 
   def __post_init__(self):
@@ -78,7 +77,7 @@ class Diffusion:
   def for_classes(self, model: ViT, classes: tuple[str, ...]):
     """As `task.Task`."""
     wanted = self.num_classes
-    if not isinstance(model.conditioning, conditioning.AdaLNZero):
+    if not isinstance(model.conditioning, adaln.AdaLNZero):
       raise ValueError(
         "config.task diffusion tells the blocks time and class, and they read "
         'neither: give config.model.conditioning="adaln_zero"'
@@ -95,7 +94,7 @@ class Diffusion:
         "config.model.pool is map, and nothing is pooled in diffusion, so that "
         'its parameters would learn nothing: give config.model.pool="gap"'
       )
-    if not isinstance(model.stem, stems.NoStem):
+    if not isinstance(model.stem, stem.NoStem):
       raise ValueError(
         "config.model.stem is for images without noise: give "
         'config.model.stem="none"'
@@ -137,7 +136,7 @@ class Diffusion:
       params = model.init(key, tokens)["params"]
       none = jnp.zeros((1, 1), jnp.int32)
       condition_key, pixels_key = jax.random.split(
-        draws.key_for("diffusion", key)
+        image_rng.key_for("diffusion", key)
       )
       vectors = jnp.zeros((*tokens.patches.shape[:2], model.size.width))
       own = {
@@ -156,7 +155,7 @@ class Diffusion:
     *,
     patch_hw: tuple[int, int] | None,
     dropout_key: jax.Array | None = None,
-  ) -> dict[str, Mean]:
+  ) -> dict[str, Metric]:
     """As `task.Task`; an image has the same time and noise in packs and alone,
     if its patches have one size there.
 
@@ -171,24 +170,24 @@ class Diffusion:
     real = own_pixels(tokens)
 
     def drawn(name):
-      key = draws.key_for(f"diffusion {name}", dropout_key)
-      return draws.image_keys(key, batch.index)
+      key = image_rng.key_for(f"diffusion {name}", dropout_key)
+      return image_rng.image_keys(key, batch.index)
 
     steps = self.schedule.steps
-    times = (draws.of_images(drawn("time")) * steps).astype(jnp.int32)
+    times = (image_rng.of_images(drawn("time")) * steps).astype(jnp.int32)
     times = jnp.minimum(times, steps - 1)
     labels = jnp.maximum(batch.labels, 0)
     if dropout_key is not None and self.class_dropout:
-      dropped = draws.of_images(drawn("class")) < self.class_dropout
+      dropped = image_rng.of_images(drawn("class")) < self.class_dropout
       labels = jnp.where(dropped, self.num_classes, labels)
     x = jnp.where(real, to_unit_range(tokens.patches), 0)
-    noise = draws.normal_of_tokens(drawn("noise"), tokens)
+    noise = image_rng.normal_of_tokens(drawn("noise"), tokens)
     noise = jnp.where(real, noise, 0)
-    level = diffusion.level_at(self.schedule, times[..., None])
-    level = diffusion.Level(
-      *(conditioning.of_tokens(x, tokens.segments) for x in level)
+    level = noise_lib.level_at(self.schedule, times[..., None])
+    level = noise_lib.Level(
+      *(adaln.of_tokens(x, tokens.segments) for x in level)
     )
-    z = diffusion.add_noise(x, noise, level)
+    z = noise_lib.add_noise(x, noise, level)
     answer = self._answer(
       model,
       params,
@@ -202,9 +201,9 @@ class Diffusion:
     loss = pooling.average(error, tokens.segments, tokens.num_images)[..., 0]
     much = jnp.where(2 * times >= steps, batch.weights, 0)
     return {
-      "loss": Mean.of(loss, batch.weights),
-      "loss_little_noise": Mean.of(loss, batch.weights - much),
-      "loss_much_noise": Mean.of(loss, much),
+      "loss": Metric.of(loss, batch.weights),
+      "loss_little_noise": Metric.of(loss, batch.weights - much),
+      "loss_much_noise": Metric.of(loss, much),
     } | loss_by_patch_size(loss, batch)
 
   def sample(
@@ -216,7 +215,7 @@ class Diffusion:
     *,
     image_hw: tuple[int, int],
     patch_hw: tuple[int, int],
-    sampler: diffusion.Sampler | None = None,
+    sampler: sampler_lib.Sampler | None = None,
   ) -> jax.Array:
     """Images of these classes.
 
@@ -255,9 +254,9 @@ class Diffusion:
       )
       if not guides:
         return answer
-      return diffusion.guided(answer[:n], answer[n:], sampler.guidance)
+      return sampler_lib.guided(answer[:n], answer[n:], sampler.guidance)
 
-    found = diffusion.sample(
+    found = sampler_lib.sample(
       denoise,
       noise(0),
       lambda number: noise(number + 1),
@@ -278,7 +277,9 @@ class Diffusion:
     """As `task.Draws`: images of the first classes, a row for each."""
     rows = min(self.num_classes or 1, CLASSES)
     labels = jnp.repeat(jnp.arange(rows, dtype=jnp.int32), COLUMNS)
-    keys = jax.random.split(draws.key_for("diffusion draw", None), len(labels))
+    keys = jax.random.split(
+      image_rng.key_for("diffusion draw", None), len(labels)
+    )
     images = self.sample(
       model,
       params,
@@ -309,7 +310,7 @@ class Diffusion:
     of_patch = pixel_head.multiply_adds(
       width, model.kernel_hw, model.channels, patch_sizes
     )
-    of_image = time_and_class_lib.multiply_adds(width)
+    of_image = adaln.multiply_adds(width)
     return patches * of_patch + num_images * of_image
 
   def _answer(

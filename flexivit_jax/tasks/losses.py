@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flexivit_jax.core.errors import check
 from flexivit_jax.core.tokens import Batch
-from flexivit_jax.training.bounds import check
 
 
 class Loss(Protocol):

@@ -5,13 +5,14 @@ from typing import ClassVar, Protocol
 
 import jax
 
-from flexivit_jax.core.means import Mean
+from flexivit_jax.core import cut
+from flexivit_jax.core.metric import Metric
 from flexivit_jax.core.tokens import Batch
-from flexivit_jax.nn import conditioning, cost
-from flexivit_jax.nn.vit import ViT
+from flexivit_jax.devices.mesh import MeshSpec
+from flexivit_jax.models import cost
+from flexivit_jax.models.vit import ViT
+from flexivit_jax.nn import adaln
 from flexivit_jax.tasks.losses import Loss
-from flexivit_jax.training import token_order
-from flexivit_jax.training.sharding import MeshSpec
 
 
 class Task(Protocol):
@@ -79,7 +80,7 @@ class Task(Protocol):
     *,
     patch_hw: tuple[int, int] | None,
     dropout_key: jax.Array | None = None,
-  ) -> dict[str, Mean]:
+  ) -> dict[str, Metric]:
     """Sums and counts over the batch's real images, among them "loss"; where
     patch sizes share rows, also `by_patch_size.loss_by_patch_size`.
 
@@ -151,7 +152,7 @@ def refuse_strided(mesh: MeshSpec) -> None:
   Raises:
     ValueError: the tokens are out of their order.
   """
-  if mesh.order == token_order.STRIDED:
+  if mesh.order == cut.STRIDED:
     raise ValueError(
       "mesh.order=strided goes with the tasks supervised and distill alone: "
       'give mesh.order="contiguous"'
@@ -172,7 +173,7 @@ class Classifies:
       ValueError: there is nothing to tell apart, the model's own number of
         classes is too small, or its blocks read more than images.
     """
-    if isinstance(model.conditioning, conditioning.AdaLNZero):
+    if isinstance(model.conditioning, adaln.AdaLNZero):
       raise ValueError(
         "config.model.conditioning is adaln_zero, whose blocks are told time "
         'and class: give config.task.name="diffusion", or '

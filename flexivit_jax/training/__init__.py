@@ -1,1 +1,1 @@
-"""State, step, optimiser and devices of training; knows no model or task."""
+"""One training step: state, gradients, optimiser."""

@@ -4,12 +4,12 @@ import jax
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from flexivit_jax.attention.axes import DATA, SEQ
-from flexivit_jax.training import step as step_lib
+from flexivit_jax.devices.axes import DATA, SEQ
+from flexivit_jax.training import step
 
 
 def gradients(
-  measure: step_lib.Measure,
+  measure: step.Measure,
   params,
   batch,
   key,
@@ -50,7 +50,7 @@ def gradients(
 
   def own(params, batch, key):
     key = jax.random.fold_in(key, lax.axis_index(DATA))
-    found, measured = step_lib.summed_gradients(
+    found, measured = step.summed_gradients(
       measure, params, batch, key, accumulate
     )
     measured = lax.psum(measured, DATA)
@@ -63,7 +63,7 @@ def gradients(
       return lax.pmean(gradient, (DATA, SEQ))
 
     means = jax.tree.map(average, found, by_token)
-    return step_lib.divided(means, count / groups), measured
+    return step.divided(means, count / groups), measured
 
   where = jax.tree.map(
     lambda by: PartitionSpec(None, SEQ) if by else PartitionSpec(),

@@ -12,7 +12,8 @@ from typing import ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
-from flexivit_jax.core.tokens import Batch, to_unit_range
+from flexivit_jax.core.patch_pixels import to_unit_range
+from flexivit_jax.core.tokens import Batch
 
 
 class Mix(Protocol):

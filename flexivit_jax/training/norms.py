@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import optax
 
-from flexivit_jax.core.means import Mean
+from flexivit_jax.core.metric import Metric
 
 
 def names(params: Mapping) -> tuple[str, ...]:
@@ -21,7 +21,7 @@ def names(params: Mapping) -> tuple[str, ...]:
   )
 
 
-def measure(gradients: Mapping, updates: Mapping, params: Mapping) -> Mean:
+def measure(gradients: Mapping, updates: Mapping, params: Mapping) -> Metric:
   """Euclidean norms of one step in the order of `names`; totals f32 `[n]`.
 
   They share an array: a step takes and returns one buffer instead of many. The
@@ -36,4 +36,4 @@ def measure(gradients: Mapping, updates: Mapping, params: Mapping) -> Mean:
   for tree in (updates, params):
     found += [optax.tree.norm(tree)]
     found += [optax.tree.norm(tree[group]) for group in groups]
-  return Mean(jnp.stack(found).astype(jnp.float32), jnp.ones(()))
+  return Metric(jnp.stack(found).astype(jnp.float32), jnp.ones(()))

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from flexivit_jax.core.errors import check
 from flexivit_jax.core.text import nearest
-from flexivit_jax.training.bounds import check
 
 # What acts before the first block: the lowest layer of layer-wise decay.
 _EMBEDDING = re.compile(

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flexivit_jax.training.bounds import check
+from flexivit_jax.core.errors import check
 
 
 class Schedule(Protocol):

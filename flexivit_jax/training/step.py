@@ -1,8 +1,6 @@
 """The training state and the pure step that advances it."""
 
-import dataclasses
 import functools
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,117 +8,37 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flexivit_jax.core.means import Mean
+from flexivit_jax.core.metric import Metric
 from flexivit_jax.training import norms
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Finite:
-  """Whether every step so far was finite; once it was not, it stays so.
-
-  Attributes:
-    flag: bool scalar.
-    step: i32 scalar, number of the first step that was not; until then the
-      number of the last step. Steps count from 0.
-    loss, gradient_norm, update_norm: f32 scalars of that step.
-  """
-
-  flag: jax.Array
-  step: jax.Array
-  loss: jax.Array
-  gradient_norm: jax.Array
-  update_norm: jax.Array
-
-  def after(self, step, *, loss, gradient_norm, update_norm) -> "Finite":
-    """With one more step."""
-    # The update too: the loss would tell of NaN parameters a step too late,
-    # after a checkpoint of them.
-    numbers = [
-      x.astype(jnp.float32) for x in (loss, gradient_norm, update_norm)
-    ]
-    new = Finite(jnp.isfinite(jnp.stack(numbers)).all(), step, *numbers)
-    return jax.tree.map(lambda a, b: jnp.where(self.flag, a, b), new, self)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-  """All that a step changes.
-
-  Attributes:
-    step: i32 scalar, steps done.
-    params: the task's parameters.
-    opt_state: optax's.
-    key: u32 data of the run's random key; never changes, steps fold into it.
-    finite: whether all of this can be trusted.
-    ema: moving average of the parameters; None: it is not kept.
-  """
-
-  step: jax.Array
-  params: dict
-  opt_state: optax.OptState
-  key: jax.Array
-  finite: Finite
-  ema: dict | None = None
-
-  @property
-  def evaluated(self) -> dict:
-    """The parameters to evaluate: their average, where it is kept."""
-    return self.params if self.ema is None else self.ema
-
-
-def init_state(
-  params, tx: optax.GradientTransformation, seed: int, *, ema: bool = False
-):
-  """The state before the first step.
-
-  Args:
-    ema: whether to keep a moving average of the parameters.
-  """
-  key = jax.random.key_data(jax.random.key(seed))
-  # Arrays of their own: the state is donated, and no buffer twice.
-  numbers = [jnp.zeros((), jnp.float32) for _ in range(3)]
-  finite = Finite(jnp.ones((), bool), jnp.zeros((), jnp.int32), *numbers)
-  step = jnp.zeros((), jnp.int32)
-  average = jax.tree.map(jnp.copy, params) if ema else None
-  return TrainState(step, params, tx.init(params), key, finite, average)
-
-
-def stream(key: jax.Array, name: str, step) -> jax.Array:
-  """A key for one consumer at one step: a new consumer changes no old draw."""
-  return jax.random.fold_in(
-    jax.random.fold_in(key, zlib.crc32(name.encode())), step
-  )
-
+from flexivit_jax.training.state import TrainState, averaged, stream
 
 # (params, batch, dropout_key) -> metrics, among them "loss".
-Measure = Callable[..., dict[str, Mean]]
+Measure = Callable[..., dict[str, Metric]]
 # (key, batch) -> batch, what is drawn on the devices for each step.
 Augment = Callable[..., Any]
 # (measure, params, batch, key, images=, accumulate=) -> gradients, metrics.
-Gradients = Callable[..., tuple[Any, dict[str, Mean]]]
+Gradients = Callable[..., tuple[Any, dict[str, Metric]]]
 
 
-def zero_metrics(names) -> dict[str, Mean]:
+def zero_metrics(names) -> dict[str, Metric]:
   """What `train_step` adds to, for metrics of these names."""
-  return {name: Mean.zero() for name in (*names, "gradient_norm")}
+  return {name: Metric.zero() for name in (*names, "gradient_norm")}
 
 
 def train_step(
   state: TrainState,
-  metrics: dict[str, Mean],
+  metrics: dict[str, Metric],
   batch,
   *,
   measure: Measure,
   tx: optax.GradientTransformation,
   images: float | None = None,
   augment: Augment | None = None,
-  beside: Mapping[str, Mean] | None = None,
+  beside: Mapping[str, Metric] | None = None,
   accumulate: int = 1,
   ema: float | None = None,
   gradients_of: Gradients | None = None,
-) -> tuple[TrainState, dict[str, Mean]]:
+) -> tuple[TrainState, dict[str, Metric]]:
   """One step down the gradient of the batch's loss.
 
   Args:
@@ -154,7 +72,7 @@ def train_step(
   )
   updates, opt_state = tx.update(gradients, state.opt_state, state.params)
   norm = optax.tree.norm(gradients)
-  measured = {**measured, "gradient_norm": Mean(norm, jnp.ones(()))}
+  measured = {**measured, "gradient_norm": Metric(norm, jnp.ones(()))}
   measured |= beside or {}
   params = optax.apply_updates(state.params, updates)
   if "norms" in metrics:
@@ -170,7 +88,7 @@ def train_step(
       gradient_norm=norm,
       update_norm=optax.tree.norm(updates),
     ),
-    ema=None if ema is None else _averaged(state, params, ema),
+    ema=None if ema is None else averaged(state, params, ema),
   )
   return new, {name: metrics[name] + measured[name] for name in metrics}
 
@@ -233,14 +151,3 @@ def summed_gradients(measure: Measure, params, batch, key, accumulate: int):
     jax.eval_shape(gradient, first, key),
   )
   return jax.lax.scan(one, zero, (jnp.arange(accumulate), parts))[0]
-
-
-def _averaged(state: TrainState, params, decay: float):
-  t = state.step.astype(jnp.float32)
-  rate = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
-  # Written so that the average of a constant is that constant.
-  return jax.tree.map(
-    lambda old, new: old + (rate * (new - old)).astype(old.dtype),
-    state.ema,
-    params,
-  )

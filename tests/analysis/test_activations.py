@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tiny
 
-from flexivit_jax.analysis import activations as lib
+from flexivit_jax.analysis import activations
 
-ALL = lib.Activations._fields
+ALL = activations.Activations._fields
 CASES = {
   "average, on a grid": ({}, "grid"),
   "class token and registers, on a grid": (
@@ -85,12 +85,12 @@ def test_weights_and_layers_are_those_of_the_model_itself(float64, case):
   model = tiny.model(**changes, dtype="float64")
   params, tokens = tiny.params(model), ROWS[rows]()
   blocks, head = captured(model, params, tokens)
-  found = lib.activations(model, params, tokens, ALL)
+  found = activations.activations(model, params, tokens, ALL)
   # The same sums in another order, in float64.
   near = {"rtol": 0, "atol": 1e-12}
   extra = tokens.num_images * (model.pool.class_token + model.registers)
   for i, (inside, own, returned) in enumerate(blocks):
-    weights = lib.block_weights(found, i)
+    weights = activations.block_weights(found, i)
     values = inside["value"]["__call__"][0]
     got = attended(weights, values, own["out"])
     np.testing.assert_allclose(got, inside["__call__"][0], **near)
@@ -105,16 +105,18 @@ def test_weights_and_layers_are_those_of_the_model_itself(float64, case):
   np.testing.assert_array_equal(found.patches[0], found.outputs.embedded)
   if head is not None:
     inside, own = head
-    probe = lib.probe_weights(found, tokens)
+    probe = activations.probe_weights(found, tokens)
     got = attended(probe, inside["value"]["__call__"][0], own["out"])
     np.testing.assert_allclose(got, inside["__call__"][0], **near)
 
 
 def test_only_what_is_named_is_handed_back():
   model = tiny.model()
-  found = lib.activations(model, tiny.params(model), tiny.grid(), ("patches",))
+  found = activations.activations(
+    model, tiny.params(model), tiny.grid(), ("patches",)
+  )
   assert [n for n in ALL if getattr(found, n) is not None] == ["patches"]
-  found = lib.activations(model, tiny.params(model), tiny.grid(), ALL)
+  found = activations.activations(model, tiny.params(model), tiny.grid(), ALL)
   # Neither a probe, nor segments of one image per row.
   assert found.probe is None
   assert found.segments is None
@@ -123,24 +125,24 @@ def test_only_what_is_named_is_handed_back():
 def test_segments_of_all_tokens_name_those_in_front_by_slot():
   model = tiny.model(pool="tok", registers=1)
   tokens = tiny.packed()
-  segments = lib.all_segments(model, tokens)
-  assert lib.extra_tokens(model, tokens) == 8
+  segments = activations.all_segments(model, tokens)
+  assert activations.extra_tokens(model, tokens) == 8
   assert np.asarray(segments)[0].tolist() == (
     [1, 1, 2, 2, 3, 3, 4, 4] + [1] * 6 + [3] * 8 + [4] * 2 + [0] * 3
   )
-  assert lib.all_segments(model, tiny.grid()) is None
+  assert activations.all_segments(model, tiny.grid()) is None
 
 
 def test_no_weight_goes_to_another_image_and_an_empty_slot_reads_nothing():
   model = tiny.model(pool="map")
   tokens = tiny.packed(shuffle=True)
-  found = lib.activations(model, tiny.params(model), tokens, ALL)
+  found = activations.activations(model, tiny.params(model), tokens, ALL)
   segments = np.asarray(tokens.segments)[0]
   other = segments[:, None] != segments[None]
-  weights = np.asarray(lib.block_weights(found, -1))[0]
+  weights = np.asarray(activations.block_weights(found, -1))[0]
   assert (weights[:, other] == 0).all()
   assert (weights[:, ~other] > 0).all()
-  probe = np.asarray(lib.probe_weights(found, tokens))[0]
+  probe = np.asarray(activations.probe_weights(found, tokens))[0]
   for slot in range(4):
     own = segments == slot + 1
     assert (probe[:, slot, ~own] == 0).all()
@@ -153,9 +155,9 @@ def test_no_weight_goes_to_another_image_and_an_empty_slot_reads_nothing():
 
 def test_weights_are_float32_whatever_the_model_computes_in():
   model = tiny.model(dtype="bfloat16")
-  found = lib.activations(model, tiny.params(model), tiny.grid(), ALL)
+  found = activations.activations(model, tiny.params(model), tiny.grid(), ALL)
   assert found.attentions[0].queries.dtype == jnp.bfloat16
-  weights = lib.block_weights(found, 0)
+  weights = activations.block_weights(found, 0)
   assert weights.dtype == jnp.float32
   # In bfloat16 rows would miss 1 by a hundredth.
   np.testing.assert_allclose(weights.sum(-1), 1, rtol=0, atol=1e-6)
@@ -164,10 +166,10 @@ def test_weights_are_float32_whatever_the_model_computes_in():
 def test_a_block_that_is_not_there_is_refused():
   model = tiny.model()
   for block in (0, 1, -1, -2):
-    lib.check_block(model, block)
+    activations.check_block(model, block)
   for block in (2, -3):
     with pytest.raises(ValueError) as error:
-      lib.check_block(model, block)
+      activations.check_block(model, block)
     assert str(error.value) == (
       f"block {block}: the model has 2, give 0 to 1, or -1 for the last"
     )

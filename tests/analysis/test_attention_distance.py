@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from flexivit_jax.analysis import layout
+from flexivit_jax.analysis import images
 from flexivit_jax.analysis.attention_distance import (
   attention_distance,
   mean_of_images,
@@ -106,7 +106,7 @@ def test_packed_images_are_as_alone(shuffle):
   got = attention_distance(jnp.asarray(weights, jnp.float32), tokens)
   # The second slot is empty.
   assert np.isnan(got[:, 1]).all()
-  for row, slot, own in layout.places(tokens):
+  for row, slot, own in images.places(tokens):
     alone = dataclasses.replace(
       tokens,
       patches=tokens.patches[row : row + 1, own],

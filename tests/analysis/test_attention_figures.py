@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from readable import texts_inside
 
-from flexivit_jax.analysis import attention_figures as lib
+from flexivit_jax.analysis import attention_distance, attention_maps
 
 RNG = np.random.default_rng(0)
 
@@ -12,7 +12,7 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize("sizes", [("4",), ("4", "8", "16x12")])
 def test_distances_are_dots_their_mean_and_a_line(sizes):
   values = {name: RNG.uniform(1, 9, (3, 2)) for name in sizes}
-  figure = lib.draw_distances(values, dict.fromkeys(sizes, 12.0))
+  figure = attention_distance.draw_distances(values, dict.fromkeys(sizes, 12.0))
   words = texts_inside(figure)
   assert {"mean attention distance (px)", "block", "one head"} <= words
   assert {f"patches of {name} px" for name in sizes} <= words
@@ -31,7 +31,7 @@ def test_distances_are_dots_their_mean_and_a_line(sizes):
 def test_heat_has_one_scale_in_multiples_of_the_mean():
   images = [np.full((8, 12, 3), 50, np.uint8), np.zeros((8, 8, 3), np.uint8)]
   heat = [np.array([[0.1, 0.2, 0.3]]), np.array([[1.0, np.nan]])]
-  figure = lib.draw_heat(images, heat, "Title")
+  figure = attention_distance.draw_heat(images, heat, "Title")
   assert "Title" in texts_inside(figure)
   drawn = [axes.images[0] for axes in figure.axes[2:4]]
   np.testing.assert_allclose(drawn[0].get_array(), [[0.5, 1, 1.5]])
@@ -46,7 +46,7 @@ def test_heat_has_one_scale_in_multiples_of_the_mean():
 def test_maps_have_a_column_for_each_head_and_the_query_outlined(heads):
   images = [np.zeros((8, 12, 3), np.uint8)] * 2
   maps = [RNG.uniform(size=(2, 3, heads)) for _ in images]
-  figure = lib.draw_maps(images, maps, "Title", (1, 2))
+  figure = attention_maps.draw_maps(images, maps, "Title", (1, 2))
   words = texts_inside(figure)
   assert {"Title", "image", *(f"head {i}" for i in range(heads))} <= words
   axes = figure.axes[: 2 * (heads + 1)]
@@ -58,7 +58,7 @@ def test_maps_have_a_column_for_each_head_and_the_query_outlined(heads):
       *(7.5, 3.5),
       *(4, 4),
     )
-  figure = lib.draw_maps(images, maps, "Title")
+  figure = attention_maps.draw_maps(images, maps, "Title")
   assert not figure.axes[0].patches
 
 
@@ -66,7 +66,9 @@ def test_shares_are_percent_and_marks_lie_on_their_curve():
   lengths = np.array([4, 64, 1024])
   shares = {f"width {i}": np.array([0.1, 0.3, 0.6]) for i in range(9)}
   marks = {"8 px": (64, 0.3), "16 px": (4, 0.1)}
-  figure = lib.draw_shares(lengths, shares, marks, "images of 24x24 px")
+  figure = attention_distance.draw_shares(
+    lengths, shares, marks, "images of 24x24 px"
+  )
   words = texts_inside(figure)
   assert {"8 px", "16 px", "images of 24x24 px", "width 8"} <= words
   (axes,) = figure.axes

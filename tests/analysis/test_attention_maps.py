@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from flexivit_jax.analysis import layout
+from flexivit_jax.analysis import images
 from flexivit_jax.analysis.activations import activations, block_weights
 from flexivit_jax.analysis.attention_maps import (
   Patch,
@@ -113,4 +113,4 @@ def test_a_patch_that_was_dropped_is_refused():
   (first, _) = attention_maps(model, found, kept, query=Patch(0, 1))
   assert np.isnan(first[0, 0]).all()
   assert np.isfinite(first).sum() == 5 * 2
-  assert len(layout.places(kept)) == 2
+  assert len(images.places(kept)) == 2

@@ -5,8 +5,8 @@ import pytest
 
 from flexivit_jax.analysis import packed_rows
 from flexivit_jax.cli import analysis
+from flexivit_jax.core.errors import ConfigError
 from flexivit_jax.core.tokens import Tokens
-from flexivit_jax.experiment import ConfigError
 
 
 def row_of(*images):
@@ -49,7 +49,7 @@ def test_pictures_are_the_images_with_gaps_in_their_colour():
 
 
 def test_lengths_are_without_what_was_dropped():
-  assert packed_rows.lengths(ROW) == [[2, 2]]
+  assert packed_rows.row_lengths(ROW) == [[2, 2]]
 
 
 def test_bands_are_where_the_tokens_are():

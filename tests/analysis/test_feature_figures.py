@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from readable import texts_inside
 
-from flexivit_jax.analysis import feature_figures as lib
+from flexivit_jax.analysis import cka, pca
 
 RNG = np.random.default_rng(0)
 
@@ -15,7 +15,7 @@ def test_similarities_are_maps_of_0_to_1(depth):
   values = RNG.uniform(size=(depth + 1, depth + 1))
   values[0] = np.nan
   titles = ("mean of patches", "patches, on 2x2")
-  figure = lib.draw_similarities(
+  figure = cka.draw_similarities(
     dict.fromkeys(titles, values), dict.fromkeys(titles, names), ("4", "12")
   )
   words = texts_inside(figure)
@@ -32,7 +32,7 @@ def test_similarities_are_maps_of_0_to_1(depth):
 def test_pairs_of_sizes_are_told_apart():
   pairs = {f"{i} and 99": RNG.uniform(size=3) for i in range(10)}
   titles = ("mean of patches", "patches, on 2x2")
-  figure = lib.draw_same_layers(
+  figure = cka.draw_same_layers(
     dict.fromkeys(titles, pairs),
     dict.fromkeys(titles, np.full(3, 0.1)),
     dict.fromkeys(titles, "abc"),
@@ -52,7 +52,7 @@ def test_colours_stand_beside_their_images():
     "4": [RNG.uniform(size=(2, 3, 3)), RNG.uniform(size=(2, 2, 3))],
     "8": [RNG.uniform(size=(1, 2, 3)), np.full((1, 1, 3), np.nan)],
   }
-  figure = lib.draw_colours(images, shown, "Title")
+  figure = pca.draw_colours(images, shown, "Title")
   assert {"Title", "image", "4 px", "8 px"} <= texts_inside(figure)
   drawn = [axes.images[0] for axes in figure.axes]
   np.testing.assert_array_equal(drawn[0].get_array(), images[0])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flexivit_jax.analysis import filters, resizing
-from flexivit_jax.core import resize
+from flexivit_jax.core import pi_resize
 
 EACH = filters.Choice(filters.principal_components, True, "component")
 STORED = filters.Choice(filters.principal_components, False, "component")
@@ -53,7 +53,7 @@ def test_a_column_is_one_filter_resized(choice, antialias):
   stored = np.moveaxis(found.tiles[0], 0, -1)
   for size, tiles in zip(sizes, found.tiles, strict=True):
     assert tiles.shape == (3, *size, 3)
-    expected = resize.pi_resize(stored, size, antialias=antialias)
+    expected = pi_resize.pi_resize(stored, size, antialias=antialias)
     np.testing.assert_allclose(
       np.moveaxis(tiles, 0, -1), expected, rtol=0, atol=1e-12
     )
@@ -62,7 +62,7 @@ def test_a_column_is_one_filter_resized(choice, antialias):
 def test_components_of_each_size_are_its_own():
   sizes = [(6, 4), (3, 2)]
   found = filters.filters(kernel(), sizes, EACH, n=3, antialias=False)
-  own = resize.pi_resize(kernel(), (3, 2))
+  own = pi_resize.pi_resize(kernel(), (3, 2))
   alone = filters.filters(own, [(3, 2)], EACH, n=3, antialias=False)
   np.testing.assert_allclose(found.tiles[1], alone.tiles[0], atol=1e-12)
   stored = filters.filters(kernel(), sizes, STORED, n=3, antialias=False)
@@ -94,7 +94,7 @@ def test_response_to_grey_is_the_gain_of_smooth_filters(antialias):
   # All filters are alike, so the kernel's norm falls as one filter's does.
   np.testing.assert_allclose(
     found.norms[0],
-    np.linalg.norm(resize.pi_resize(x, (8, 8), antialias=antialias))
+    np.linalg.norm(pi_resize.pi_resize(x, (8, 8), antialias=antialias))
     / np.linalg.norm(x),
     rtol=1e-12,
   )

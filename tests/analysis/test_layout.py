@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tiny
 
-from flexivit_jax.analysis import layout
+from flexivit_jax.analysis import images as images_lib
 from flexivit_jax.core.tokens import Tokens, patchify
 
 
 def test_shuffled_packed_rows_give_the_images_back():
   tokens = tiny.packed(shuffle=True, rows=3)
-  pixels = layout.to_pixels(tokens)
+  pixels = images_lib.to_pixels(tokens)
   assert len(pixels) == 9
   for at, got in enumerate(pixels):
     row, slot = divmod(at, 3)
@@ -23,14 +23,14 @@ def test_shuffled_packed_rows_give_the_images_back():
 def test_grids_give_the_images_back():
   images = np.arange(2 * 8 * 18 * 3).reshape(2, 8, 18, 3).astype(np.float32)
   tokens = patchify(images, tiny.PATCH)
-  np.testing.assert_array_equal(np.stack(layout.to_pixels(tokens)), images)
+  np.testing.assert_array_equal(np.stack(images_lib.to_pixels(tokens)), images)
   numbers = np.broadcast_to(np.arange(6), (2, 6))
-  for got in layout.to_images(tokens, numbers):
+  for got in images_lib.to_images(tokens, numbers):
     assert got.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_places_are_by_row_and_slot_without_the_empty_ones():
-  places = layout.places(tiny.packed(rows=2))
+  places = images_lib.places(tiny.packed(rows=2))
   assert [(p.row, p.slot) for p in places] == [
     *((0, 0), (0, 2), (0, 3)),
     *((1, 0), (1, 2), (1, 3)),
@@ -38,7 +38,7 @@ def test_places_are_by_row_and_slot_without_the_empty_ones():
   assert places[0].own.tolist() == [0, 1, 2, 3, 4, 5]
   # The second row starts with the image of 1x2 patches.
   assert places[3].own.tolist() == [0, 1]
-  assert [(p.row, p.slot) for p in layout.places(tiny.grid())] == [
+  assert [(p.row, p.slot) for p in images_lib.places(tiny.grid())] == [
     (0, 0),
     (1, 0),
   ]
@@ -48,7 +48,7 @@ def test_vectors_lie_where_their_patches_lie():
   tokens = tiny.packed(shuffle=True)
   coords = np.asarray(tokens.coords, np.float32)
   for got, (rows, cols) in zip(
-    layout.to_images(tokens, coords), tiny.GRIDS, strict=True
+    images_lib.to_images(tokens, coords), tiny.GRIDS, strict=True
   ):
     assert got.shape == (rows, cols, 2)
     np.testing.assert_array_equal(
@@ -66,7 +66,7 @@ def test_patches_that_were_dropped_are_missing(kind, missing):
       for name in ("patches", "coords", "grid_hw")
     },
   )
-  (got,) = layout.to_images(kept, np.array([[1, 2, 3, 4]], kind))
+  (got,) = images_lib.to_images(kept, np.array([[1, 2, 3, 4]], kind))
   np.testing.assert_array_equal(got, [[missing, 1, 2], [3, 4, missing]])
 
 
@@ -94,6 +94,6 @@ def test_patches_of_several_sizes_in_a_row_are_images_again():
     patch_sizes=sizes,
     num_images=2,
   )
-  assert layout.patch_sizes(mixed) == list(sizes)
-  for got in layout.to_pixels(mixed):
+  assert images_lib.patch_sizes(mixed) == list(sizes)
+  for got in images_lib.to_pixels(mixed):
     np.testing.assert_array_equal(got, image)

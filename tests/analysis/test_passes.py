@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import tiny
 
-from flexivit_jax.analysis import layout, passes
+from flexivit_jax.analysis import images as images_lib
 from flexivit_jax.core.resolution import NaFlex, Native
-from flexivit_jax.nn import positions
+from flexivit_jax.nn.positions import waves
 
 
 def as_they_are(images, patch_hw, resolution, model=None):
-  return passes.pixels_of(images, patch_hw, model or tiny.model(), resolution)
+  return images_lib.pixels_of(
+    images, patch_hw, model or tiny.model(), resolution
+  )
 
 
 def test_packed_images_come_back_in_their_order():
@@ -22,12 +24,12 @@ def test_packed_images_come_back_in_their_order():
 
 @pytest.mark.parametrize("at_once", [1, 3, 4, 64])
 def test_images_of_one_size_come_back_in_their_order(monkeypatch, at_once):
-  monkeypatch.setattr(passes, "MOST_AT_ONCE", at_once)
+  monkeypatch.setattr(images_lib, "MOST_AT_ONCE", at_once)
   images = list(np.random.default_rng(0).integers(0, 9, (7, 8, 12, 3)))
   shapes = set()
-  for tokens, numbers in passes.in_rows(images, (4, 4), tiny.model(), None):
+  for tokens, numbers in images_lib.in_rows(images, (4, 4), tiny.model(), None):
     shapes.add(tokens.patches.shape)
-    assert len(numbers) <= len(layout.places(tokens))
+    assert len(numbers) <= len(images_lib.places(tokens))
   # One shape, so one program.
   assert shapes == {(min(at_once, 7), 6, 48)}
   for x, y in zip(as_they_are(images, (4, 4), None), images, strict=True):
@@ -35,11 +37,11 @@ def test_images_of_one_size_come_back_in_their_order(monkeypatch, at_once):
 
 
 def test_long_rows_are_fewer_at_once(monkeypatch):
-  monkeypatch.setattr(passes, "WEIGHTS_AT_ONCE", 2 * 16**2 * 5)
+  monkeypatch.setattr(images_lib, "WEIGHTS_AT_ONCE", 2 * 16**2 * 5)
   images = [np.zeros((16, 16, 3), np.uint8)] * 20
-  (tokens, _), *_ = passes.in_rows(images, (4, 4), tiny.model(), None)
+  (tokens, _), *_ = images_lib.in_rows(images, (4, 4), tiny.model(), None)
   assert len(tokens.patches) == 5  # of 2 heads and 16 tokens
-  (tokens, _), *_ = passes.in_rows(images, (2, 2), tiny.model(), None)
+  (tokens, _), *_ = images_lib.in_rows(images, (2, 2), tiny.model(), None)
   assert len(tokens.patches) == 1
 
 
@@ -49,7 +51,7 @@ def test_images_beyond_the_positions_are_scaled_down():
   images = [np.zeros((32, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)]
   got = as_they_are(images, (4, 4), Native(), model)
   assert [x.shape for x in got] == [(12, 4, 3), (8, 8, 3)]
-  free = tiny.model().clone(position=positions.SinCos2D())
+  free = tiny.model().clone(position=waves.SinCos2D())
   got = as_they_are(images, (4, 4), Native(), free)
   assert [x.shape for x in got] == [(32, 8, 3), (8, 8, 3)]
 
@@ -62,10 +64,10 @@ def test_results_are_by_image(resolution):
   params = tiny.params(model)
 
   def first_channel(found, tokens):
-    return [x[..., 0] for x in layout.to_images(tokens, found.patches[-1])]
+    return [x[..., 0] for x in images_lib.to_images(tokens, found.patches[-1])]
 
   def compute(images):
-    return passes.of_images(
+    return images_lib.of_images(
       first_channel,
       images,
       (4, 4),

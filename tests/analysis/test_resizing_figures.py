@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flexivit_jax.analysis import resizing, resizing_figures
+from flexivit_jax.analysis import resizing
 
 OLD, SIDES = 8, (4, 12)
 
@@ -17,7 +17,7 @@ def found(dimensions=1):
 
 def test_maps_stand_in_rows_of_sizes():
   matrices = found()
-  figure = resizing_figures.draw_matrices(matrices)
+  figure = resizing.draw_matrices(matrices)
   maps = [axes for axes in figure.axes if axes.get_title()]
   assert [axes.get_title() for axes in maps] == [
     f"{name}, 8 to {new} px, antialias {aa}"
@@ -42,7 +42,7 @@ def test_maps_stand_in_rows_of_sizes():
 
 
 def test_spectra_that_are_equal_are_drawn_once():
-  figure = resizing_figures.draw_spectra(found())
+  figure = resizing.draw_spectra(found())
   (axes,) = figure.axes
   assert [line.get_label() for line in axes.lines] == [
     "8 to 12 px, antialias on or off",
@@ -58,7 +58,7 @@ def test_curves_have_a_dot_at_the_sides_asked_for():
   curves = [
     resizing.curve(OLD, range(2, 13), antialias=aa) for aa in (False, True)
   ]
-  figure = resizing_figures.draw_curves(curves, SIDES)
+  figure = resizing.draw_curves(curves, SIDES)
   above, below = figure.axes
   gains = above.lines[:2]
   for line, curve in zip(gains, curves, strict=True):

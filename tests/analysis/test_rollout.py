@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from flexivit_jax.analysis import layout
+from flexivit_jax.analysis import images
 from flexivit_jax.analysis.activations import (
   activations,
   block_weights,
@@ -99,7 +99,7 @@ def test_packed_images_are_read_as_alone(pool):
   params, tokens = tiny.params(model), tiny.packed(shuffle=True)
   found = activations(model, params, tokens, NAMES)
   read = np.asarray(read_by_pool(model, found, tokens))
-  for (row, slot, own), image in zip(layout.places(tokens), tiny.images()[:2]):
+  for (row, slot, own), image in zip(images.places(tokens), tiny.images()[:2]):
     alone = tiny.alone(image)
     found_alone = activations(model, params, alone, NAMES)
     expected = read_by_pool(model, found_alone, alone)[0, 0]

@@ -5,23 +5,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flexivit_jax.analysis import similarity
+from flexivit_jax.analysis import positions
 from flexivit_jax.core.tokens import patchify
-from flexivit_jax.nn import pooling, positions, relations, tables, vit
+from flexivit_jax.models import vit
+from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn.positions import (
+  learned_grid,
+  relative,
+  rotary,
+  row_column,
+  waves,
+)
+from flexivit_jax.nn.positions import position as position_lib
 
 ADDED = {
-  "learned_grid": positions.LearnedGrid((3, 4)),
-  "sincos2d": positions.SinCos2D(),
-  "sincos2d of fractions": positions.SinCos2D(fractional_side=4.0),
-  "fourier": positions.Fourier(),
-  "rows + columns": tables.RowColumn((6, 7), first=1),
-  "rows * columns of fractions": tables.RowColumn(
+  "learned_grid": learned_grid.LearnedGrid((3, 4)),
+  "sincos2d": waves.SinCos2D(),
+  "sincos2d of fractions": waves.SinCos2D(fractional_side=4.0),
+  "fourier": waves.Fourier(),
+  "rows + columns": row_column.RowColumn((6, 7), first=1),
+  "rows * columns of fractions": row_column.RowColumn(
     (3, 4), "product", "fractional"
   ),
-  "rows beside columns, interpolated": tables.RowColumn(
+  "rows beside columns, interpolated": row_column.RowColumn(
     (3, 4), "stack", "interpolated"
   ),
-  "joint_table": tables.JointTable((5, 6)),
+  "joint_table": row_column.JointTable((5, 6)),
 }
 
 
@@ -37,7 +46,7 @@ def random_tables(position, width=16):
 @pytest.mark.parametrize("name", ADDED)
 def test_embeddings_are_what_the_model_adds(name):
   model = vit.ViT(
-    size=vit.Size(16, 1, 32, 2),
+    size=encoder.Size(16, 1, 32, 2),
     position=ADDED[name],
     pool=pooling.Gap(),
     kernel_hw=(2, 2),
@@ -51,16 +60,16 @@ def test_embeddings_are_what_the_model_adds(name):
     for path, value in jax.tree_util.tree_leaves_with_path(params)
   }
   added = (outputs.embedded - outputs.stem).reshape(5, 6, 16)
-  found = similarity.embeddings(model.position, flat, (5, 6), 16)
+  found = positions.embeddings(model.position, flat, (5, 6), 16)
   # A sum with numbers of order 1 and its difference, in float32.
   np.testing.assert_allclose(found, added, rtol=0, atol=1e-6)
   assert np.abs(added).max() > 0.1
 
 
 def test_cosines_of_a_stored_table():
-  position = positions.LearnedGrid((3, 4))
+  position = learned_grid.LearnedGrid((3, 4))
   arrays = random_tables(position)
-  found = similarity.similarity(position, arrays, (3, 4), 16)
+  found = positions.similarity(position, arrays, (3, 4), 16)
   table = arrays["pos_embedding"].reshape(3, 4, 16).astype(np.float64)
   for i, j, k, l in np.ndindex(3, 4, 3, 4):
     a, b = table[i, j], table[k, l]
@@ -71,9 +80,9 @@ def test_cosines_of_a_stored_table():
 
 
 def test_cosines_of_an_interpolated_table():
-  position = positions.LearnedGrid((3, 4))
+  position = learned_grid.LearnedGrid((3, 4))
   arrays = random_tables(position)
-  found = similarity.similarity(position, arrays, (5, 2), 16)
+  found = positions.similarity(position, arrays, (5, 2), 16)
   x = jax.image.resize(
     arrays["pos_embedding"].reshape(3, 4, 16), (5, 2, 16), "linear"
   ).reshape(10, 16)
@@ -85,7 +94,7 @@ def test_cosines_of_an_interpolated_table():
 
 
 def test_cosines_of_sincos2d_depend_on_the_distance_alone():
-  found = similarity.similarity(positions.SinCos2D(), {}, (6, 5), 32)
+  found = positions.similarity(waves.SinCos2D(), {}, (6, 5), 32)
   omega = 10_000.0 ** -(np.arange(8) / 7)
 
   def along(distance):  # of one axis: sin sin + cos cos
@@ -98,10 +107,10 @@ def test_cosines_of_sincos2d_depend_on_the_distance_alone():
 
 
 def test_rows_and_columns_that_are_orthogonal_make_a_cross_of_a_half():
-  position = tables.RowColumn((4, 5))
+  position = row_column.RowColumn((4, 5))
   one_hot = np.eye(16, dtype=np.float32)
-  arrays = {tables.ROW: one_hot[:4], tables.COL: one_hot[4:9]}
-  found = similarity.similarity(position, arrays, (4, 5), 16)
+  arrays = {row_column.ROW: one_hot[:4], row_column.COL: one_hot[4:9]}
+  found = positions.similarity(position, arrays, (4, 5), 16)
   for i, j, k, l in np.ndindex(4, 5, 4, 5):
     expected = ((i == k) + (j == l)) / 2
     assert found.cosines[i, j, k, l] == pytest.approx(expected, abs=1e-6)
@@ -110,24 +119,24 @@ def test_rows_and_columns_that_are_orthogonal_make_a_cross_of_a_half():
 
 
 def test_random_tables_have_no_cross():
-  position = positions.LearnedGrid((8, 8))
+  position = learned_grid.LearnedGrid((8, 8))
   arrays = random_tables(position, 256)
-  found = similarity.similarity(position, arrays, (8, 8), 256)
+  found = positions.similarity(position, arrays, (8, 8), 256)
   # 448 pairs in a cross, of standard deviation 1 / 16 each: 0.003.
   assert abs(found.cross) < 0.01
 
 
 @pytest.mark.parametrize("grid", [(1, 5), (5, 1), (1, 1)])
 def test_one_row_has_no_other_pairs(grid):
-  found = similarity.similarity(positions.SinCos2D(), {}, grid, 16)
+  found = positions.similarity(waves.SinCos2D(), {}, grid, 16)
   assert np.isnan(found.cross)
 
 
 def test_embeddings_of_zeros_are_like_no_other():
-  position = positions.LearnedGrid((2, 2))
+  position = learned_grid.LearnedGrid((2, 2))
   arrays = random_tables(position)
   arrays["pos_embedding"][0, 1] = 0
-  found = similarity.similarity(position, arrays, (2, 2), 16)
+  found = positions.similarity(position, arrays, (2, 2), 16)
   assert np.all(found.cosines[0, 1] == 0)
   assert np.all(found.cosines[:, :, 0, 1] == 0)
   assert np.isfinite(found.cross)
@@ -136,30 +145,30 @@ def test_embeddings_of_zeros_are_like_no_other():
 @pytest.mark.parametrize(
   ("position", "stored", "how"),
   [
-    (positions.LearnedGrid((3, 4)), (3, 4), "interpolated"),
-    (tables.JointTable((3, 4)), (3, 4), "part of the table"),
-    (tables.RowColumn((3, 4)), (3, 4), "part of the table"),
-    (tables.RowColumn((4, 5), first=1), (3, 4), "part of the table"),
-    (tables.RowColumn((3, 4), read="interpolated"), (3, 4), "interpolated"),
-    (tables.RowColumn((3, 4), read="fractional"), None, "interpolated"),
-    (positions.SinCos2D(), None, "computed"),
-    (positions.Fourier(), None, "computed"),
+    (learned_grid.LearnedGrid((3, 4)), (3, 4), "interpolated"),
+    (row_column.JointTable((3, 4)), (3, 4), "part of the table"),
+    (row_column.RowColumn((3, 4)), (3, 4), "part of the table"),
+    (row_column.RowColumn((4, 5), first=1), (3, 4), "part of the table"),
+    (row_column.RowColumn((3, 4), read="interpolated"), (3, 4), "interpolated"),
+    (row_column.RowColumn((3, 4), read="fractional"), None, "interpolated"),
+    (waves.SinCos2D(), None, "computed"),
+    (waves.Fourier(), None, "computed"),
   ],
 )
 def test_what_is_stored(position, stored, how):
-  assert similarity.stored_grid(position) == stored
-  assert similarity.reading(position, (2, 2)) == how
+  assert positions.stored_grid(position) == stored
+  assert positions.reading(position, (2, 2)) == how
   if stored:
-    assert similarity.reading(position, stored) == "stored"
+    assert positions.reading(position, stored) == "stored"
 
 
 @pytest.mark.parametrize(
   "position",
-  [positions.NoPosition(), relations.Rotary(), relations.Relative((3, 3))],
+  [position_lib.NoPosition(), rotary.Rotary(), relative.Relative((3, 3))],
 )
 def test_what_adds_nothing_is_refused(position):
   with pytest.raises(ValueError) as caught:
-    similarity.similarity(position, random_tables(position), (3, 3), 16)
+    positions.similarity(position, random_tables(position), (3, 3), 16)
   assert str(caught.value) == (
     f"{type(position).__name__} adds nothing to the patches: only learned, "
     "sincos2d, row and column, joint and fourier positions can be compared"
@@ -167,15 +176,15 @@ def test_what_adds_nothing_is_refused(position):
 
 
 def test_a_grid_beyond_the_table_is_refused():
-  position = tables.JointTable((3, 4))
+  position = row_column.JointTable((3, 4))
   with pytest.raises(ValueError, match=r"^4x4 patches are more than the 3x4 "):
-    similarity.similarity(position, random_tables(position), (4, 4), 16)
+    positions.similarity(position, random_tables(position), (4, 4), 16)
 
 
 def test_each_map_lies_at_its_patch():
-  position = positions.LearnedGrid((2, 3))
-  found = similarity.similarity(position, random_tables(position), (2, 3), 16)
-  axes = similarity.draw(found, title="a title").axes[0]
+  position = learned_grid.LearnedGrid((2, 3))
+  found = positions.similarity(position, random_tables(position), (2, 3), 16)
+  axes = positions.draw(found, title="a title").axes[0]
   canvas = np.ma.filled(axes.images[0].get_array(), np.nan)
   assert canvas.shape == (5, 11)
   for i, j in np.ndindex(2, 3):
@@ -193,7 +202,7 @@ def test_each_map_lies_at_its_patch():
 
 
 def test_large_grids_name_every_few_patches():
-  found = similarity.similarity(positions.SinCos2D(), {}, (20, 4), 16)
-  axes = similarity.draw(found, title="").axes[0]
+  found = positions.similarity(waves.SinCos2D(), {}, (20, 4), 16)
+  axes = positions.draw(found, title="").axes[0]
   labels = [int(x.get_text()) for x in axes.get_yticklabels()]
   assert labels == list(range(1, 21, 2))

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexivit_jax.core.tokens import Tokens, patchify
-from flexivit_jax.nn import pooling, positions, relations, vit
+from flexivit_jax.models import vit
+from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn.positions import learned_grid, relative, rotary
 
 PATCH = (4, 6)
 # Of 2x3, 4x2 and 1x2 patches.
@@ -15,9 +17,9 @@ GRIDS = ((2, 3), (4, 2), (1, 2))
 PADDING = 3
 
 POSITIONS = {
-  "learned": positions.LearnedGrid((3, 3)),
-  "rotary": relations.Rotary(),
-  "relative": relations.Relative((3, 2)),
+  "learned": learned_grid.LearnedGrid((3, 3)),
+  "rotary": rotary.Rotary(),
+  "relative": relative.Relative((3, 2)),
 }
 POOLS = {
   "gap": pooling.Gap(),
@@ -28,7 +30,7 @@ POOLS = {
 
 def model(position="learned", pool="gap", **changes):
   fields = {
-    "size": vit.Size(16, 2, 32, 2),
+    "size": encoder.Size(16, 2, 32, 2),
     "position": POSITIONS[position],
     "pool": POOLS[pool],
     "kernel_hw": (6, 6),

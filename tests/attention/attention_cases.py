@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from flexivit_jax.attention import dense, local
-from flexivit_jax.attention.kernels import NO_KEY, Partial
+from flexivit_jax.attention.kernel import NO_KEY, Partial
 
 # Compiling takes most of a test's time; LLVM's own optimisations change none
 # of XLA's operations.

@@ -16,7 +16,7 @@ from attention_cases import (
 
 from flexivit_jax.attention import blockwise, dense
 from flexivit_jax.attention.blockwise import Blocks, Blockwise
-from flexivit_jax.attention.kernels import NO_KEY
+from flexivit_jax.attention.kernel import NO_KEY
 
 # (lq, lk, kernel): blocks that divide, that overlap, of one token, and longer
 # than the sequence.

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import pytest
 from attention_cases import QUICK, mesh, on_mesh
 
-from flexivit_jax.attention import axes, dense, query_sharded, ring, ulysses
+from flexivit_jax.attention import dense, query_sharded, ring, ulysses
 from flexivit_jax.attention.blockwise import Blockwise
 from flexivit_jax.core import collectives
 from flexivit_jax.core.collectives import Collectives, Sent
+from flexivit_jax.devices import axes
 
 LAYERS, P, B, L, H, E = 3, 8, 2, 64, 8, 4
 A = 4 * B * L * H * E  # bytes of one activation in float32

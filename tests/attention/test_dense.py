@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flexivit_jax.attention import dense, kernels
+from flexivit_jax.attention import dense, kernel
 
 
 def _inputs(dtype, b=2, lq=5, lk=7, h=3, e=4):
@@ -159,7 +159,7 @@ def test_query_without_a_key_is_zero_and_never_nan(heads):
     q, k, v, q_segments=q_segments, kv_segments=kv_segments
   )
   assert (out[1, 4] == 0).all()
-  assert (lse[1, 4] == kernels.NO_KEY).all()
+  assert (lse[1, 4] == kernel.NO_KEY).all()
   assert (lse[0] > -100).all()
 
 

@@ -15,16 +15,16 @@ from jax.sharding import (
 )
 
 from flexivit_jax.attention import (
-  axes,
   blockwise,
   dense,
+  fused,
   local,
   query_sharded,
   ring,
-  triton,
   ulysses,
 )
-from flexivit_jax.attention.kernels import NO_KEY
+from flexivit_jax.attention.kernel import NO_KEY
+from flexivit_jax.devices import axes
 
 QuerySharded = query_sharded.QuerySharded
 KERNELS = {"dense": dense.Dense(), "blockwise": blockwise.Blockwise(3, 4)}
@@ -276,13 +276,13 @@ REFUSALS = {
   ),
   "ring without lse": (
     ring.Ring(),
-    dict(length=64, num_heads=6, parts=8, kernel=triton.Triton()),
+    dict(length=64, num_heads=6, parts=8, kernel=fused.Triton()),
     "the distribution ring merges by the lse, which kernel triton does not "
     "give: take the kernel blockwise, or the distribution ulysses",
   ),
   "query_sharded with one set of segments": (
     QuerySharded(),
-    dict(length=64, num_heads=6, parts=8, kernel=triton.Triton()),
+    dict(length=64, num_heads=6, parts=8, kernel=fused.Triton()),
     "kernel triton attends among one set of tokens, but query_sharded from a "
     "device's own to all: take the distribution ulysses, or the kernel "
     "blockwise",

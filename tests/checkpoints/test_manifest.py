@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from flexivit_jax.checkpoints import files, manifest, npz, tensors
+from flexivit_jax.checkpoints import atomic, manifest, npz, safetensors
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 FORMATS = pytest.mark.parametrize(
-  "container", [npz, tensors], ids=["npz", "safetensors"]
+  "container", [npz, safetensors], ids=["npz", "safetensors"]
 )
 
 
@@ -98,9 +98,6 @@ def test_a_damaged_sum_is_refused(tmp_path, text):
   )
 
 
-# Replacing.
-
-
 def _both(directory):
   """The file's text and its sum's, each None where there is none."""
   paths = (directory / "model.npz", directory / "model.npz.sha256")
@@ -134,7 +131,7 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path):
   # Nor is another file's name lost, where the writer failed at that one.
   other = tmp_path / "other"
   with pytest.raises(FileNotFoundError) as error:
-    with files.replacing(tmp_path / "model.npz"):
+    with atomic.replacing(tmp_path / "model.npz"):
       other.read_text()
   assert str(error.value.filename) == str(other)
 
@@ -142,7 +139,7 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path):
 def test_a_new_file_is_as_readable_as_any_other(tmp_path):
   path = tmp_path / "model.npz"
   plain = _file(tmp_path).stat().st_mode
-  for container in (npz, tensors):
+  for container in (npz, safetensors):
     container.write(path, {"w": np.zeros(3)}, {})
     assert path.stat().st_mode == plain
 

@@ -48,9 +48,6 @@ def _assert_identical(got, expected):
     assert got[name].tobytes() == array.tobytes(), name
 
 
-# What is written.
-
-
 @pytest.mark.parametrize("metadata", [None, {}, {"é": [1, {"a": None}]}])
 def test_what_is_written_is_read(tmp_path, metadata):
   path = tmp_path / "a.npz"
@@ -143,9 +140,6 @@ def test_nothing_is_held_twice(tmp_path):
   # A MiB is two pieces of 256 KiB, and the code's own.
   assert _peak(npz.write, path, arrays)[1] < 2**20
   assert _peak(npz.read, path)[1] < size + 2**20
-
-
-# Files that are not what they should be.
 
 
 def _refusal(path):

@@ -26,11 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flexivit_jax.checkpoints import published
-from flexivit_jax.core.faults import Fault
+from flexivit_jax.checkpoints import download, published
+from flexivit_jax.core.errors import Fault
 from flexivit_jax.core.text import format_bytes
 from flexivit_jax.core.tokens import patchify
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.models import sizes, vit
+from flexivit_jax.nn import pooling
+from flexivit_jax.nn.positions import learned_grid, waves
 
 PEM = pathlib.Path(__file__).parents[1] / "data" / "localhost.pem"
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -119,16 +121,13 @@ def _names(directory):
 
 def _assert_refused(cache, reason, **kwargs):
   with pytest.raises(Fault) as e:
-    published.fetch("tiny", cache=cache, **kwargs)
+    download.fetch("tiny", cache=cache, **kwargs)
   assert str(e.value) == (
     f"cannot download tiny: {reason}\n"
     f"fetch {published.MODELS[0].address} by hand, and put it at\n"
     f"{cache}/tiny.npz: it is found there, and its SHA-256 recorded"
   )
   assert _names(cache) == []
-
-
-# The table.
 
 
 def test_addresses_are_https_and_nothing_is_there_twice():
@@ -171,8 +170,8 @@ def _count(model):
   """Parameters of our model of the same shapes."""
   grid = model.grid
   module = vit.ViT(
-    size=vit.SIZES[model.variant],
-    position=positions.LearnedGrid(grid) if grid else positions.SinCos2D(),
+    size=sizes.SIZES[model.variant],
+    position=learned_grid.LearnedGrid(grid) if grid else waves.SinCos2D(),
     pool={"tok": pooling.ClassToken, "gap": pooling.Gap}[model.pool](),
     kernel_hw=model.kernel_hw,
     num_classes=model.num_classes,
@@ -192,7 +191,7 @@ def _count(model):
 def test_parameters_are_those_of_our_model(name):
   model = published.find(name)
   # Ours adds no position to the class token.
-  width = vit.SIZES[model.variant].width
+  width = sizes.SIZES[model.variant].width
   assert model.parameters == _count(model) + model.class_position * width
 
 
@@ -201,7 +200,7 @@ def test_sizes_tile_the_images_and_the_limit_has_room(model):
   assert all(model.image_side % size == 0 for size in model.trained_sizes)
   if model.patch_size is not None:
     assert model.trained_sizes == (model.patch_size,)
-  width = vit.SIZES[model.variant].width
+  width = sizes.SIZES[model.variant].width
   # Attention pooling, were it that: as a block, but for the query's norm.
   room = model.max_bytes - 4 * model.parameters
   assert 4 * 13 * width**2 < room < model.parameters * 2
@@ -215,7 +214,7 @@ def test_names_by_pattern_and_the_nearest_name():
   )
   assert published.list_models("none*") == ()
   with pytest.raises(ValueError) as e:
-    published.fetch("flexivit_s_ilk")
+    download.fetch("flexivit_s_ilk")
   assert str(e.value) == (
     "no published checkpoint is named 'flexivit_s_ilk' (did you mean "
     "'flexivit_s_i1k'?); list_models() names all 39"
@@ -226,22 +225,19 @@ def test_cache_directory(monkeypatch):
   monkeypatch.setenv("HOME", "/home/me")
   monkeypatch.delenv("FLEXIVIT_JAX_CACHE", raising=False)
   monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-  places = [published.cache_directory()]
+  places = [download.cache_directory()]
   for name, value in (("XDG_CACHE_HOME", "/x"), ("FLEXIVIT_JAX_CACHE", "~/y")):
     monkeypatch.setenv(name, value)
-    places.append(published.cache_directory())
+    places.append(download.cache_directory())
   expected = ["/home/me/.cache/flexivit_jax", "/x/flexivit_jax", "/home/me/y"]
   assert list(map(str, places)) == expected
-
-
-# Downloads.
 
 
 def test_downloads_once_and_then_needs_no_server(
   server, tmp_path, monkeypatch, capfd
 ):
   monkeypatch.setenv("FLEXIVIT_JAX_CACHE", str(tmp_path / "new" / "cache"))
-  path = published.fetch("tiny")
+  path = download.fetch("tiny")
   assert path == tmp_path / "new" / "cache" / "tiny.npz"
   assert path.read_bytes() == BODY
   recorded = path.with_name("tiny.npz.sha256").read_text()
@@ -250,7 +246,7 @@ def test_downloads_once_and_then_needs_no_server(
   assert server.requests == ["/tiny.npz"]
   server.shutdown()
   server.socket.close()
-  assert published.fetch("tiny") == path
+  assert download.fetch("tiny") == path
   assert capfd.readouterr() == ("", "")  # no bar where there is no terminal
 
 
@@ -261,7 +257,7 @@ class _Terminal(io.StringIO):
 
 def test_a_terminal_shows_progress(server, tmp_path, monkeypatch):
   monkeypatch.setattr(sys, "stderr", _Terminal())
-  published.fetch("tiny", cache=tmp_path)
+  download.fetch("tiny", cache=tmp_path)
   first, *_, last = sys.stderr.getvalue().strip().split("\r")
   assert first.startswith("tiny:   0%|")
   assert "1.05M/1.05M" in last
@@ -275,7 +271,7 @@ def test_a_body_of_undeclared_length_and_a_redirect(server, tmp_path):
       _send(BODY, length=None)(handler)
 
   server.reply = reply
-  assert published.fetch("tiny", cache=tmp_path).read_bytes() == BODY
+  assert download.fetch("tiny", cache=tmp_path).read_bytes() == BODY
   assert server.requests == ["/tiny.npz", "/moved.npz"]
 
 
@@ -283,24 +279,24 @@ def test_a_file_put_there_by_hand_is_recorded(server, tmp_path):
   path = tmp_path / "tiny.npz"
   path.write_bytes(b"<html>")
   with pytest.raises(Fault) as e:
-    published.fetch("tiny", cache=tmp_path)
+    download.fetch("tiny", cache=tmp_path)
   first, second = str(e.value).split("\n", 1)
   assert first == f"{path} is no npz file"
   assert second.startswith(f"fetch {server.address} by hand, and put it at\n")
   path.write_bytes(BODY)
-  assert published.fetch("tiny", cache=tmp_path) == path
+  assert download.fetch("tiny", cache=tmp_path) == path
   assert _names(tmp_path) == ["tiny.npz", "tiny.npz.sha256"]
   assert server.requests == []
 
 
 def test_damage_is_noticed_also_by_a_second_download(server, tmp_path):
-  path = published.fetch("tiny", cache=tmp_path)
+  path = download.fetch("tiny", cache=tmp_path)
   damaged = bytearray(BODY)
   damaged[len(BODY) // 2] ^= 1
   path.write_bytes(damaged)
   digests = [hashlib.sha256(x).hexdigest()[:12] for x in (damaged, BODY)]
   with pytest.raises(Fault) as e:
-    published.fetch("tiny", cache=tmp_path)
+    download.fetch("tiny", cache=tmp_path)
   text = str(e.value)
   assert text.startswith(f"{path} has changed: SHA-256 {digests[0]}..., ")
   assert digests[1] in text
@@ -308,11 +304,11 @@ def test_damage_is_noticed_also_by_a_second_download(server, tmp_path):
   path.unlink()
   server.reply = _send(damaged)
   with pytest.raises(Fault) as e:
-    published.fetch("tiny", cache=tmp_path)
+    download.fetch("tiny", cache=tmp_path)
   assert str(e.value) == text
   path.unlink()
   server.reply = _send(BODY)
-  assert published.fetch("tiny", cache=tmp_path).read_bytes() == BODY
+  assert download.fetch("tiny", cache=tmp_path).read_bytes() == BODY
 
 
 LIMIT = _model("").max_bytes
@@ -359,7 +355,7 @@ def test_bad_answers(server, tmp_path, reply, reason):
   _assert_refused(tmp_path, reason)
   # Nothing of it is in the way of a good one.
   server.reply = _send(BODY)
-  assert published.fetch("tiny", cache=tmp_path).read_bytes() == BODY
+  assert download.fetch("tiny", cache=tmp_path).read_bytes() == BODY
 
 
 def test_no_network(server, tmp_path, monkeypatch):
@@ -376,7 +372,7 @@ def test_no_network(server, tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
     patch.delenv("SSL_CERT_FILE")
     with pytest.raises(Fault, match="CERTIFICATE_VERIFY_FAILED"):
-      published.fetch("tiny", cache=tmp_path)
+      download.fetch("tiny", cache=tmp_path)
   plain = _model(f"http://localhost:{server.server_port}/tiny.npz")
   with monkeypatch.context() as patch:
     patch.setattr(published, "MODELS", (plain,))
@@ -401,7 +397,7 @@ def test_too_little_space(server, tmp_path, monkeypatch, length, wanted):
 
   leave(wanted - 1)
   with pytest.raises(Fault) as e:
-    published.fetch("tiny", cache=tmp_path)
+    download.fetch("tiny", cache=tmp_path)
   assert str(e.value) == (
     f"{tmp_path} has {format_bytes(wanted - 1)} free, and tiny takes "
     f"{format_bytes(wanted)}\n"
@@ -409,10 +405,7 @@ def test_too_little_space(server, tmp_path, monkeypatch, length, wanted):
   )
   assert _names(tmp_path) == []
   leave(wanted)
-  assert published.fetch("tiny", cache=tmp_path).exists()
-
-
-# Other processes.
+  assert download.fetch("tiny", cache=tmp_path).exists()
 
 
 def _wait_for(condition):
@@ -444,7 +437,7 @@ def test_killed_amid_a_download(server, tmp_path):
   assert left.startswith("tiny.npz.")
   assert left.endswith(".unfinished")
   server.reply = _send(BODY)
-  assert published.fetch("tiny", cache=tmp_path).read_bytes() == BODY
+  assert download.fetch("tiny", cache=tmp_path).read_bytes() == BODY
   assert _names(tmp_path) == ["tiny.npz", "tiny.npz.sha256"]
 
 
@@ -453,7 +446,7 @@ def test_the_second_of_two_waits_and_takes_what_the_first_has(
 ):
   path = tmp_path / "tiny.npz"
   other = threading.Thread(
-    target=published.fetch, args=("tiny",), kwargs={"cache": tmp_path}
+    target=download.fetch, args=("tiny",), kwargs={"cache": tmp_path}
   )
   monkeypatch.setattr(sys, "stderr", io.StringIO())
   with (tmp_path / "tiny.npz.lock").open("a") as file:

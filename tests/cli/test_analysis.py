@@ -6,14 +6,18 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from flexivit_jax import saving
-from flexivit_jax.analysis import filters, resizing, similarity
+from flexivit_jax.analysis import filters, positions, resizing
+from flexivit_jax.checkpoints import save as save_lib
+from flexivit_jax.checkpoints.formats import parameters
+from flexivit_jax.checkpoints.model import StoredModel
+from flexivit_jax.checkpoints.origin import Spec
 from flexivit_jax.cli import analysis
-from flexivit_jax.core import resize
-from flexivit_jax.experiment import ConfigError
-from flexivit_jax.formats import parameters
-from flexivit_jax.loaded import Checkpoint, Spec
-from flexivit_jax.nn import pooling, positions, relations, tables, vit
+from flexivit_jax.core import pi_resize, resize
+from flexivit_jax.core.errors import ConfigError
+from flexivit_jax.models import vit
+from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn.positions import learned_grid, rotary, row_column, waves
+from flexivit_jax.nn.positions import position as position_lib
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def run(capsys):
 def save(path, position, **changes):
   """A small model of random numbers; returns it."""
   model = vit.ViT(
-    size=vit.Size(8, 1, 12, 2),
+    size=encoder.Size(8, 1, 12, 2),
     position=position,
     pool=pooling.Gap(),
     kernel_hw=(6, 6),
@@ -43,7 +47,7 @@ def save(path, position, **changes):
     for name, x in parameters.shapes(model).items()
   }
   spec = Spec("test", "made up", trained_sizes=((3, 3), (6, 6)))
-  saving.save(Checkpoint(model, dict(arrays), spec), path, "orbax")
+  save_lib.save(StoredModel(model, dict(arrays), spec), path, "orbax")
   return model, arrays
 
 
@@ -51,7 +55,7 @@ def save(path, position, **changes):
 def learned(tmp_path_factory):
   """A checkpoint's path, its model and arrays."""
   path = tmp_path_factory.mktemp("in") / "learned"
-  return path, *save(path, positions.LearnedGrid((3, 4)))
+  return path, *save(path, learned_grid.LearnedGrid((3, 4)))
 
 
 def check_files(line, output, figures, name):
@@ -180,7 +184,7 @@ def test_filters(run, learned, tmp_path):
 def test_filters_of_sizes_asked_for_as_the_model_resizes(
   run, tmp_path, antialias
 ):
-  position = positions.LearnedGrid((3, 4))
+  position = learned_grid.LearnedGrid((3, 4))
   _, arrays = save(tmp_path / "in", position, kernel_antialias=antialias)
   lines = run(
     "filters",
@@ -199,7 +203,7 @@ def test_filters_of_sizes_asked_for_as_the_model_resizes(
     "tiles_4x3",
   ]
   for name, size in (("2x2", (2, 2)), ("4x3", (4, 3))):
-    expected = resize.pi_resize(kernel, size, antialias=antialias)
+    expected = pi_resize.pi_resize(kernel, size, antialias=antialias)
     np.testing.assert_allclose(
       numbers[f"tiles_{name}"],
       np.moveaxis(expected[..., strongest], -1, 0),
@@ -224,7 +228,7 @@ def test_positions(run, learned, tmp_path):
   crosses = []
   for name in names:
     grid = tuple(map(int, name.split("x")))
-    found = similarity.similarity(model.position, arrays, grid, 8)
+    found = positions.similarity(model.position, arrays, grid, 8)
     np.testing.assert_array_equal(numbers[f"cosines_{name}"], found.cosines)
     crosses.append(found.cross)
   assert lines[-5] == (
@@ -240,11 +244,11 @@ def test_positions(run, learned, tmp_path):
 @pytest.mark.parametrize(
   ("position", "grid", "how"),
   [
-    (positions.SinCos2D(), "14x14", "computed"),
-    (positions.Fourier(2.0), "14x14", "computed"),
-    (tables.RowColumn((5, 6), first=1), "4x5", "stored"),
-    (tables.RowColumn((5, 6), read="fractional"), "14x14", "interpolated"),
-    (tables.JointTable((4, 3)), "4x3", "stored"),
+    (waves.SinCos2D(), "14x14", "computed"),
+    (waves.Fourier(2.0), "14x14", "computed"),
+    (row_column.RowColumn((5, 6), first=1), "4x5", "stored"),
+    (row_column.RowColumn((5, 6), read="fractional"), "14x14", "interpolated"),
+    (row_column.JointTable((4, 3)), "4x3", "stored"),
   ],
 )
 def test_positions_of_other_kinds(run, tmp_path, position, grid, how):
@@ -258,7 +262,7 @@ def test_positions_of_other_kinds(run, tmp_path, position, grid, how):
 
 def test_positions_of_a_long_table_on_grids_asked_for(run, tmp_path):
   path, out = tmp_path / "in", tmp_path / "out"
-  save(path, tables.RowColumn((64, 64), first=1))
+  save(path, row_column.RowColumn((64, 64), first=1))
   with pytest.raises(ConfigError) as caught:
     run("positions", f"--checkpoint={path}")
   assert str(caught.value) == (
@@ -272,7 +276,7 @@ def test_positions_of_a_long_table_on_grids_asked_for(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-  "position", [positions.NoPosition(), relations.Rotary()]
+  "position", [position_lib.NoPosition(), rotary.Rotary()]
 )
 @pytest.mark.parametrize("more", [(), ("--grids=4x4",)])
 def test_positions_that_are_not_added_are_refused(
@@ -289,7 +293,7 @@ def test_positions_that_are_not_added_are_refused(
 
 
 def test_a_grid_beyond_the_positions_is_refused(run, tmp_path):
-  save(tmp_path / "in", tables.JointTable((4, 3)))
+  save(tmp_path / "in", row_column.JointTable((4, 3)))
   with pytest.raises(ConfigError) as caught:
     run("positions", f"--checkpoint={tmp_path / 'in'}", "--grids=4x4")
   assert str(caught.value) == (

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexivit_jax import saving
+from flexivit_jax.checkpoints import save
+from flexivit_jax.checkpoints.formats import parameters
+from flexivit_jax.checkpoints.model import LoadedModel, StoredModel, on_device
+from flexivit_jax.checkpoints.origin import Spec
 from flexivit_jax.cli import analysis
 from flexivit_jax.cli.analyses import images
-from flexivit_jax.core.faults import Fault
-from flexivit_jax.experiment import ConfigError
-from flexivit_jax.formats import parameters
-from flexivit_jax.loaded import Checkpoint, LoadedViT, Spec, on_device
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.core.errors import ConfigError, Fault
+from flexivit_jax.models import vit
+from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn.positions import learned_grid, position
 
 POOLS = {
   "gap": pooling.Gap(),
@@ -29,8 +31,8 @@ FEW = ("--data=digits", "--images=3")
 def make(pool="gap", spec=None, **changes):
   """A small model of random numbers."""
   fields = {
-    "size": vit.Size(8, 2, 12, 2),
-    "position": positions.LearnedGrid((3, 4)),
+    "size": encoder.Size(8, 2, 12, 2),
+    "position": learned_grid.LearnedGrid((3, 4)),
     "pool": POOLS[pool],
     "kernel_hw": (6, 6),
     "num_classes": 5,
@@ -42,7 +44,7 @@ def make(pool="gap", spec=None, **changes):
     for name, x in parameters.shapes(model).items()
   }
   spec = spec or Spec("test", "made up", trained_sizes=((6, 6), (12, 12)))
-  return Checkpoint(model, arrays, spec)
+  return StoredModel(model, arrays, spec)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def checkpoints(tmp_path_factory):
   paths = {}
   for pool in POOLS:
     paths[pool] = tmp_path_factory.mktemp("in") / pool
-    saving.save(make(pool), paths[pool], "orbax")
+    save.save(make(pool), paths[pool], "orbax")
   return paths
 
 
@@ -472,7 +474,7 @@ def test_a_checkpoint_that_says_too_little_is_refused(
     "give one, 240 say"
   )
   bare = dataclasses.replace(make(), spec=Spec("test", "made up"))
-  saving.save(bare, tmp_path / "bare", "orbax")
+  save.save(bare, tmp_path / "bare", "orbax")
   own = f"--checkpoint={tmp_path / 'bare'}"
   for name, option, give in (
     ("rollout", "--patch_size", "one, 16 say"),
@@ -505,7 +507,7 @@ def test_a_model_of_other_channels_is_refused(monkeypatch):
 def test_a_model_of_two_channels_of_features_has_no_three_components(
   monkeypatch,
 ):
-  narrow = make(size=vit.Size(2, 1, 4, 1), position=positions.NoPosition())
+  narrow = make(size=encoder.Size(2, 1, 4, 1), position=position.NoPosition())
   monkeypatch.setattr(images, "load", lambda args: on_device(narrow))
   assert refused("pca", "--checkpoint=x", *FEW) == (
     "--checkpoint: 3 components of features 2 wide"
@@ -528,7 +530,7 @@ def test_a_bad_image_is_named(checkpoints, photographs, tmp_path):
 
 def test_a_model_without_a_head_is_analysed(monkeypatch, run):
   headless = make(num_classes=0)
-  model = LoadedViT(
+  model = LoadedModel(
     headless.model.clone(num_classes=None),
     on_device(headless).params,
     make().spec,

@@ -3,7 +3,7 @@
 import pytest
 
 from flexivit_jax.cli import arguments
-from flexivit_jax.experiment import ConfigError
+from flexivit_jax.core.errors import ConfigError
 
 GIVEN = ["--config", "configs/x.py:8", "--workdir", "runs/x"]
 

@@ -7,12 +7,14 @@ import pathlib
 import numpy as np
 import pytest
 
-from flexivit_jax import pretrained, saving
+from flexivit_jax.checkpoints import load, origin, save
+from flexivit_jax.checkpoints import model as model_lib
+from flexivit_jax.checkpoints.formats import parameters
 from flexivit_jax.cli import convert
-from flexivit_jax.core.faults import Fault
-from flexivit_jax.experiment import ConfigError
-from flexivit_jax.formats import parameters
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.core.errors import ConfigError, Fault
+from flexivit_jax.models import vit
+from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn.positions import learned_grid, waves
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 
@@ -103,21 +105,21 @@ def test_out_computes_what_in_does(
     assert line.startswith(f"{start}{name} differ by at most ")
     worst, largest = line.split("at most ")[1].split(", of ")
     assert float(worst) < 1e-5 < 0.1 < float(largest)
-  kernel_hw = pretrained.read(tmp_path / "out").model.kernel_hw
+  kernel_hw = load.read(tmp_path / "out").model.kernel_hw
   assert patch == f"{kernel_hw[0]}x{kernel_hw[1]}"
 
 
 def test_a_model_for_one_size_keeps_its_input(run, flexivit, tmp_path):
   run(flexivit, tmp_path / "a", "--format=timm", "--patch=16", "--image=96")
   run(tmp_path / "a", tmp_path / "b", "--format=timm", "--patch=8")
-  model = pretrained.read(tmp_path / "b").model
+  model = load.read(tmp_path / "b").model
   assert model.kernel_hw == (8, 8)
-  assert model.position == positions.LearnedGrid((12, 12))
+  assert model.position == learned_grid.LearnedGrid((12, 12))
   config = json.loads((tmp_path / "b" / "config.json").read_text())
   assert config["model_args"]["img_size"] == [96, 96]
   # Another input alone: more of the same patches.
   run(tmp_path / "a", tmp_path / "c", "--format=timm", "--image=160")
-  model = pretrained.read(tmp_path / "c").model
+  model = load.read(tmp_path / "c").model
   assert (model.kernel_hw, model.position.size) == ((16, 16), (10, 10))
 
 
@@ -129,20 +131,20 @@ def test_a_flexible_model_for_one_size_is_noted(run, small_run, tmp_path):
   )
   # Stored at 6 px, it is for 6 px.
   run(small_run[0], tmp_path / "6", "--format=timm", "--patch=6", "--image=24")
-  spec = pretrained.read(tmp_path / "6").spec
+  spec = load.read(tmp_path / "6").spec
   assert (spec.patch_size, spec.trained_sizes) == ((6, 6), ())
 
 
 def test_our_own_timm_files_keep_their_input(run, flexivit, tmp_path):
   run(flexivit, tmp_path / "a", "--format=timm")
   run(tmp_path / "a", tmp_path / "b", "--format=timm", "--patch=16")
-  assert pretrained.read(tmp_path / "b").model.position.size == (14, 14)
+  assert load.read(tmp_path / "b").model.position.size == (14, 14)
 
 
 def test_what_a_format_has_no_place_for_names_the_way_out(run, tmp_path):
   model = vit.ViT(
-    size=vit.Size(8, 1, 12, 2),
-    position=positions.LearnedGrid((3, 3)),
+    size=encoder.Size(8, 1, 12, 2),
+    position=learned_grid.LearnedGrid((3, 3)),
     pool=pooling.ClassToken(),
     kernel_hw=(4, 4),
     num_classes=5,
@@ -153,10 +155,8 @@ def test_what_a_format_has_no_place_for_names_the_way_out(run, tmp_path):
     name: rng.normal(size=x.shape).astype(np.float32)
     for name, x in parameters.shapes(model).items()
   }
-  spec = pretrained.Spec("test", "made up", patch_size=(4, 4))
-  saving.save(
-    pretrained.Checkpoint(model, arrays, spec), tmp_path / "a", "timm"
-  )
+  spec = origin.Spec("test", "made up", patch_size=(4, 4))
+  save.save(model_lib.StoredModel(model, arrays, spec), tmp_path / "a", "timm")
   arguments = (tmp_path / "a", tmp_path / "b.npz", "--format=big_vision")
   with pytest.raises(ConfigError) as caught:
     run(*arguments)
@@ -170,8 +170,8 @@ def test_what_a_format_has_no_place_for_names_the_way_out(run, tmp_path):
 
 def test_positions_without_a_table_need_no_image(run, tmp_path):
   model = vit.ViT(
-    size=vit.Size(8, 1, 12, 2),
-    position=positions.SinCos2D(),
+    size=encoder.Size(8, 1, 12, 2),
+    position=waves.SinCos2D(),
     pool=pooling.Gap(),
     kernel_hw=(4, 4),
     num_classes=5,
@@ -180,16 +180,16 @@ def test_positions_without_a_table_need_no_image(run, tmp_path):
     name: np.ones(x.shape, np.float32)
     for name, x in parameters.shapes(model).items()
   }
-  spec = pretrained.Spec("test", "made up")
+  spec = origin.Spec("test", "made up")
   path, out = tmp_path / "a", tmp_path / "b"
-  saving.save(pretrained.Checkpoint(model, arrays, spec), path, "orbax")
+  save.save(model_lib.StoredModel(model, arrays, spec), path, "orbax")
   with pytest.raises(ConfigError) as caught:
     run(path, out, "--format=orbax", "--image=24")
   assert str(caught.value) == (
     "--image: the model has no table of positions to resize"
   )
   run(path, out, "--format=orbax", "--patch=2", "--check")
-  assert pretrained.read(out).model.kernel_hw == (2, 2)
+  assert load.read(out).model.kernel_hw == (2, 2)
 
 
 def test_ctrl_c_leaves_nothing(command, flexivit, tmp_path):
@@ -238,7 +238,7 @@ def test_a_run_is_converted(run, small_run, tmp_path):
   workdir, _ = small_run
   lines = run(workdir, tmp_path / "run.npz", "--format=big_vision", "--check")
   assert lines[-1].startswith("check: ")
-  again = pretrained.read(tmp_path / "run.npz")
+  again = load.read(tmp_path / "run.npz")
   assert again.spec.trained_sizes == ((6, 6), (12, 12))
   assert again.spec.classes == tuple("0123456789")
 
@@ -319,8 +319,8 @@ def test_refusals(run, flexivit, tmp_path, arguments, text):
 
 
 def test_check_fails_where_out_computes_otherwise(flexivit, capsys):
-  before = pretrained.read(flexivit)
-  after = pretrained.read(flexivit, gelu="exact")
+  before = load.read(flexivit)
+  after = load.read(flexivit, gelu="exact")
   with pytest.raises(Fault) as caught:
     convert.check(before, after)
   assert str(caught.value) == (

@@ -3,8 +3,8 @@
 import pytest
 
 from flexivit_jax.cli import arguments, distributed
-from flexivit_jax.core.peers import ALONE
-from flexivit_jax.experiment import ConfigError
+from flexivit_jax.core.errors import ConfigError
+from flexivit_jax.devices.processes import ALONE
 
 
 def _parse(*argv):

@@ -12,9 +12,8 @@ import types
 import pytest
 
 from flexivit_jax.cli import errors
-from flexivit_jax.core.faults import Fault
-from flexivit_jax.data.images import BadImageError
-from flexivit_jax.experiment import ConfigError
+from flexivit_jax.core.errors import ConfigError, Fault
+from flexivit_jax.data.pixels.decode import BadImageError
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -71,7 +70,7 @@ def test_faults_are_told_as_they_are(capsys):
   image = BadImageError("a.jpg: cannot decode this image: cut")
   way_out = (
     "mend it, or leave it out: --config.on_bad_image=skip of train.py, "
-    "--on_bad_image=skip of evaluate.py and cli.few_shot"
+    "--on_bad_image=skip of evaluate.py and few-shot"
   )
   assert ending(image, capsys) == (1, f"error: {image}\n{way_out}\n")
 
@@ -119,8 +118,6 @@ def test_run_returns_after_a_command_that_works(capsys):
   errors.run(lambda: print("done"))
   assert capsys.readouterr().out == "done\n"
 
-
-# Commands in a process of their own.
 
 SCRIPT = """
 import sys, time

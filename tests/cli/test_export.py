@@ -5,11 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from flexivit_jax import exporting, serving
-from flexivit_jax.cli import comparison, export, reading
-from flexivit_jax.core import resize
-from flexivit_jax.core.faults import Fault
-from flexivit_jax.experiment import ConfigError
+from flexivit_jax.checkpoints import parity, repatch, serving
+from flexivit_jax.cli import checkpoint_arguments, export
+from flexivit_jax.core import pi_resize, resize
+from flexivit_jax.core.errors import ConfigError, Fault
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 
@@ -54,7 +53,7 @@ def test_it_is_written_and_compared_with_the_model(
   served = serving.load(out)
   assert served.contract["platforms"] == ["cpu", "cuda"]
   # What was compared is what lies there.
-  images = comparison.photographs((96, 144), 3)
+  images = parity.photographs((96, 144), 3)
   largest = np.abs(served(images, 8)["logits"]).max()
   assert checks[1][3] == f"{largest:.2g}"
 
@@ -63,12 +62,10 @@ def test_what_computes_something_else_is_a_fault(
   checkpoint, tmp_path, capsys, monkeypatch
 ):
   def antialiased(kernel, hw, *, antialias):
-    return resize.pi_resize(kernel, hw, antialias=not antialias)
+    return pi_resize.pi_resize(kernel, hw, antialias=not antialias)
 
   # As other programs resize: near to it, but not the same.
-  monkeypatch.setattr(
-    exporting.repatch, "resize", _With(resize, pi_resize=antialiased)
-  )
+  monkeypatch.setattr(repatch, "resize", _With(resize, pi_resize=antialiased))
   with pytest.raises(Fault) as caught:
     export.main(_arguments(checkpoint, tmp_path / "out"))
   assert str(caught.value) == (
@@ -76,7 +73,7 @@ def test_what_computes_something_else_is_a_fault(
   )
   last = capsys.readouterr().out.splitlines()[-1]
   worst = float(last.split("at most ")[1].split(",")[0])
-  # A thousand times what tests/test_serving.py allows.
+  # A thousand times what tests/checkpoints/test_serving.py allows.
   assert worst > 1e-2
 
 
@@ -94,14 +91,14 @@ class _With:
 def test_a_bfloat16_model_may_differ_by_its_rounding(
   checkpoint, tmp_path, monkeypatch
 ):
-  read = reading.read
+  read = checkpoint_arguments.read
 
   def as_bfloat16(args):
     found = read(args)
     model = found.model.clone(dtype="bfloat16")
     return dataclasses.replace(found, model=model)
 
-  monkeypatch.setattr(reading, "read", as_bfloat16)
+  monkeypatch.setattr(checkpoint_arguments, "read", as_bfloat16)
   export.main(_arguments(checkpoint, tmp_path / "out"))
   assert b"BF16" in (tmp_path / "out" / serving.WEIGHTS).read_bytes()
 

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from flexivit_jax.cli import errors, few_shot, few_shot_data
-from flexivit_jax.data import sources
-from flexivit_jax.evaluation import features
-from flexivit_jax.evaluation.few_shot import draw
+from flexivit_jax.data.sources import digits, image_folder
+from flexivit_jax.evaluation.linear_probe import features
+from flexivit_jax.evaluation.linear_probe.ridge import draw
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 NUMBER = r"\d+\.\d(?: \+- \d+\.\d)?"
@@ -119,7 +119,7 @@ def test_a_draw_is_read_and_nothing_else(npz, tmp_path, capsys, monkeypatch):
   """Each image once for all sizes; training images that no draw takes never,
   so that they may be as bad as they like."""
   root = _folder(tmp_path)
-  opened = sources.ImageFolder(str(root), "train").open()
+  opened = image_folder.ImageFolder(str(root), "train").open()
   labels = np.array([opened.label(i) for i in range(len(opened))])
   taken = {
     opened.name(i)
@@ -131,13 +131,13 @@ def test_a_draw_is_read_and_nothing_else(npz, tmp_path, capsys, monkeypatch):
     if opened.name(i) not in taken:
       pathlib.Path(opened.name(i)).write_bytes(b"no image")
   read = []
-  image = sources.ImageFiles.image
+  image = image_folder.ImageFiles.image
 
   def counting(self, index):
     read.append(self.name(index))
     return image(self, index)
 
-  monkeypatch.setattr(sources.ImageFiles, "image", counting)
+  monkeypatch.setattr(image_folder.ImageFiles, "image", counting)
   argv = [
     *(f"--checkpoint={npz}", f"--data=folder:{root}", "--resolutions=48"),
     *("--patch_sizes=24,16,12", "--shots=1,2", "--seeds=2"),
@@ -422,7 +422,7 @@ def test_folders_that_do_not_fit(npz, tmp_path, capsys):
 
 
 def test_images_that_two_splits_share():
-  train = sources.Digits("train", side=24)
+  train = digits.Digits("train", side=24)
 
   def with_split(split):
     return dataclasses.replace(train, split=split)
@@ -433,4 +433,6 @@ def test_images_that_two_splits_share():
   assert few_shot_data.shared(*halves) == 0
   assert few_shot_data.shared(halves[0], with_split("train[600:]")) == 48
   assert few_shot_data.shared(train, with_split("test")) == 0
-  assert few_shot_data.shared(train, sources.ImageFolder("/x", "train")) == 0
+  assert (
+    few_shot_data.shared(train, image_folder.ImageFolder("/x", "train")) == 0
+  )

@@ -5,11 +5,11 @@ import json
 import jax
 import pytest
 
-from flexivit_jax import config
 from flexivit_jax.cli import plan, plan_workload
-from flexivit_jax.experiment import ConfigError
-from flexivit_jax.nn import cost
-from flexivit_jax.planning.workload import Layout
+from flexivit_jax.config import build
+from flexivit_jax.core.errors import ConfigError
+from flexivit_jax.models import cost
+from flexivit_jax.run.plan.workload import Layout
 
 LONG = "--config=configs/long_digits.py"
 SMALL = (LONG, "--config.model.num_classes=10")
@@ -219,7 +219,7 @@ def test_fully_sharded_parameters_lie_on_the_groups(small_experiment):
 
 
 def test_packed_rows():
-  experiment = config.load("configs/navit_digits.py")
+  experiment = build.load("configs/navit_digits.py")
   planned = plan_workload.read(experiment)
   work = planned.workload(Layout(2, 1), "gpu")
   packing = experiment.packing

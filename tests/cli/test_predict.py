@@ -12,24 +12,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexivit_jax import loaded, preprocessing, pretrained, saving
-from flexivit_jax.cli import predict, prediction_plan
-from flexivit_jax.core.faults import Fault
+from flexivit_jax.checkpoints import load, origin, save
+from flexivit_jax.checkpoints import model as model_lib
+from flexivit_jax.cli import predict as cli_predict
+from flexivit_jax.cli import prediction_plan
+from flexivit_jax.core.errors import ConfigError, Fault
 from flexivit_jax.core.resolution import NaFlex, Square
 from flexivit_jax.core.tokens import patchify
-from flexivit_jax.data import images, modes, sources
-from flexivit_jax.experiment import ConfigError
-from flexivit_jax.nn import pooling, positions, vit
-from flexivit_jax.training.memory import OutOfMemoryError
+from flexivit_jax.data.pixels import decode, preprocessing, resize
+from flexivit_jax.data.sources import digits
+from flexivit_jax.devices.out_of_memory import OutOfMemoryError
+from flexivit_jax.evaluation import eval_transforms
+from flexivit_jax.evaluation import predict as evaluation_predict
+from flexivit_jax.models import sizes
+from flexivit_jax.models import vit as vit_lib
+from flexivit_jax.nn import pooling
+from flexivit_jax.nn.positions import learned_grid
 
 NAMES = ("ant", "bee", "cat")
 
 
 def _saved(path, **options):
   """A made-up model as a file."""
-  model = vit.ViT(
-    vit.SIZES["mu"],
-    positions.LearnedGrid((4, 4)),
+  model = vit_lib.ViT(
+    sizes.SIZES["mu"],
+    learned_grid.LearnedGrid((4, 4)),
     pooling.Gap(),
     kernel_hw=(8, 8),
     **options,
@@ -43,8 +50,8 @@ def _saved(path, **options):
     lambda x: 0.2 * rng.normal(size=x.shape).astype("f4"), shapes["params"]
   )
   classes = NAMES if model.num_classes else ()
-  spec = loaded.Spec("made up", "x", patch_size=None, classes=classes)
-  saving.save(loaded.LoadedViT(model, params, spec), path, "orbax")
+  spec = origin.Spec("made up", "x", patch_size=None, classes=classes)
+  save.save(model_lib.LoadedModel(model, params, spec), path, "orbax")
   return path
 
 
@@ -81,7 +88,7 @@ def run(capsys, checkpoint):
 
   def call(*arguments, of=checkpoint):
     capsys.readouterr()
-    predict.main([f"--checkpoint={of}", *map(str, arguments)])
+    cli_predict.main([f"--checkpoint={of}", *map(str, arguments)])
     return capsys.readouterr().out.splitlines()
 
   return call
@@ -91,7 +98,7 @@ SIZES = ("--patch_size=8x6", "--resolution=24")
 
 
 def test_a_run_is_used_as_it_was_evaluated(small_run, command, tmp_path):
-  source = sources.Digits("test").open()
+  source = digits.Digits("test").open()
   for i in range(3):
     Image.fromarray(source.image(i)).save(tmp_path / f"{i}.png")
   done = command(
@@ -111,7 +118,7 @@ def test_a_run_is_used_as_it_was_evaluated(small_run, command, tmp_path):
     "probabilities: softmax (as the run's loss)",
   ]
   assert lines[at + 2].startswith("compiled prediction: 6x6 patches, ")
-  model = pretrained.load(small_run[0])
+  model = load.load(small_run[0])
   logits = np.asarray(model(source.pixels[:3], 6))
   expected = []
   for i, row in enumerate(logits):
@@ -164,13 +171,13 @@ def test_files_hold_what_was_printed_and_more(
   assert lines[-2] == "5 images"
   pixels = np.stack(
     [
-      images.resize(
-        images.decode_rgb(pathlib.Path(path).read_bytes(), path), (24, 24)
+      resize.resize(
+        decode.decode_rgb(pathlib.Path(path).read_bytes(), path), (24, 24)
       )
       for path in paths
     ]
   )
-  model = pretrained.load(checkpoint)
+  model = load.load(checkpoint)
   expected = jax.device_get(model.outputs(pixels, (8, 6)))
   powers = np.exp(expected["logits"])
   probabilities = powers / powers.sum(-1, keepdims=True)
@@ -228,12 +235,10 @@ def test_a_budget_keeps_the_aspect_ratio(run, photos, checkpoint, tmp_path):
   assert "5 images: NaFlex(max_patches=12) (--budget), patches of 4x4" in lines
   assert "probabilities: sigmoid (as asked for)" in lines
   pixels = [
-    images.decode_rgb(path.read_bytes(), str(path))
+    decode.decode_rgb(path.read_bytes(), str(path))
     for path in sorted(photos.iterdir())
   ]
-  expected = pretrained.load(checkpoint).outputs(
-    pixels, 4, resolution=NaFlex(12)
-  )
+  expected = load.load(checkpoint).outputs(pixels, 4, resolution=NaFlex(12))
   arrays = np.load(tmp_path / "out" / "features.npz")
   np.testing.assert_allclose(arrays["features"], expected["pooled"], atol=2e-5)
   grids = [arrays[f"tokens/{i}"].shape[:2] for i in range(5)]
@@ -359,10 +364,10 @@ def test_the_preprocessing_is_the_one_that_is_asked_for(
     found = np.load(tmp_path / "out" / "features.npz")["features"]
     return found, result["preprocessing"], lines
 
-  model, file = pretrained.load(checkpoint), (photos / "0.jpg").read_bytes()
+  model, file = load.load(checkpoint), (photos / "0.jpg").read_bytes()
   for name, mode in (
-    ("antialias", modes.ANTIALIAS),
-    ("bv_compat", modes.BvCompat()),
+    ("antialias", preprocessing.ANTIALIAS),
+    ("bv_compat", preprocessing.BvCompat()),
   ):
     found, told, lines = features(f"--preprocessing={name}")
     image = mode.resize(mode.decode(file, "x"), (24, 24))
@@ -419,7 +424,7 @@ def refused(run, photos, monkeypatch):
   def compiles(*args, **kwargs):
     raise AssertionError("compiled")
 
-  monkeypatch.setattr(predict.prediction, "compile_forward", compiles)
+  monkeypatch.setattr(evaluation_predict, "compile_forward", compiles)
   (photos.parent / "texts").mkdir()
   (photos.parent / "names").write_text("one\ntwo\n")
   (photos.parent / "gap").write_text("one\n\ntwo\n")
@@ -544,8 +549,8 @@ def test_image_files_have_three_channels(refused, tmp_path):
 
 def test_a_square_of_a_run_must_be_whole_patches(refused, monkeypatch):
   """Found before the first image is cut, in a thread."""
-  made = preprocessing.Preprocessing((), Square(24), "made up")
-  monkeypatch.setattr(preprocessing, "usual", lambda vit, name: made)
+  made = eval_transforms.Preprocessing((), Square(24), "made up")
+  monkeypatch.setattr(eval_transforms, "usual", lambda vit, name: made)
   assert refused("photos", "--patch_size=7") == (
     "--patch_size: a side of 24 pixels is not a whole number of 7x7 patches: "
     "give a multiple of both sides"
@@ -561,7 +566,7 @@ def test_too_little_memory_names_the_option(run, photos, monkeypatch):
   def exhausted(*args):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-  monkeypatch.setattr(predict.prediction, "compile_forward", exhausted)
+  monkeypatch.setattr(evaluation_predict, "compile_forward", exhausted)
   with pytest.raises(OutOfMemoryError) as caught:
     run("photos", *SIZES)
   assert str(caught.value) == (

@@ -13,10 +13,9 @@ import tensorflow_datasets
 from PIL import Image
 
 from flexivit_jax.cli import prepare
-from flexivit_jax.core.faults import Fault
-from flexivit_jax.data.sources import ImageFolder
-from flexivit_jax.data.tfds import Tfds
-from flexivit_jax.experiment import ConfigError
+from flexivit_jax.core.errors import ConfigError, Fault
+from flexivit_jax.data.sources.image_folder import ImageFolder
+from flexivit_jax.data.sources.tfds import Tfds
 
 SPLITS = {"train": 12, "test": 5}
 CLASSES = ("cat", "dog", "eel")
@@ -190,9 +189,6 @@ def test_as_a_process_without_tensorflow(command, folder, tmp_path):
   assert len(opened(tmp_path / "data")) == SPLITS["train"]
 
 
-# Bad images.
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["", ".tar.gz"])
 def test_a_bad_image_is_named_or_left_out(command, folder, tmp_path, suffix):
@@ -248,8 +244,6 @@ def test_damage_that_comes_after_the_listing_leaves_nothing(
     run(archive, f"--data_dir={tmp_path / 'data'}")
   assert contents(tmp_path / "data") == {}
 
-
-# Kills, and disks that are full.
 
 KILL = """
 import os, signal, sys
@@ -338,9 +332,6 @@ def test_a_disk_that_fills_up(command, folder, small_disk):
   assert contents(disk) == {}
 
 
-# Refusals.
-
-
 @pytest.mark.parametrize(
   ("arguments", "text"),
   [
@@ -397,9 +388,6 @@ def test_what_is_there_is_not_written_over(run, folder, tmp_path):
   assert contents(tmp_path / "data") == before
   run(*arguments, "--name=animals:1.0.1")
   assert opened(tmp_path / "data").name(0).startswith("animals/1.0.1 train ")
-
-
-# What TFDS prepares.
 
 
 class PreparedByTfds(tensorflow_datasets.core.GeneratorBasedBuilder):

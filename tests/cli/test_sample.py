@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import flexivit_jax as fv
+import flexivit_jax
 import train
-from flexivit_jax import exporting, saving
-from flexivit_jax.cli import sample as command
-from flexivit_jax.core import diffusion
-from flexivit_jax.experiment import ConfigError
+from flexivit_jax.checkpoints import export, save
+from flexivit_jax.cli import sample as sample_lib
+from flexivit_jax.core.errors import ConfigError
+from flexivit_jax.tasks import sampler
 from flexivit_jax.tasks.diffusion import Diffusion
 
 SCRIPT = "flexivit_jax.cli.sample"
@@ -200,19 +200,19 @@ def test_refusals(sample, run, classifier, here, tmp_path):
 
 @pytest.mark.slow
 def test_other_commands_say_what_such_a_run_is_for(run, here, tmp_path):
-  vit = fv.load(run)
+  vit = flexivit_jax.load(run)
   assert "conditioned by adaLN-Zero, GELU tanh, eps 1e-06" in str(vit)
   text = (
     f"{run} is conditioned on time and class (adaln_zero) and does not answer "
-    "images alone; it makes images: python -m flexivit_jax.cli.sample "
+    "images alone; it makes images: python -m flexivit_jax sample "
     f"--checkpoint {run} --output DIR"
   )
   images = np.zeros((1, 8, 8, 3), np.uint8)
   for call in (
     lambda: vit(images),
     lambda: vit.features(images),
-    lambda: saving.save(vit, tmp_path / "x.npz", "big_vision"),
-    lambda: exporting.export(
+    lambda: save.save(vit, tmp_path / "x.npz", "big_vision"),
+    lambda: export.export(
       vit, tmp_path / "x", patch_sizes=[2], image_hw=(8, 8)
     ),
   ):
@@ -246,15 +246,17 @@ def test_classes_by_number_by_name_and_all():
     ("dog,0", [1, 0]),
     ("7", [2]),  # a name before a number
   ):
-    assert command.choose_classes(text, names, task) == want
-  assert command.choose_classes("all", names, Diffusion(num_classes=0)) == [0]
+    assert sample_lib.choose_classes(text, names, task) == want
+  assert sample_lib.choose_classes("all", names, Diffusion(num_classes=0)) == [
+    0
+  ]
   with pytest.raises(ConfigError) as error:
-    command.choose_classes("1,dog", names, task)
+    sample_lib.choose_classes("1,dog", names, task)
   assert str(error.value) == (
     "--classes has 'dog' twice: --count says how many images there are of each"
   )
   with pytest.raises(ConfigError) as error:
-    command.choose_classes("0", names, Diffusion(num_classes=0))
+    sample_lib.choose_classes("0", names, Diffusion(num_classes=0))
   assert str(error.value) == (
     "--classes '0': the model was told no classes: leave it out"
   )
@@ -262,12 +264,12 @@ def test_classes_by_number_by_name_and_all():
 
 def test_guidance_needs_a_model_that_learned_without_classes():
   arguments = types.SimpleNamespace(steps=None, guidance=3.0, eta=None)
-  task = Diffusion(num_classes=3, sampler=diffusion.Sampler(steps=7))
-  found = command.choose_sampler(arguments, task)
-  assert found == diffusion.Sampler(steps=7, guidance=3.0)
+  task = Diffusion(num_classes=3, sampler=sampler.Sampler(steps=7))
+  found = sample_lib.choose_sampler(arguments, task)
+  assert found == sampler.Sampler(steps=7, guidance=3.0)
   task = Diffusion(num_classes=3, class_dropout=0.0)
   with pytest.raises(ConfigError) as error:
-    command.choose_sampler(arguments, task)
+    sample_lib.choose_sampler(arguments, task)
   assert str(error.value) == (
     "--guidance 3: the model did not learn to do without classes: give "
     "--guidance 1"

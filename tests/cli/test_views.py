@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 
 from flexivit_jax.cli import views
-from flexivit_jax.data import augment, bad_images, sources, tfds
-from flexivit_jax.evaluation.points import Setting
-from flexivit_jax.experiment import ConfigError, Data
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.core.errors import ConfigError
+from flexivit_jax.data.dataset import Dataset
+from flexivit_jax.data.loading import bad_images
+from flexivit_jax.data.pixels import transforms
+from flexivit_jax.data.sources import digits, image_folder, tfds
+from flexivit_jax.evaluation.settings import Setting
+from flexivit_jax.models import vit
+from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn.positions import learned_grid
 
 
 def given(**changes):
@@ -24,8 +29,8 @@ def given(**changes):
 
 def model(trained=(), **changes):
   module = vit.ViT(
-    size=vit.Size(16, 1, 32, 2),
-    position=positions.LearnedGrid((2, 2)),
+    size=encoder.Size(16, 1, 32, 2),
+    position=learned_grid.LearnedGrid((2, 2)),
     pool=pooling.Gap(),
     num_classes=10,
     **changes,
@@ -65,8 +70,8 @@ def test_files_of_any_size_become_what_a_run_evaluates(
     "{'name':'central_crop','size':(24,24)})"
   )
   found = views.choose_data(given(data="folder:/photos"), run)
-  assert found == Data(
-    sources.ImageFolder("/photos", "test"), run.test.transforms
+  assert found == Dataset(
+    image_folder.ImageFolder("/photos", "test"), run.test.transforms
   )
   assert capsys.readouterr().out == (
     "Resize(size=(28, 28)), CentralCrop(size=(24, 24)) (as the run's test "
@@ -98,11 +103,11 @@ def test_files_of_any_size_need_one_where_no_run_gives_it(
 def test_digits_are_drawn_as_large_as_the_largest_view():
   args = given(data="digits", resolutions="24x32", resize_first="40x36")
   data = views.choose_data(args, None)
-  assert data == Data(sources.Digits("test", 40))
+  assert data == Dataset(digits.Digits("test", 40))
   args = given(data="digits", resolutions="24x32,64,64")
-  assert views.choose_data(args, None) == Data(sources.Digits("test", 64))
-  assert views.choose_data(given(data="digits"), None) == Data(
-    sources.Digits("test")
+  assert views.choose_data(args, None) == Dataset(digits.Digits("test", 64))
+  assert views.choose_data(given(data="digits"), None) == Dataset(
+    digits.Digits("test")
   )
 
 
@@ -116,12 +121,12 @@ def test_the_centre_of_larger_images():
   reading = read(args, views.choose_data(args, None))
   assert reading.views == ((Setting((8, 8), (24, 32)),),)
   assert reading.shown == (
-    repr((augment.Resize((40, 36)), augment.CentralCrop((24, 32)))),
+    repr((transforms.Resize((40, 36)), transforms.CentralCrop((24, 32)))),
   )
   (_, batch), *_ = reading.loader
-  image = sources.Digits("test", 40).open().image(0)
-  image = augment.CentralCrop((24, 32))(
-    augment.Resize((40, 36))(image, None), 0
+  image = digits.Digits("test", 40).open().image(0)
+  image = transforms.CentralCrop((24, 32))(
+    transforms.Resize((40, 36))(image, None), 0
   )
   np.testing.assert_array_equal(batch.inputs[0], image)
 
@@ -147,7 +152,9 @@ def test_other_transforms_than_those_of_size_stay(capsys):
     def __repr__(self):
       return "Darker()"
 
-  data = Data(sources.Digits("test", 24), (augment.Resize((12, 12)), Darker()))
+  data = Dataset(
+    digits.Digits("test", 24), (transforms.Resize((12, 12)), Darker())
+  )
   args = given(resolutions="48", patch_sizes="8")
   reading = read(args, data)
   assert reading.shown == ("(Darker(), Resize(size=(48, 48)))",)

@@ -10,8 +10,8 @@ from flexivit_jax.core.patch_size import (
   FixedPatchSize,
   SampledPatchSize,
   ScheduledPatchSize,
-  as_hw,
 )
+from flexivit_jax.core.sizes import as_hw
 
 FLEXIVIT = SampledPatchSize((48, 40, 30, 24, 20, 16, 15, 12, 10, 8))
 
@@ -127,9 +127,6 @@ def test_thirds_are_probabilities():
     assert SampledPatchSize((4, 6, 8), thirds).probabilities == thirds
 
 
-# Packed images: each has a size of its own.
-
-
 def tokens_of(image_hw):
   """How many patches an image has, sides rounded up."""
   return lambda size: math.prod(
@@ -201,8 +198,6 @@ def test_refusals_of_a_budget(call, text):
     call()
   assert str(caught.value) == text
 
-
-# Sizes that move over training.
 
 CURRICULUM = ScheduledPatchSize(
   choices=(48, 32, (16, 8)),

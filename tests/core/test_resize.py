@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flexivit_jax.core import resize
+from flexivit_jax.core import pi_resize, resize
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 SIZES = (5, 6, 8, 10, 12, 15, 16, 20, 24, 30, 32, 40, 48)
@@ -48,7 +48,7 @@ def test_two_by_two_example_by_hand():
   assert np.sum(x * w) == pytest.approx(0.7)
   for side, response in ((3, 0.7), (4, 0.7), (1, 0.65)):
     b = resize.resize_matrix((2, 2), (side, side))
-    kernel = resize.pi_resize(w[..., None, None], (side, side))
+    kernel = pi_resize.pi_resize(w[..., None, None], (side, side))
     # Growing keeps the response; shrinking cannot.
     assert (b @ x.ravel()) @ kernel.ravel() == pytest.approx(response)
 
@@ -61,7 +61,7 @@ def test_growing_keeps_every_response(old, new):
   b = resize.bilinear_matrix(old, new)
   grown = np.einsum("ij,kl,jlc->ikc", b, b, x)
   before = np.einsum("ijc,ijcd->d", x, w)
-  after = np.einsum("ijc,ijcd->d", grown, resize.pi_resize(w, (new, new)))
+  after = np.einsum("ijc,ijcd->d", grown, pi_resize.pi_resize(w, (new, new)))
   assert np.max(np.abs(after - before)) < 1e-9 * np.max(np.abs(before))
 
 
@@ -69,7 +69,7 @@ def test_growing_keeps_every_response(old, new):
 def test_shrinking_satisfies_the_normal_equations(old, new):
   w = np.random.default_rng(0).normal(size=(old, old, 1, 1))
   b = resize.resize_matrix((old, old), (new, new))
-  w_new = resize.pi_resize(w, (new, new))
+  w_new = pi_resize.pi_resize(w, (new, new))
   # argmin |B^T w' - w|: the gradient B (B^T w' - w) vanishes.
   assert np.max(np.abs(b @ (b.T @ w_new.ravel() - w.ravel()))) < 1e-8
 
@@ -95,9 +95,9 @@ def test_the_dual_equals_the_direct_form(old, new, antialias):
   w = rng.normal(size=(*old, 3, 5))
   x = rng.normal(size=(7, *new, 3))
   direct = np.einsum(
-    "nijc,ijcd->nd", x, resize.pi_resize(w, new, antialias=antialias)
+    "nijc,ijcd->nd", x, pi_resize.pi_resize(w, new, antialias=antialias)
   )
-  resized = resize.pi_resize_patches(x, old, antialias=antialias)
+  resized = pi_resize.pi_resize_patches(x, old, antialias=antialias)
   assert resized.shape == (7, *old, 3)
   dual = np.einsum("nijc,ijcd->nd", resized, w)
   np.testing.assert_allclose(dual, direct, rtol=1e-12, atol=1e-12)
@@ -108,24 +108,24 @@ def test_separable_form_is_the_kronecker_product():
   p = resize.pi_resize_matrix((6, 8), (9, 5))
   assert p.shape == (45, 48)
   np.testing.assert_allclose(
-    resize.pi_resize(w, (9, 5)).ravel(), p @ w.ravel(), rtol=0, atol=1e-13
+    pi_resize.pi_resize(w, (9, 5)).ravel(), p @ w.ravel(), rtol=0, atol=1e-13
   )
 
 
 def test_same_size_returns_the_kernel_itself():
   kernel = jnp.ones((8, 8, 3, 4))
-  assert resize.pi_resize(kernel, (8, 8)) is kernel
+  assert pi_resize.pi_resize(kernel, (8, 8)) is kernel
 
 
 def test_jax_and_numpy_agree_and_jax_is_differentiable():
   w = np.random.default_rng(0).normal(size=(8, 8, 3, 4)).astype(np.float32)
-  expected = resize.pi_resize(w.astype(np.float64), (6, 12))
-  got = jax.jit(lambda w: resize.pi_resize(w, (6, 12)))(w)
+  expected = pi_resize.pi_resize(w.astype(np.float64), (6, 12))
+  got = jax.jit(lambda w: pi_resize.pi_resize(w, (6, 12)))(w)
   assert got.dtype == jnp.float32
   # Sums of 64 terms of order 1 in float32.
   np.testing.assert_allclose(got, expected, rtol=0, atol=5e-6)
   # The map is linear, so its gradient is its transpose.
-  gradient = jax.grad(lambda w: resize.pi_resize(w, (6, 12)).sum())(w)
+  gradient = jax.grad(lambda w: pi_resize.pi_resize(w, (6, 12)).sum())(w)
   p = resize.pi_resize_matrix((8, 8), (6, 12))
   np.testing.assert_allclose(
     gradient[..., 0, 0].ravel(), p.sum(axis=0), rtol=0, atol=5e-6
@@ -135,8 +135,8 @@ def test_jax_and_numpy_agree_and_jax_is_differentiable():
 def test_bfloat16_kernels_are_resized_in_float32():
   w = np.random.default_rng(0).normal(size=(8, 8, 1, 1)).astype(np.float32)
   w = jnp.asarray(w, jnp.bfloat16)
-  got = resize.pi_resize(w, (12, 12))
-  exact = resize.pi_resize(np.asarray(w, np.float64), (12, 12))
+  got = pi_resize.pi_resize(w, (12, 12))
+  exact = pi_resize.pi_resize(np.asarray(w, np.float64), (12, 12))
   assert got.dtype == jnp.bfloat16
   # One rounding to bfloat16 (2^-9) of the result, none before.
   np.testing.assert_allclose(
@@ -149,7 +149,7 @@ def test_gain_of_a_smooth_patch_is_lost_without_antialias():
   # quarter of the rows, and the response falls to 0.23 of it.
   w = np.outer(*[np.hanning(34)[1:-1]] * 2)[..., None, None]
   kept = {
-    aa: resize.pi_resize(w, (8, 8), antialias=aa).sum() / w.sum()
+    aa: pi_resize.pi_resize(w, (8, 8), antialias=aa).sum() / w.sum()
     for aa in (False, True)
   }
   assert kept[False] == pytest.approx(0.23, abs=0.05)
@@ -172,20 +172,20 @@ def test_empty_sizes_are_refused():
 @pytest.mark.parametrize("own", [(6, 6), (16, 16), (5, 9), (32, 7)])
 def test_pi_resize_turns_a_stored_kernel_back(own, antialias):
   kernel = np.random.default_rng(0).normal(size=(*own, 3, 4))
-  stored = resize.store_kernel(kernel, (32, 32), antialias=antialias)
+  stored = pi_resize.store_kernel(kernel, (32, 32), antialias=antialias)
   assert stored.shape == (32, 32, 3, 4)
-  back = resize.pi_resize(stored, own, antialias=antialias)
+  back = pi_resize.pi_resize(stored, own, antialias=antialias)
   # Float64, and conditions of at most 6.
   np.testing.assert_allclose(back, kernel, rtol=0, atol=1e-11)
-  twice = resize.pi_resize(kernel, (32, 32), antialias=antialias)
-  twice = resize.pi_resize(twice, own, antialias=antialias)
+  twice = pi_resize.pi_resize(kernel, (32, 32), antialias=antialias)
+  twice = pi_resize.pi_resize(twice, own, antialias=antialias)
   assert np.abs(twice - kernel).max() > 0.1
 
 
 def test_a_stored_kernel_treats_patches_as_resized():
   rng = np.random.default_rng(0)
   kernel, patch = rng.normal(size=(6, 9, 3, 4)), rng.normal(size=(16, 8, 3))
-  stored = resize.store_kernel(kernel, (16, 8))
+  stored = pi_resize.store_kernel(kernel, (16, 8))
   small = resize.resize_grid(patch, (6, 9), antialias=False)
   np.testing.assert_allclose(
     np.einsum("hwc,hwcd->d", patch, stored),
@@ -207,8 +207,6 @@ def test_resizing_a_grid_equals_jax():
       np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
 
 
-# Patches of several sizes at once.
-
 MIXED = ((4, 4), (8, 6), (3, 9), (8, 9))
 
 
@@ -226,7 +224,7 @@ def mixed_patches(beside, kernel_hw=(6, 5), dtype=np.float64):
 
 
 def responses(patches, index, kernel, antialias=False):
-  resized = resize.pi_resize_mixed(
+  resized = pi_resize.pi_resize_mixed(
     patches, index, MIXED, kernel.shape[:2], antialias=antialias
   )
   return jnp.einsum("blx,xd->bld", resized, kernel.reshape(-1, 5))
@@ -239,7 +237,7 @@ def test_mixed_sizes_equal_a_kernel_for_each(antialias, float64):
   cut = patches.reshape(2, 11, 8, 9, 3)
   for at in np.ndindex(*index.shape):
     h, w = MIXED[index[at]]
-    own = resize.pi_resize(kernel, (h, w), antialias=antialias)
+    own = pi_resize.pi_resize(kernel, (h, w), antialias=antialias)
     expected = np.einsum("hwc,hwcd->d", cut[at][:h, :w], own)
     np.testing.assert_allclose(found[at], expected, rtol=0, atol=1e-12)
 
@@ -263,7 +261,7 @@ def test_gradients_of_mixed_sizes(float64):
     total, cut = 0.0, patches.reshape(2, 11, 8, 9, 3)
     for at in np.ndindex(*index.shape):
       h, w = MIXED[index[at]]
-      own = resize.pi_resize(kernel, (h, w))
+      own = pi_resize.pi_resize(kernel, (h, w))
       total += jnp.einsum("hwc,hwcd,d", cut[at][:h, :w], own, outputs[at])
     return total
 
@@ -286,17 +284,17 @@ def test_one_row_of_sizes_serves_all_rows():
   patches, index, _ = mixed_patches(beside=0.0, dtype=np.float32)
   same = np.broadcast_to(index[:1], index.shape)
   np.testing.assert_array_equal(
-    resize.pi_resize_mixed(patches, index[:1], MIXED, (6, 5)),
-    resize.pi_resize_mixed(patches, same, MIXED, (6, 5)),
+    pi_resize.pi_resize_mixed(patches, index[:1], MIXED, (6, 5)),
+    pi_resize.pi_resize_mixed(patches, same, MIXED, (6, 5)),
   )
 
 
 KERNEL = np.random.default_rng(0).normal(size=(8, 6, 3, 5))
 
 
-@pytest.mark.parametrize("how", resize.RESIZES)
+@pytest.mark.parametrize("how", pi_resize.RESIZES)
 def test_a_kernel_of_the_size_itself_stays(how):
-  assert resize.resize_kernel(KERNEL, (8, 6), how=how) is KERNEL
+  assert pi_resize.resize_kernel(KERNEL, (8, 6), how=how) is KERNEL
 
 
 @pytest.mark.parametrize("antialias", [False, True])
@@ -304,9 +302,9 @@ def test_ways_to_resize_a_kernel(antialias):
   new_hw = (4, 9)
 
   def resized(how):
-    return resize.resize_kernel(KERNEL, new_hw, how=how, antialias=antialias)
+    return pi_resize.resize_kernel(KERNEL, new_hw, how=how, antialias=antialias)
 
-  pi = resize.pi_resize(KERNEL, new_hw, antialias=antialias)
+  pi = pi_resize.pi_resize(KERNEL, new_hw, antialias=antialias)
   np.testing.assert_array_equal(resized("pi"), pi)
   # Each of the kernels as JAX resizes images.
   images = jax.image.resize(
@@ -329,22 +327,22 @@ def test_ways_to_resize_a_kernel(antialias):
 def test_area_keeps_the_answer_to_a_patch_of_one_colour():
   kernel = np.ones((8, 6, 3, 5))
   for new_hw in ((16, 12), (4, 3), (10, 4)):
-    area = resize.resize_kernel(kernel, new_hw, how="area")
+    area = pi_resize.resize_kernel(kernel, new_hw, how="area")
     np.testing.assert_allclose(area.sum(), kernel.sum(), rtol=1e-12)
-    plain = resize.resize_kernel(kernel, new_hw, how="bilinear")
+    plain = pi_resize.resize_kernel(kernel, new_hw, how="bilinear")
     assert abs(plain.sum() / kernel.sum() - 1) > 0.1
 
 
 def test_the_norm_of_a_kernel_of_zeros_is_zero():
   kernel = np.zeros((4, 4, 3, 2), np.float32)
-  got = resize.resize_kernel(kernel, (8, 8), how="norm")
+  got = pi_resize.resize_kernel(kernel, (8, 8), how="norm")
   assert got.dtype == np.float32
   assert not got.any()
 
 
 def test_another_way_to_resize():
   with pytest.raises(ValueError) as caught:
-    resize.resize_kernel(KERNEL, (4, 4), how="bicubic")
+    pi_resize.resize_kernel(KERNEL, (4, 4), how="bicubic")
   assert str(caught.value) == (
     "resize 'bicubic': give one of pi, bilinear, area, norm"
   )

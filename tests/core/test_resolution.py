@@ -14,7 +14,7 @@ from flexivit_jax.core.resolution import (
   Square,
   floor_to_budget,
 )
-from flexivit_jax.data.batches import Draws
+from flexivit_jax.data.loading.order import Draws
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 
@@ -38,9 +38,6 @@ def random_cases(n, seed=0):
     yield tuple(hw), patch_hw, int(rng.integers(1, 2000))
 
 
-# Square.
-
-
 def test_a_square_is_the_same_for_every_image():
   for image_hw in ((1, 1), (480, 640), (1, 5000)):
     assert Square(48)(image_hw, (8, 12), None) == (48, 48)
@@ -53,9 +50,6 @@ def test_a_square_of_no_whole_patches_is_refused():
     "a side of 48 pixels is not a whole number of 8x9 patches: give a multiple "
     "of both sides"
   )
-
-
-# Pix2Struct.
 
 
 def test_the_example_of_pix2struct():
@@ -126,9 +120,6 @@ def test_clamping_is_pix2struct_but_for_whole_grids():
       assert a - b in (0, p)
 
 
-# NaFlex.
-
-
 def naflex_by_search(image_hw, patch_hw, budget, eps=1e-5):
   """SigLIP 2's rule, written from big_vision's ops_naflex.py."""
   h, w = image_hw
@@ -168,9 +159,6 @@ def test_naflex_is_the_largest_grid_that_fits():
       assert more > budget
 
 
-# Native.
-
-
 def test_native_sizes_of_one_row():
   # 1,344 tokens of three images, at patch 14.
   sizes = ((224, 224), (448, 224), (336, 336))
@@ -196,9 +184,6 @@ def test_native_with_a_limit_is_pix2struct_beyond_it():
       assert found == whole
     else:
       assert found == grid(Pix2Struct(budget), image_hw, patch_hw)
-
-
-# Sampled.
 
 
 def resolutions(policy, n=8000, image_hw=(300, 400)):
@@ -287,8 +272,6 @@ def test_long_images_have_a_patch_a_side():
     rows, cols = grid(Sampled(64, 64), image_hw, rng=Draws(0)(0, 0))
     assert min(rows, cols) == 1
 
-
-# Refusals.
 
 BUDGET = "give 1 to 1048576 patches"
 RANGE = "give 1 <= low <= high <= 16384 pixels"

@@ -88,9 +88,6 @@ def test_a_schedule_is_a_sigmoid():
   assert all(a > b for a, b in itertools.pairwise(path))
 
 
-# Which patches are kept.
-
-
 @pytest.mark.parametrize(
   ("tokens", "rate", "count"),
   [
@@ -126,8 +123,6 @@ def test_every_patch_is_kept_as_often():
   p = 6 / 20 * 5 / 19
   assert abs(pairs / n - p) < 5 * math.sqrt(p * (1 - p) / n)
 
-
-# Refusals.
 
 RATE = "give 0 to 0.99"
 

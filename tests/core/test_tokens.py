@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flexivit_jax.core import cut, patch_pixels, places
 from flexivit_jax.core import tokens as tokens_lib
 from flexivit_jax.core.tokens import patchify, unpatchify
 
@@ -76,18 +77,21 @@ def test_uint8_maps_to_minus_one_to_one_and_floats_pass():
   pixels = jnp.array([0, 51, 255], jnp.uint8)
   # 51 / 127.5 - 1 is -0.6; float32 rounds it, the ends are exact.
   np.testing.assert_allclose(
-    tokens_lib.to_unit_range(pixels), [-1, -0.6, 1], rtol=0, atol=6e-8
+    patch_pixels.to_unit_range(pixels), [-1, -0.6, 1], rtol=0, atol=6e-8
   )
-  assert tokens_lib.to_unit_range(pixels, jnp.bfloat16).tolist()[::2] == [-1, 1]
+  assert patch_pixels.to_unit_range(pixels, jnp.bfloat16).tolist()[::2] == [
+    -1,
+    1,
+  ]
   floats = jnp.array([-0.25, 0.75])
-  assert tokens_lib.to_unit_range(floats).tolist() == [-0.25, 0.75]
+  assert patch_pixels.to_unit_range(floats).tolist() == [-0.25, 0.75]
 
 
 def test_packs_pass_through_to_tokens_and_images_are_cut():
   images = jnp.ones((1, 8, 8, 1))
-  tokens = tokens_lib.to_tokens(images, (4, 4))
+  tokens = cut.to_tokens(images, (4, 4))
   assert tokens.patches.shape == (1, 4, 16)
-  assert tokens_lib.to_tokens(tokens, None) is tokens
+  assert cut.to_tokens(tokens, None) is tokens
 
 
 def _standardized(image):
@@ -109,7 +113,7 @@ STANDARDIZED = dict(rtol=0, atol=2e-6)
 def test_images_are_standardized_each_on_its_own(as_float):
   images = np.stack([_noise(8, 12), _noise(8, 12, 30, 40)])
   given = images / np.float32(127.5) - 1 if as_float else images
-  tokens = tokens_lib.standardize(patchify(jnp.asarray(given), (4, 6)))
+  tokens = patch_pixels.standardize(patchify(jnp.asarray(given), (4, 6)))
   got = unpatchify(tokens.patches, (8, 12), (4, 6))
   for x, image in zip(got, images, strict=True):
     # Floats of [-1, 1] have lost what 3 of 255 grey values are rounded to.
@@ -123,7 +127,7 @@ def test_an_image_without_contrast_is_not_blown_up():
   image = 0.2 + 1e-4 * np.random.default_rng(0).normal(size=(4, 8, 3))
   for x in (image, np.full_like(image, 0.2)):
     given = jnp.asarray(x[None], jnp.float32)
-    tokens = tokens_lib.standardize(patchify(given, (4, 4)))
+    tokens = patch_pixels.standardize(patchify(given, (4, 4)))
     got = unpatchify(tokens.patches, (4, 8), (4, 4))[0]
     # What 153 is rounded to, over 0.1.
     expected = _standardized((x + 1) * 127.5)
@@ -151,7 +155,7 @@ def _pack(images, patch_hw, padding):
 def test_packed_images_are_standardized_without_their_neighbours(padding):
   images = _noise(8, 8), _noise(4, 12, 0, 30), _noise(4, 4, 200, 256)
   tokens = _pack(images, (4, 4), padding)
-  got = tokens_lib.standardize(tokens).patches[0]
+  got = patch_pixels.standardize(tokens).patches[0]
   segments = tokens.segments[0]
   assert (got[segments == 0] == 0).all()
   for i, image in enumerate(images, 1):
@@ -175,7 +179,7 @@ def test_what_lies_beyond_a_smaller_patch_is_no_pixel():
     patch_sizes=((4, 4), (2, 2)),
     num_images=2,
   )
-  got = tokens_lib.standardize(tokens).patches.reshape(3, 4, 4, 3)
+  got = patch_pixels.standardize(tokens).patches.reshape(3, 4, 4, 3)
   first = np.concatenate([got[0, :2, :2], got[1, :2, :2]], axis=1)
   np.testing.assert_allclose(first, _standardized(small), **STANDARDIZED)
   np.testing.assert_allclose(got[2], _standardized(large), **STANDARDIZED)
@@ -185,6 +189,6 @@ def test_what_lies_beyond_a_smaller_patch_is_no_pixel():
 
 def test_padding_is_a_member_of_no_slot():
   segments = jnp.asarray([[1, 1, 2, 0], [0, 3, 1, 3]], jnp.int32)
-  found = np.asarray(tokens_lib.membership(segments, 3)).astype(int)
+  found = np.asarray(places.membership(segments, 3)).astype(int)
   assert found[0].tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]]
   assert found[1].tolist() == [[0, 0, 0], [0, 0, 1], [1, 0, 0], [0, 0, 1]]

@@ -17,10 +17,10 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 from zoo import TEST, TRAIN, opened, pixels, rows
 
-from flexivit_jax.core.faults import Fault
-from flexivit_jax.data import array_record
-from flexivit_jax.data.array_record import DamagedRecordError
-from flexivit_jax.data.images import BadImageError
+from flexivit_jax.core.errors import Fault
+from flexivit_jax.data.pixels.decode import BadImageError
+from flexivit_jax.data.sources import array_record
+from flexivit_jax.data.sources.array_record import DamagedRecordError
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -215,7 +215,7 @@ def test_an_image_that_is_none_is_named(tmp_path):
 @pytest.mark.parametrize("use", ["opened.image(0)", "opened.label(3)"])
 def test_neither_tensorflow_nor_tfds_is_imported(prepared, use):
   code = (
-    "import sys; from flexivit_jax.data.tfds import Tfds; "
+    "import sys; from flexivit_jax.data.sources.tfds import Tfds; "
     f"opened = Tfds('zoo', 'train', {str(prepared)!r}).open(); {use}; "
     "assert not {'tensorflow', 'tensorflow_datasets'} & set(sys.modules)"
   )
@@ -228,14 +228,11 @@ def test_more_shards_than_files_may_be_open(tmp_path):
     "import resource; "
     "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; "
     "resource.setrlimit(resource.RLIMIT_NOFILE, (50, hard)); "
-    "from flexivit_jax.data.tfds import Tfds; "
+    "from flexivit_jax.data.sources.tfds import Tfds; "
     f"opened = Tfds('many', data_dir={str(tmp_path)!r}).open(); "
     "assert [opened.image(i).shape[0] for i in range(60)] == [8] * 60"
   )
   subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)  # noqa: S603
-
-
-# Damage.
 
 
 @pytest.fixture

@@ -5,10 +5,12 @@ import pickle
 import numpy as np
 import pytest
 
-from flexivit_jax import config, preparation
-from flexivit_jax.data import arrays, augment
-from flexivit_jax.data import loader as loader_lib
-from flexivit_jax.experiment import ConfigError
+from flexivit_jax.config import build
+from flexivit_jax.core.errors import ConfigError
+from flexivit_jax.data.loading import eval_loader, loader
+from flexivit_jax.data.pixels import transforms
+from flexivit_jax.data.sources import arrays
+from flexivit_jax.run import open as open_lib
 
 LATENTS = np.random.default_rng(0).normal(size=(10, 4, 4, 5)).astype("f4")
 LABELS = np.arange(10, dtype=np.int32) % 3
@@ -61,13 +63,13 @@ def test_arrays_without_labels_are_of_one_class(tmp_path):
 
 def test_loaders_give_floats_as_they_are(file):
   source = arrays.Arrays(file).open()
-  train = loader_lib.TrainLoader(source, (), batch_size=4, seed=0)
+  train = loader.TrainLoader(source, (), batch_size=4, seed=0)
   assert train.example().inputs.dtype == np.float32
   batch = next(train)
   np.testing.assert_array_equal(
     batch.inputs, LATENTS[np.asarray(batch.index[:, 0])]
   )
-  evaluation = loader_lib.EvalLoader(source, [()], 8)
+  evaluation = eval_loader.EvalLoader(source, [()], 8)
   batches = [batch for _, batch in evaluation]
   assert [b.inputs.dtype for b in batches] == [np.float32] * 2
   np.testing.assert_array_equal(batches[1].inputs[:2], LATENTS[8:])
@@ -79,16 +81,16 @@ def test_loaders_give_floats_as_they_are(file):
 def test_transforms_of_pictures_are_refused(file):
   source = arrays.Arrays(file).open()
   with pytest.raises(ValueError) as error:
-    loader_lib.TrainLoader(
-      source, (augment.Flip(), augment.Affine()), batch_size=2, seed=0
+    loader.TrainLoader(
+      source, (transforms.Flip(), transforms.Affine()), batch_size=2, seed=0
     )
   assert str(error.value) == (
     "Affine is for pictures, and these are arrays of floats: leave it out; "
     "CentralCrop and Flip take any"
   )
-  crop = augment.CentralCrop((2, 2))
-  train = loader_lib.TrainLoader(
-    source, (augment.Flip(), crop), batch_size=2, seed=0
+  crop = transforms.CentralCrop((2, 2))
+  train = loader.TrainLoader(
+    source, (transforms.Flip(), crop), batch_size=2, seed=0
   )
   assert next(train).inputs.shape == (2, 2, 2, 5)
 
@@ -184,9 +186,9 @@ def test_what_is_no_npz(tmp_path):
 
 
 def test_channels_that_pictures_have_not_are_refused():
-  experiment = config.load("configs/dit_digits.py", ("model.channels=4",))
+  experiment = build.load("configs/dit_digits.py", ("model.channels=4",))
   with pytest.raises(ConfigError) as error:
-    preparation.prepare(experiment, print)
+    open_lib.prepare(experiment, print)
   assert str(error.value) == (
     "config.model.channels is 4, and the pictures of config.train have 3: give "
     "config.model.channels=3"
@@ -202,7 +204,7 @@ def _experiment(file, *overrides):
     "model.size=mu",
     *overrides,
   )
-  return config.load("configs/dit_digits.py", overrides)
+  return build.load("configs/dit_digits.py", overrides)
 
 
 @pytest.mark.parametrize(
@@ -244,5 +246,5 @@ def test_runs_that_cannot_be_are_refused(file, overrides, text):
   overrides = (x.replace("FILE", str(file)) for x in overrides)
   experiment = _experiment(file, *overrides)
   with pytest.raises(ConfigError) as error:
-    preparation.prepare(experiment, print)
+    open_lib.prepare(experiment, print)
   assert str(error.value) == text.format(low=LATENTS.min(), high=LATENTS.max())

@@ -6,6 +6,7 @@ operations of big_vision's preprocessing.
 """
 
 import hashlib
+import importlib.util
 import io
 import pathlib
 
@@ -14,7 +15,7 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
-from flexivit_jax.data import bv_compat, images, modes
+from flexivit_jax.data.pixels import bv_compat, decode, preprocessing
 
 GOLDEN = pathlib.Path(__file__).parent / "bv_compat.npz"
 PHOTOGRAPHS = pathlib.Path(sklearn.datasets.__file__).parent / "images"
@@ -57,7 +58,7 @@ def agreeing(name, mode, decoder=None):
     }
 
 
-COMPAT = modes.BvCompat()
+COMPAT = preprocessing.BvCompat()
 ALL = set(made(COMPAT, np.zeros((9, 9, 3), np.uint8)))
 
 
@@ -66,15 +67,12 @@ def test_pixels_are_those_of_tensorflow(name):
   assert agreeing(name, COMPAT) == ALL
 
 
-# What must fail: each of these is close, and none is the same.
-
-
 @pytest.mark.parametrize("name", ["china.jpg", "flower.jpg", "420_97x131"])
 def test_pillows_pixels_are_others(name):
-  assert agreeing(name, modes.ANTIALIAS) == set()
+  assert agreeing(name, preprocessing.ANTIALIAS) == set()
   # The decoder alone makes the difference, and so does the resize.
-  assert agreeing(name, COMPAT, decoder=modes.ANTIALIAS) == set()
-  assert agreeing(name, modes.ANTIALIAS, decoder=COMPAT) == {"decoded"}
+  assert agreeing(name, COMPAT, decoder=preprocessing.ANTIALIAS) == set()
+  assert agreeing(name, preprocessing.ANTIALIAS, decoder=COMPAT) == {"decoded"}
 
 
 class Rounded(np.ndarray):
@@ -87,16 +85,11 @@ class Rounded(np.ndarray):
 
 def test_rounding_makes_others(monkeypatch):
   clip = np.clip
-  monkeypatch.setattr(
-    bv_compat.np, "clip", lambda x, a, b: clip(x, a, b).view(Rounded)
-  )
+  monkeypatch.setattr(np, "clip", lambda x, a, b: clip(x, a, b).view(Rounded))
   # The weights of areas are clipped as well, but to int64.
   bv_compat._areas.cache_clear()
   assert agreeing("china.jpg", COMPAT) == {"decoded"}
   bv_compat._areas.cache_clear()
-
-
-# Laws.
 
 
 def noise(h, w):
@@ -135,23 +128,20 @@ def test_doubling_is_the_textbooks_bilinear():
   assert set(np.unique(off)) == {-1, 0}
 
 
-# Files.
-
-
 def test_what_is_no_jpeg_is_decoded_as_ever():
   for kind in ("PNG", "BMP", "GIF"):
     buffer = io.BytesIO()
     Image.fromarray(noise(12, 18)).save(buffer, kind)
     file = buffer.getvalue()
     np.testing.assert_array_equal(
-      COMPAT.decode(file, "x"), images.decode_rgb(file, "x")
+      COMPAT.decode(file, "x"), decode.decode_rgb(file, "x")
     )
   # Nor are JPEGs in CMYK; TensorFlow's differ by 1.7 grey levels in the mean.
   buffer = io.BytesIO()
   Image.fromarray(noise(12, 18)).convert("CMYK").save(buffer, "JPEG")
   file = buffer.getvalue()
   np.testing.assert_array_equal(
-    COMPAT.decode(file, "x"), images.decode_rgb(file, "x")
+    COMPAT.decode(file, "x"), decode.decode_rgb(file, "x")
   )
 
 
@@ -169,17 +159,17 @@ def test_orientation_is_heeded_where_asked_for():
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.99])
 def test_a_cut_jpeg_is_refused(kept):
   file = encoded("420_97x131")
-  with pytest.raises(images.BadImageError) as caught:
+  with pytest.raises(decode.BadImageError) as caught:
     COMPAT.decode(file[: int(kept * len(file))], "a.jpg")
   assert str(caught.value) == (
     "a.jpg: cannot decode this image: it ends before its end marker"
   )
-  with pytest.raises(images.BadImageError, match=r"^a\.jpg: cannot decode"):
+  with pytest.raises(decode.BadImageError, match=r"^a\.jpg: cannot decode"):
     COMPAT.decode(file[:180] + b"\xff\xd9", "a.jpg")
 
 
 def test_without_simplejpeg_it_is_refused(monkeypatch):
-  monkeypatch.setattr(bv_compat.importlib.util, "find_spec", lambda name: None)
+  monkeypatch.setattr(importlib.util.util, "find_spec", lambda name: None)
   with pytest.raises(ValueError) as caught:
     bv_compat.check_decoder()
   assert str(caught.value) == (

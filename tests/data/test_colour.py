@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from flexivit_jax.data import colour
-from flexivit_jax.data.colour import ColorJitter, Grayscale
+from flexivit_jax.data.pixels import colour
+from flexivit_jax.data.pixels.colour import ColorJitter, Grayscale
 
 NAMES = ("brightness", "contrast", "saturation", "hue")
 NONE = dict.fromkeys(NAMES, 0.0)
@@ -31,9 +31,6 @@ def test_no_change_is_the_identity():
   for seed in range(5):
     np.testing.assert_array_equal(only()(noise(), rng(seed)), noise())
     np.testing.assert_array_equal(Grayscale(0)(noise(), rng(seed)), noise())
-
-
-# Factors.
 
 
 def factors(transform, image, measure, n=300):
@@ -114,9 +111,6 @@ def test_hue_turns_the_colour_circle():
   np.testing.assert_array_equal(only(hue=0.5)(grey, rng(3)), grey)
 
 
-# Order and draws.
-
-
 def test_any_order_is_as_likely(monkeypatch):
   orders = collections.Counter()
 
@@ -154,9 +148,6 @@ def test_randomness_comes_from_the_generator_alone(transform):
   assert len(set(made)) > 1
   np.testing.assert_array_equal(before, noise())
   assert transform(before, rng()).dtype == np.uint8
-
-
-# Grayscale.
 
 
 def test_grayscale_takes_the_colour_out_of_some():

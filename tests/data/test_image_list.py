@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from flexivit_jax.core import resolution, tokens
-from flexivit_jax.data import image_list, images
+from flexivit_jax.data.packing import image_list
+from flexivit_jax.data.pixels import resize
 
 PATCH = (4, 4)
 rng = np.random.default_rng(0)
@@ -29,7 +30,7 @@ def test_every_image_is_whole_in_its_slot():
     for at in placed:
       image = IMAGES[at.image]
       hw = resolution.Native()(image.shape[:2], PATCH, None)
-      own = tokens.patchify_numpy(images.resize(image, hw)[None], PATCH)
+      own = tokens.patchify_numpy(resize.resize(image, hw)[None], PATCH)
       members = packed.segments[at.row] == at.slot + 1
       assert members.nonzero()[0].tolist() == list(
         range(at.start, at.start + own.patches.shape[1])
@@ -78,7 +79,7 @@ def test_other_channels_and_floats_are_resized_alike(channels, dtype):
   """As Pillow does, which takes three channels of uint8 alone."""
   image = np.repeat(IMAGES[4][..., :1], channels, axis=-1)
   hw = resolution.Native()(image.shape[:2], PATCH, None)
-  expected = images.resize(np.repeat(image[..., :1], 3, -1), hw)[..., :1]
+  expected = resize.resize(np.repeat(image[..., :1], 3, -1), hw)[..., :1]
   ((packed, (at,)),) = pack([image.astype(dtype)])
   own = tokens.patchify_numpy(np.repeat(expected, channels, -1)[None], PATCH)
   assert packed.patches.dtype == dtype

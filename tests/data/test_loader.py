@@ -11,13 +11,14 @@ import time
 import numpy as np
 import pytest
 
-from flexivit_jax.core.faults import Fault
-from flexivit_jax.data import augment, bad_images, loader, stream
-from flexivit_jax.data.images import BadImageError
-from flexivit_jax.data.modes import ANTIALIAS
-from flexivit_jax.data.sources import InMemory
+from flexivit_jax.core.errors import Fault
+from flexivit_jax.data.loading import bad_images, eval_loader, loader, stream
+from flexivit_jax.data.pixels import transforms as transforms_lib
+from flexivit_jax.data.pixels.decode import BadImageError
+from flexivit_jax.data.pixels.preprocessing import ANTIALIAS
+from flexivit_jax.data.sources.source import InMemory
 
-TRANSFORMS = (augment.Affine(), augment.Flip())
+TRANSFORMS = (transforms_lib.Affine(), transforms_lib.Flip())
 N, BATCH = 11, 4  # an epoch is no whole number of batches
 
 
@@ -51,9 +52,6 @@ def joined(parts):
   fields = ("inputs", "labels", "weights", "index")
   rows = {f: np.concatenate([getattr(p, f) for p in parts]) for f in fields}
   return dataclasses.replace(parts[0], **rows)
-
-
-# Training.
 
 
 def test_a_batch_holds_the_examples_that_it_names():
@@ -222,7 +220,7 @@ def test_images_that_differ_in_size(threads):
   with pytest.raises(Fault) as caught:
     next(batches)
   assert str(caught.value) == SIZES_DIFFER
-  resize = (augment.Resize((8, 7)),)
+  resize = (transforms_lib.Resize((8, 7)),)
   batches = loader.TrainLoader(Ragged(), resize, batch_size=8, seed=0)
   assert next(batches).inputs.shape == (8, 8, 7, 3)
 
@@ -232,9 +230,6 @@ def test_names_of_a_step_are_those_of_its_batch():
   for step in range(4):
     index = next(batches).index[:, 0]
     assert make().names(step) == [f"image {i}" for i in index]
-
-
-# Resuming from another pipeline's state.
 
 
 @pytest.mark.parametrize(
@@ -268,9 +263,6 @@ def test_workers_threads_and_processes_are_no_other_batches():
   skip = {"on_bad_image": bad_images.Skip()}
   for changes in ({"workers": 2}, {"threads": 3}, {"shard": (1, 2)}, skip):
     make(**changes).set_state(at(3))
-
-
-# Faults.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -403,15 +395,12 @@ def test_a_lost_worker_is_told():
   batches.close()
 
 
-# Evaluation.
-
-
 class OneView:
   """Batches of a loader with one view."""
 
   def __init__(self, source, transforms, batch_size, **kwargs):
     views = [transforms]
-    self.loader = loader.EvalLoader(source, views, batch_size, **kwargs)
+    self.loader = eval_loader.EvalLoader(source, views, batch_size, **kwargs)
 
   def __iter__(self):
     for view, batch in self.loader:
@@ -467,16 +456,21 @@ def test_shards_of_an_evaluation_are_the_rows_of_one_process(n):
 
 
 def test_evaluation_transforms_its_images():
-  (batch,) = eval_batches(4, transforms=(augment.Resize((4, 6)),))
+  (batch,) = eval_batches(4, transforms=(transforms_lib.Resize((4, 6)),))
   assert batch.inputs.shape == (4, 4, 6, 3)
 
 
 @pytest.mark.parametrize(
-  "transform", [augment.Flip(), augment.Affine(), augment.InceptionCrop((8, 8))]
+  "transform",
+  [
+    transforms_lib.Flip(),
+    transforms_lib.Affine(),
+    transforms_lib.InceptionCrop((8, 8)),
+  ],
 )
 def test_evaluation_refuses_what_is_random(transform):
   with pytest.raises(ValueError) as caught:
-    eval_batches(transforms=(augment.Resize((8, 8)), transform))
+    eval_batches(transforms=(transforms_lib.Resize((8, 8)), transform))
   assert str(caught.value) == (
     f"{type(transform).__name__} is random: an evaluation takes what is not, "
     "such as Resize, or Native"
@@ -519,8 +513,12 @@ def test_an_evaluation_leaves_bad_images_out():
 
 
 def test_every_view_of_an_evaluation_equals_its_own():
-  views = [(), (augment.Resize((4, 6)),), (augment.Resize((16, 8)),)]
-  together = list(loader.EvalLoader(source(), views, BATCH))
+  views = [
+    (),
+    (transforms_lib.Resize((4, 6)),),
+    (transforms_lib.Resize((16, 8)),),
+  ]
+  together = list(eval_loader.EvalLoader(source(), views, BATCH))
   assert [view for view, _ in together] == [0, 1, 2] * 3
   for view, transforms in enumerate(views):
     alone = eval_batches(transforms=transforms)
@@ -537,7 +535,9 @@ def test_views_share_what_was_decoded():
       return super().image(index)
 
   data = Counted(**vars(source()))
-  batches = loader.EvalLoader(data, [(), (augment.Resize((4, 4)),)], BATCH)
+  batches = eval_loader.EvalLoader(
+    data, [(), (transforms_lib.Resize((4, 4)),)], BATCH
+  )
   decoded.clear()  # the first image tells the shapes
   assert len(list(batches)) == 6
   assert decoded == dict.fromkeys(range(N), 1)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexivit_jax.data import named_images
-from flexivit_jax.data.images import BadImageError
+from flexivit_jax.data.pixels.decode import BadImageError
+from flexivit_jax.data.sources import named_images
 
 
 @pytest.fixture

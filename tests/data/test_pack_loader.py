@@ -13,12 +13,17 @@ import pytest
 
 from flexivit_jax.core import resolution, token_drop
 from flexivit_jax.core.patch_size import FixedPatchSize, SampledPatchSize
-from flexivit_jax.data import augment, bad_images, pack_loader
-from flexivit_jax.data.cutting import Cutter, TooLongError
-from flexivit_jax.data.images import BadImageError
-from flexivit_jax.data.modes import ANTIALIAS
-from flexivit_jax.data.pack_loader import GROUP, PackEvalLoader, PackLoader
-from flexivit_jax.data.packs import Packing
+from flexivit_jax.data.loading import bad_images
+from flexivit_jax.data.packing import cut_images
+from flexivit_jax.data.packing import loader as loader_lib
+from flexivit_jax.data.packing.cut_images import GROUP
+from flexivit_jax.data.packing.cutter import Cutter, TooLongError
+from flexivit_jax.data.packing.eval_loader import PackEvalLoader
+from flexivit_jax.data.packing.loader import PackLoader
+from flexivit_jax.data.packing.rows import Packing
+from flexivit_jax.data.pixels import transforms as transforms_lib
+from flexivit_jax.data.pixels.decode import BadImageError
+from flexivit_jax.data.pixels.preprocessing import ANTIALIAS
 
 N, BATCH = 37, 3  # an epoch is no whole number of groups, rows or batches
 
@@ -84,9 +89,6 @@ def through_json(state):
 
 def indices(batch):
   return batch.index[batch.index >= 0].tolist()
-
-
-# What batches hold.
 
 
 def test_a_batch_holds_the_images_that_it_names():
@@ -161,7 +163,9 @@ def test_transforms_come_first():
   square = Cutter(
     resolution.Native(), FixedPatchSize(4), token_drop.NoDrop(), row_length=40
   )
-  batch = next(make(transforms=(augment.Resize((8, 12)),), cutter=square))
+  batch = next(
+    make(transforms=(transforms_lib.Resize((8, 12)),), cutter=square)
+  )
   real = batch.inputs.segments > 0
   assert (batch.inputs.grid_hw[real] == (2, 3)).all()
 
@@ -183,8 +187,6 @@ def test_the_example_has_the_shapes_of_batches():
   assert shapes == [x[:2] for x in content(next(batches))[0]]
   assert jax.tree.structure(example) == jax.tree.structure(next(make()))
 
-
-# Resuming.
 
 STEPS = 24  # two epochs and more; groups of four rows end in mid-batch
 
@@ -278,7 +280,7 @@ class _Interrupted(Exception):
 @pytest.mark.parametrize("threads", [0, 2])
 def test_an_interruption_loses_no_row(threads, uninterrupted, monkeypatch):
   batches = make(threads=threads)
-  real, calls, taken = pack_loader.CutImages.__getitem__, [], []
+  real, calls, taken = cut_images.CutImages.__getitem__, [], []
 
   def group(self, number):
     calls.append(number)
@@ -286,7 +288,7 @@ def test_an_interruption_loses_no_row(threads, uninterrupted, monkeypatch):
       raise _Interrupted
     return real(self, number)
 
-  monkeypatch.setattr(pack_loader.CutImages, "__getitem__", group)
+  monkeypatch.setattr(cut_images.CutImages, "__getitem__", group)
   with contextlib.suppress(_Interrupted):
     while True:
       state = through_json(batches.get_state())
@@ -311,10 +313,10 @@ def _changed(**changes):
     (dict(seed=1), "seed", 0, 1),
     (dict(batch_size=6), "batch_size", 3, 6),
     (
-      dict(transforms=(augment.Flip(),)),
+      dict(transforms=(transforms_lib.Flip(),)),
       "transforms",
       "()",
-      repr((augment.Flip(),)),
+      repr((transforms_lib.Flip(),)),
     ),
     (
       dict(cutter=_changed(drop=token_drop.NoDrop())),
@@ -403,7 +405,7 @@ def test_what_draws_nothing_may_change(uninterrupted):
 
 
 def test_names_of_a_step_are_those_of_its_batch(monkeypatch):
-  monkeypatch.setattr(pack_loader, "REMEMBERED", 4)
+  monkeypatch.setattr(loader_lib, "REMEMBERED", 4)
   batches = make()
   named = []
   for step in range(7):
@@ -412,9 +414,6 @@ def test_names_of_a_step_are_those_of_its_batch(monkeypatch):
     assert batches.names(step) == named[step]
   assert [batches.names(step) for step in range(3, 7)] == named[3:]
   assert batches.names(0) == batches.names(2) == batches.names(7) == []
-
-
-# What overflows.
 
 
 def test_what_overflowed_is_counted_also_when_a_run_resumes():
@@ -441,9 +440,6 @@ def test_nothing_overflows_into_the_next_row():
   for _ in range(6):
     assert len(indices(next(batches))) <= 2 * BATCH
   assert batches.overflowed == 0
-
-
-# Processes.
 
 
 def test_processes_share_the_images_of_one():
@@ -477,8 +473,6 @@ def test_processes_fill_rows_of_their_own():
   with pytest.raises(ValueError, match=r"batch_size 3 does not divide over 2"):
     make(source, shard=(0, 2))
 
-
-# Bad images.
 
 SKIP = bad_images.Skip(max_share=0.5)
 SPOILT = Varied((2, 3, 7))
@@ -554,8 +548,6 @@ def test_workers_leave_nothing_behind(command, tmp_path):
   done = command(script, PYTHONPATH=f"{root}:{here}")
   assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
-
-# Evaluation.
 
 EVAL_CUTTER = Cutter(
   resolution.Native(),
@@ -670,7 +662,10 @@ def test_an_evaluation_of_no_image_is_empty():
 @pytest.mark.parametrize(
   ("options", "name"),
   [
-    (dict(transforms=(augment.Resize((8, 8)), augment.Flip())), "Flip"),
+    (
+      dict(transforms=(transforms_lib.Resize((8, 8)), transforms_lib.Flip())),
+      "Flip",
+    ),
     (dict(cutter=CUTTER), "Sampled"),
   ],
 )

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageEnhance, ImageOps
 
-from flexivit_jax.data import rand_augment
-from flexivit_jax.data.rand_augment import OPERATIONS, RandAugment
+from flexivit_jax.data.pixels import rand_augment
+from flexivit_jax.data.pixels.rand_augment import OPERATIONS, RandAugment
 
 
 def rng(seed=0):
@@ -34,9 +34,6 @@ def equal(a, b, tolerance=0):
 BOTH = pytest.mark.parametrize(
   "image", [noise(), smooth()], ids=["noise", "smooth"]
 )
-
-
-# Each operation.
 
 
 @BOTH
@@ -173,9 +170,6 @@ def test_cutout_is_a_grey_square(centre):
   assert equal(image, noise())  # not in place
 
 
-# Strengths.
-
-
 def amounts(name, magnitude, monkeypatch):
   """What an operation is called with, over many draws."""
   seen = set()
@@ -272,9 +266,6 @@ def test_invert_is_its_own_inverse():
   assert equal(once, 255 - np.asarray(image).astype(int))
   assert equal(OPERATIONS["invert"](once, 10, rng()), image)
   assert equal(once, ImageChops.invert(image))
-
-
-# The whole of it.
 
 
 def test_layers_are_operations_in_turn():

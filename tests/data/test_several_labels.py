@@ -11,13 +11,16 @@ from PIL import Image
 from flexivit_jax.core.patch_size import FixedPatchSize
 from flexivit_jax.core.resolution import Native
 from flexivit_jax.core.token_drop import NoDrop
-from flexivit_jax.data import packs, sources
-from flexivit_jax.data.cutting import Cutter
-from flexivit_jax.data.listed_images import ListedImages
-from flexivit_jax.data.loader import EvalLoader, TrainLoader
-from flexivit_jax.data.pack_loader import PackEvalLoader, PackLoader
-from flexivit_jax.data.sources import LabelError
-from flexivit_jax.data.tfds import Tfds
+from flexivit_jax.data.loading.eval_loader import EvalLoader
+from flexivit_jax.data.loading.loader import TrainLoader
+from flexivit_jax.data.packing import rows
+from flexivit_jax.data.packing.cutter import Cutter
+from flexivit_jax.data.packing.eval_loader import PackEvalLoader
+from flexivit_jax.data.packing.loader import PackLoader
+from flexivit_jax.data.sources import source as source_lib
+from flexivit_jax.data.sources.listed_images import ListedImages
+from flexivit_jax.data.sources.source import LabelError
+from flexivit_jax.data.sources.tfds import Tfds
 
 LABELS = [[0, 2], [2], [], [0, 1, 2], [1]]
 PADDED = np.array([[0, 2, -1], [2, -1, -1], [-1] * 3, [0, 1, 2], [1, -1, -1]])
@@ -41,10 +44,7 @@ def listed(tmp_path):
 
 def memory(labels=PADDED, classes=("a", "b", "c")):
   pixels = np.zeros((len(labels), 8, 8, 3), np.uint8)
-  return sources.InMemory(pixels, np.asarray(labels), classes)
-
-
-# Sources.
+  return source_lib.InMemory(pixels, np.asarray(labels), classes)
 
 
 def test_a_list_of_files(listed):
@@ -175,9 +175,6 @@ def test_more_labels_than_were_said(several):
   )
 
 
-# Batches.
-
-
 def test_batches_have_a_row_of_labels_for_each_image():
   train = TrainLoader(memory(), (), batch_size=4, seed=0)
   example = train.example()
@@ -212,7 +209,7 @@ def test_one_label_each_is_as_it_was():
 def test_packed_rows_have_labels_in_their_slots(listed):
   source = ListedImages(str(listed)).open()
   cutter = Cutter(Native(), FixedPatchSize((4, 4)), NoDrop(), 16)
-  packing = packs.Packing(row_length=16, max_images=4)
+  packing = rows.Packing(row_length=16, max_images=4)
   train = PackLoader(source, (), cutter, packing, batch_size=2, seed=0)
   evaluation = PackEvalLoader(source, (), [(cutter, packing)], 2)
   seen = [batch for _, batch in evaluation]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flexivit_jax.data.splits import parse_split, slice_indices
+from flexivit_jax.data.sources.splits import parse_split, slice_indices
 
 
 @pytest.mark.parametrize(

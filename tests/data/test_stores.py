@@ -11,9 +11,9 @@ import tarfile
 import numpy as np
 import pytest
 
-from flexivit_jax.core.faults import Fault
-from flexivit_jax.data import stores
-from flexivit_jax.data.images import BadImageError
+from flexivit_jax.core.errors import Fault
+from flexivit_jax.data.pixels.decode import BadImageError
+from flexivit_jax.data.prepare import archives
 
 FILES = {
   "train/cat/1.jpg": b"a" * 1024,  # whole blocks of the archive
@@ -55,7 +55,7 @@ def packed(*members, **options):
 def archive(tmp_path, data, suffix=".tar"):
   path = tmp_path / f"a{suffix}"
   path.write_bytes(COMPRESS[suffix](data))
-  return stores.Archive(path)
+  return archives.Archive(path)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def check(store):
 
 
 def test_a_folder(folder):
-  check(stores.Folder(folder))
+  check(archives.Folder(folder))
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
@@ -96,7 +96,7 @@ def test_links_in_a_folder_are_followed_once(folder, tmp_path):
   (tmp_path / "elsewhere" / "3.jpg").write_bytes(b"there")
   (folder / "train" / "eel").symlink_to(tmp_path / "elsewhere")
   (folder / "train" / "cat" / "lost.jpg").symlink_to(tmp_path / "nowhere")
-  store = stores.Folder(folder)
+  store = archives.Folder(folder)
   more = {"train/eel/3.jpg": 5, "train/cat/lost.jpg": 0}
   assert store.list().sizes == SIZES | more
   read = dict(store.read(more))
@@ -109,9 +109,9 @@ def test_links_in_a_folder_are_followed_once(folder, tmp_path):
 
 
 def test_an_image_that_is_too_large_is_bad(folder, tmp_path, monkeypatch):
-  monkeypatch.setattr(stores, "MAX_BYTES", 1023)
+  monkeypatch.setattr(archives, "MAX_BYTES", 1023)
   tar = archive(tmp_path, packed(*(member(*x) for x in FILES.items())))
-  for store in (stores.Folder(folder), tar):
+  for store in (archives.Folder(folder), tar):
     assert store.list().sizes == SIZES
     read = dict(store.read(list(SIZES)))
     bad = read.pop("train/cat/1.jpg")
@@ -122,15 +122,12 @@ def test_an_image_that_is_too_large_is_bad(folder, tmp_path, monkeypatch):
     assert all(read[name] == FILES[name] for name in read)
 
 
-# No images.
-
-
 def test_without_an_image(tmp_path):
   (tmp_path / "folder").mkdir()
   (tmp_path / "folder" / "a.txt").touch()
   looked = "looked for .jpg, .jpeg, .png, .webp, .bmp, .gif, and found"
   with pytest.raises(ValueError) as caught:
-    stores.Folder(tmp_path / "folder").list()
+    archives.Folder(tmp_path / "folder").list()
   assert str(caught.value) == (
     f"no image in {tmp_path}/folder: {looked} 1 .txt"
   )
@@ -150,8 +147,6 @@ def test_other_archives(tmp_path, start, kind):
   with pytest.raises(ValueError, match=rf"a\.tar is a {kind} file: unpack it"):
     store.list()
 
-
-# Odd members.
 
 DEVICE = {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 3}
 
@@ -192,9 +187,6 @@ def test_odd_members_that_are_no_images_are_left_out(tmp_path):
   assert store.list().sizes == {"a.jpg": 1}
   assert dict(store.read(["a.jpg"])) == {"a.jpg": b"x"}
   assert set(tmp_path.rglob("*")) == before
-
-
-# Damage.
 
 
 def many(n=40):
@@ -265,7 +257,7 @@ def test_a_size_below_zero_ends(tmp_path):
 
 
 def test_a_header_of_gigabytes_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(stores, "MAX_BYTES", 4096)
+  monkeypatch.setattr(archives, "MAX_BYTES", 4096)
   name = "c/" + "x" * 5000 + ".jpg"
   data = packed(member(name), format=tarfile.GNU_FORMAT)
   with pytest.raises(Fault, match="a part of 5,120 bytes"):
@@ -276,7 +268,7 @@ def test_no_archive_at_all(tmp_path):
   with pytest.raises(Fault, match=r"not a whole tar archive \("):
     archive(tmp_path, b"<html>404</html>" * 200).list()
   with pytest.raises(Fault, match=r"archive \(empty file\)"):
-    stores.Archive(pathlib.Path(os.devnull)).list()
+    archives.Archive(pathlib.Path(os.devnull)).list()
 
 
 def test_an_archive_that_changes_meanwhile(tmp_path):
@@ -289,7 +281,7 @@ def test_an_archive_that_changes_meanwhile(tmp_path):
 
 def test_what_does_not_decode_is_bad_and_in_order(tmp_path):
   store = archive(tmp_path, packed(*many()))
-  read = list(stores.read_whole(store, list(store.list().sizes)))
+  read = list(archives.read_whole(store, list(store.list().sizes)))
   assert [name for name, _ in read] == [f"c/{i}.jpg" for i in range(40)]
   for name, bad in read:
     assert str(bad).startswith(f"{store.path}:{name}: cannot decode this image")

@@ -10,9 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from flexivit_jax.data import stream
-from flexivit_jax.data.batches import end_with_parent
-from flexivit_jax.data.stream import Stream, WorkerError
+from flexivit_jax.data.loading import stream
+from flexivit_jax.data.loading.order import end_with_parent
+from flexivit_jax.data.loading.stream import Stream, WorkerError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +129,6 @@ def test_an_error_of_the_sequence_is_raised_as_it_is(mode):
   assert not isinstance(caught.value, WorkerError)
   elements.close()
 
-
-# Lost workers.
 
 ADVICE = (
   "(-9 is mostly a lack of memory: lower config.workers, 2 now, or "

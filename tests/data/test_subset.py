@@ -1,7 +1,8 @@
 import numpy as np
 
-from flexivit_jax.data.sources import Digits, InMemory
-from flexivit_jax.data.subset import Subset
+from flexivit_jax.data.sources.digits import Digits
+from flexivit_jax.data.sources.source import InMemory
+from flexivit_jax.data.sources.subset import Subset
 
 SOURCE = InMemory(
   np.arange(5 * 4 * 6 * 3, dtype=np.uint8).reshape(5, 4, 6, 3),

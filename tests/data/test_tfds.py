@@ -9,8 +9,8 @@ import tensorflow_datasets as tfds
 import zoo
 from zoo import TRAIN, opened, pixels, rows
 
-from flexivit_jax.data.array_record import DamagedRecordError
-from flexivit_jax.data.tfds import Tfds
+from flexivit_jax.data.sources.array_record import DamagedRecordError
+from flexivit_jax.data.sources.tfds import Tfds
 
 
 class Pairs(zoo.SmallDataset):
@@ -88,9 +88,6 @@ def test_modules_that_the_data_names_are_not_imported(data_dir, monkeypatch):
     tfds.builder_from_directory(data_dir / "zoo" / "1.2.0")
 
 
-# Where it is looked for.
-
-
 def test_the_newest_version_is_taken(data_dir):
   for version in ("1.9.0", "1.10.0", "incomplete.1.11.0"):
     shutil.copytree(data_dir / "zoo/1.2.0", data_dir / "zoo" / version)
@@ -135,9 +132,6 @@ def test_what_was_converted_to_array_record(data_dir):
   assert len(opened(data_dir)) == TRAIN
 
 
-# Fingerprints.
-
-
 def relabel(folder):
   (folder / "label.labels.txt").write_text("cat\ndog\nape\n")
 
@@ -179,9 +173,6 @@ def test_splits_and_slices_have_fingerprints_of_their_own(prepared, tmp_path):
   assert opened(moved, split="train[:50%]").fingerprint == found[2]
 
 
-# Refusals.
-
-
 def refusal(*arguments, **options):
   with pytest.raises(ValueError) as caught:
     opened(*arguments, **options)
@@ -190,7 +181,7 @@ def refusal(*arguments, **options):
 
 def command(dataset, data_dir):
   return (
-    f"python -m flexivit_jax.cli.prepare tfds:{dataset} --data_dir {data_dir} "
+    f"python -m flexivit_jax prepare tfds:{dataset} --data_dir {data_dir} "
     "(docs/data.md)"
   )
 

@@ -7,8 +7,8 @@ import pytest
 import tensorflow_datasets as tfds
 import zoo
 
-from flexivit_jax.data import tfds_writer
-from flexivit_jax.data.tfds_writer import Example
+from flexivit_jax.data.prepare import tfds_writer
+from flexivit_jax.data.prepare.tfds_writer import Example
 
 
 def examples(n=20):

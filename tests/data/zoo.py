@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from flexivit_jax.data.tfds import Tfds
+from flexivit_jax.data.sources.tfds import Tfds
 
 CLASSES = ("cat", "dog", "eel")
 TRAIN, TEST, SHARDS = 40, 15, 3

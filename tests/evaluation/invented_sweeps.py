@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from flexivit_jax.evaluation.answers import Answers
-from flexivit_jax.evaluation.points import Cost, Point, Route, Setting, Sweep
+from flexivit_jax.evaluation.settings import Cost, Point, Route, Setting, Sweep
+from flexivit_jax.tasks.predictions import Answers
 
 PATCHES = (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)
 

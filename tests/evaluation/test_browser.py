@@ -4,7 +4,8 @@ import browser
 import invented_sweeps
 import pytest
 
-from flexivit_jax.evaluation import choice, report
+from flexivit_jax.evaluation import deploy
+from flexivit_jax.evaluation.report import report
 
 pytestmark = [
   pytest.mark.slow,
@@ -110,7 +111,7 @@ def test_hovering_shows_the_numbers(page, path, sweep, width, height):
   for i, point in enumerate(sweep.points):
     page.move(*at(page, i))
     text, inside = tip(page)
-    assert f"{choice.describe(point.setting)}\n" in text
+    assert f"{deploy.describe(point.setting)}\n" in text
     assert f"top-1 % {100 * point.top1:.1f}" in text
     assert inside
     counts.append(text.count("loss"))
@@ -123,10 +124,10 @@ def test_the_keyboard_shows_the_numbers(page, path, sweep):
   page.open(path, width=1280, height=900)
   for _ in range(3 + 1):  # three buttons, then the first point
     page.press("Tab")
-  first = choice.describe(sweep.points[0].setting)
+  first = deploy.describe(sweep.points[0].setting)
   assert tip(page)[0].startswith(f"{first}\n")
   page.press("Tab")
-  second = choice.describe(sweep.points[1].setting)
+  second = deploy.describe(sweep.points[1].setting)
   assert tip(page)[0].startswith(f"{second}\n")
   page.press("Escape")
   assert tip(page) is None
@@ -143,7 +144,7 @@ def test_a_tap_shows_the_numbers(page, path, sweep):
   )
   page("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
   page("Emulation.setTouchEmulationEnabled", enabled=False)
-  expected = choice.describe(sweep.points[4].setting)
+  expected = deploy.describe(sweep.points[4].setting)
   assert tip(page)[0].startswith(f"{expected}\n")
 
 

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from flexivit_jax.evaluation import cascade
-from flexivit_jax.evaluation.answers import Answers
-from flexivit_jax.evaluation.cascade import STOP, Cascade
+from flexivit_jax.evaluation.cascade import cascade
+from flexivit_jax.evaluation.cascade.cascade import STOP, Cascade
+from flexivit_jax.tasks.predictions import Answers
 
 LARGE, MIDDLE, SMALL = (12, 12), (6, 8), (4, 4)
 

@@ -6,9 +6,9 @@ import invented_sweeps
 import numpy as np
 import pytest
 
-from flexivit_jax.evaluation import classes
-from flexivit_jax.evaluation.answers import Answers
-from flexivit_jax.evaluation.classes import ClassCount, Confusion
+from flexivit_jax.evaluation.report import classes
+from flexivit_jax.evaluation.report.classes import ClassCount, Confusion
+from flexivit_jax.tasks.predictions import Answers
 
 
 def answers(pairs):

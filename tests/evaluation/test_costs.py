@@ -9,18 +9,23 @@ import pytest
 from flexivit_jax.core.patch_size import FixedPatchSize
 from flexivit_jax.core.resolution import NaFlex
 from flexivit_jax.core.token_drop import NoDrop
-from flexivit_jax.data import augment, bad_images, packs
-from flexivit_jax.data.cutting import Cutter
-from flexivit_jax.data.sources import Digits
-from flexivit_jax.evaluation import costs, readings, speed, sweep
-from flexivit_jax.evaluation.points import Setting
-from flexivit_jax.nn import cost, pooling, positions, vit
-from flexivit_jax.tasks.supervised import Supervised
-from flexivit_jax.training import sharding
+from flexivit_jax.data.loading import bad_images
+from flexivit_jax.data.packing import rows as rows_lib
+from flexivit_jax.data.packing.cutter import Cutter
+from flexivit_jax.data.pixels import transforms
+from flexivit_jax.data.sources.digits import Digits
+from flexivit_jax.devices import mesh as mesh_lib
+from flexivit_jax.devices import placement
+from flexivit_jax.evaluation import costs, open_reading, sweep
+from flexivit_jax.evaluation.settings import Setting
+from flexivit_jax.models import cost, vit
+from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn.positions import learned_grid
+from flexivit_jax.tasks.classification import Supervised
 
 MODEL = vit.ViT(
-  size=vit.Size(16, 1, 32, 2),
-  position=positions.LearnedGrid((2, 2)),
+  size=encoder.Size(16, 1, 32, 2),
+  position=learned_grid.LearnedGrid((2, 2)),
   pool=pooling.Gap(),
   num_classes=10,
   kernel_hw=(4, 4),
@@ -29,8 +34,8 @@ OPTIONS = dict(shard=(0, 1), on_bad_image=bad_images.ERROR)
 
 
 def grid():
-  views = [(), (augment.Resize((24, 48)),)]
-  return readings.of_one_size(
+  views = [(), (transforms.Resize((24, 48)),)]
+  return open_reading.of_one_size(
     Digits("test[:20]", 24).open(),
     views,
     lambda hw: [(12, 12), (8, 8)] if hw == (24, 24) else [(12, 12)],
@@ -40,8 +45,8 @@ def grid():
 
 
 def packed():
-  rows = packs.Packing(32, max_images=4, open_rows=2)
-  return readings.packed(
+  rows = rows_lib.Packing(32, max_images=4, open_rows=2)
+  return open_reading.packed(
     Digits("test[:20]", 24).open(),
     (),
     [(NaFlex(9), rows), (NaFlex(40), rows)],
@@ -130,11 +135,11 @@ def test_that_image_has_no_more_patches_than_there_are_positions():
   "make", [grid, pytest.param(packed, marks=pytest.mark.slow)]
 )
 def test_all_is_compiled_before_anything_is_timed(make, monkeypatch):
-  monkeypatch.setattr(speed, "LONG_ENOUGH", 0.0)
-  reading, task, mesh = make(), Supervised(), sharding.make_mesh()
+  monkeypatch.setattr(costs, "LONG_ENOUGH", 0.0)
+  reading, task, mesh = make(), Supervised(), mesh_lib.make_mesh()
   inputs = np.zeros((1, 24, 24, 3), np.uint8)
   params = task.init(MODEL, jax.random.key(0), inputs, (8, 8))
-  params = jax.device_put(params, sharding.replicated(mesh))
+  params = jax.device_put(params, placement.replicated(mesh))
   traced, order = [], []
 
   def forward(*args, **kwargs):
@@ -153,7 +158,7 @@ def test_all_is_compiled_before_anything_is_timed(make, monkeypatch):
     f"compiled for one image {len(settings)}/{len(settings)}: {settings[-1]}, "
   )
   calls = {s: functools.partial(p.call, params) for s, p in programs.items()}
-  found = sweep.sweep(calls, [reading], lambda x: sharding.to_devices(x, mesh))
+  found = sweep.sweep(calls, [reading], lambda x: placement.to_devices(x, mesh))
   planned = costs.plan(MODEL, reading, programs, found)
   assert list(planned) == settings
   for setting, each in planned.items():
@@ -164,7 +169,7 @@ def test_all_is_compiled_before_anything_is_timed(make, monkeypatch):
   answer = singles[settings[0]]()
   assert answer.index.shape == (1, 1)
   done = {}
-  costs.time(
+  costs.measure_time(
     *(planned, at, reading, programs, singles, found, mesh),
     done.__setitem__,
   )

@@ -6,14 +6,17 @@ import jax
 import numpy as np
 import pytest
 
+from flexivit_jax.checkpoints.model import LoadedModel
+from flexivit_jax.checkpoints.origin import Spec
 from flexivit_jax.core.tokens import Batch, patchify
-from flexivit_jax.evaluation import features
-from flexivit_jax.loaded import LoadedViT, Spec
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.evaluation.linear_probe import features
+from flexivit_jax.models import sizes, vit
+from flexivit_jax.nn import pooling
+from flexivit_jax.nn.positions import learned_grid
 
 MODEL = vit.ViT(
-  size=vit.SIZES["mu"],
-  position=positions.LearnedGrid((7, 7)),
+  size=sizes.SIZES["mu"],
+  position=learned_grid.LearnedGrid((7, 7)),
   pool=pooling.Gap(),
   num_classes=5,
   representation=True,
@@ -30,7 +33,9 @@ def test_features_are_what_the_head_reads():
   params = jax.tree.map(
     lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes["params"]
   )
-  expected = LoadedViT(MODEL, params, Spec("test", "test")).features(images, 8)
+  expected = LoadedModel(MODEL, params, Spec("test", "test")).features(
+    images, 8
+  )
   index = np.array([[4], [2], [-1]], np.int32)
   batch = Batch(images, index % 3, (index >= 0).astype(np.float32), index)
   without = {name: x for name, x in params.items() if name != "head"}

@@ -6,8 +6,8 @@ import invented_sweeps
 import numpy as np
 import pytest
 
-from flexivit_jax.evaluation import hard_images
-from flexivit_jax.evaluation.points import Setting
+from flexivit_jax.evaluation.report import hard_images
+from flexivit_jax.evaluation.settings import Setting
 
 AT_240 = [Setting((p, p), (240, 240)) for p in (24, 12, 8)]
 

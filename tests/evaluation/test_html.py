@@ -11,21 +11,22 @@ import invented_sweeps
 import pytest
 from PIL import Image
 
-from flexivit_jax.evaluation import choice, hard_images, table
-from flexivit_jax.evaluation.drawing import figures, style
-from flexivit_jax.evaluation.page import elements, looks, report_page, vector
-from flexivit_jax.evaluation.page.elements import Html, element
+from flexivit_jax.evaluation import deploy, table
+from flexivit_jax.evaluation.report import hard_images, html, looks
+from flexivit_jax.evaluation.report import page as page_lib
+from flexivit_jax.evaluation.report.figures import all_figures, style
+from flexivit_jax.evaluation.report.html import Html, element
 
 EVIL = '<script>alert("1")</script>'
 
 
 def render(sweep, image=invented_sweeps.image):
-  best = choice.most_accurate(sweep.points)
-  return report_page.render(
+  best = deploy.most_accurate(sweep.points)
+  return page_lib.render(
     sweep,
-    curves=figures.draw_curves(sweep),
-    together=figures.draw_routes(sweep),
-    views=figures.draw_views(sweep),
+    curves=all_figures.draw_curves(sweep),
+    together=all_figures.draw_routes(sweep),
+    views=all_figures.draw_views(sweep),
     worst=hard_images.worst(sweep, best, 4),
     sensitive=hard_images.sensitive(sweep, 4),
     image=image,
@@ -197,8 +198,8 @@ def test_each_point_of_each_curve_has_its_numbers(grid, grid_page):
   tips = [a["data-tip"] for a in grid_page.all("g", **{"class": "point"})]
   assert len(tips) == 3 * 30
   for i, point in enumerate(grid.points):
-    own = [t for t in tips if t.startswith(choice.describe(point.setting))]
-    own = [t for t in own if t.split("\n")[0] == choice.describe(point.setting)]
+    own = [t for t in tips if t.startswith(deploy.describe(point.setting))]
+    own = [t for t in own if t.split("\n")[0] == deploy.describe(point.setting)]
     assert len(own) == 3
     for column in columns[2:]:
       assert f"{column.head} {column.cells[i]}" in own[0]
@@ -250,7 +251,7 @@ def test_without_thumbnails_captions_remain():
   sweep = invented_sweeps.small()
   page = Page(render(sweep, image=None))
   assert page.all("img") == []
-  worst = hard_images.worst(sweep, choice.most_accurate(sweep.points), 1)[0]
+  worst = hard_images.worst(sweep, deploy.most_accurate(sweep.points), 1)[0]
   assert f"image {worst.index}" in page.text
 
 
@@ -265,7 +266,7 @@ def test_a_sweep_of_one_point_has_no_sensitive_images():
 
 
 def test_figures_take_the_colours_of_the_page(grid, grid_text):
-  svg = figures.draw_curves(grid)[0].svg.decode()
+  svg = all_figures.draw_curves(grid)[0].svg.decode()
   inside = grid_text.split("<main>")[1]
   for colour in (style.INK, style.FAINT, style.PAPER):
     assert colour in svg
@@ -283,7 +284,7 @@ def test_an_svg_that_is_put_into_a_page():
     b'<g id="a" clip-path="url(#b)" style="fill: #1b1b1f; stroke: url(#b)">'
     b'<use xlink:href="#b"/><text>id="b" &lt;i&gt;</text></g></svg>'
   )
-  made = vector.inline(svg, "x", "a <label>", {"a": "one & two"})
+  made = html.inline(svg, "x", "a <label>", {"a": "one & two"})
   assert isinstance(made, Html)
   assert made == (
     '<svg viewBox="0 0 1 1" role="group" aria-label="a &lt;label&gt;" '
@@ -306,4 +307,4 @@ def test_elements():
   )
   assert made == ('<p class="x" data-tip="&quot;" hidden>a &lt; b<b>c</b>5</p>')
   assert element("img", src="data:,") == '<img src="data:,">'
-  assert elements.text("a\x00\udcff\n") == "a\ufffd\ufffd\n"
+  assert html.text("a\x00\udcff\n") == "a\ufffd\ufffd\n"

@@ -8,7 +8,7 @@ import invented_sweeps
 import pytest
 from PIL import Image
 
-from flexivit_jax.evaluation import report, results
+from flexivit_jax.evaluation.report import report, results
 
 CURVES = ("curve_multiply_adds", "curve_latency", "curve_tokens")
 IMAGES = ("worst", "sensitive")

@@ -8,8 +8,8 @@ import re
 
 import invented_sweeps
 
-from flexivit_jax.evaluation import results
-from flexivit_jax.evaluation.points import Setting
+from flexivit_jax.evaluation.report import results
+from flexivit_jax.evaluation.settings import Setting
 
 DOC = pathlib.Path(__file__).parents[2] / "docs" / "evaluation.md"
 

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexivit_jax.core.tokens import Batch
-from flexivit_jax.evaluation import routes
-from flexivit_jax.evaluation.answers import Answers
-from flexivit_jax.evaluation.cascade import Cascade, Outcome
-from flexivit_jax.evaluation.cascade_measurement import CascadeResult, Measured
-from flexivit_jax.evaluation.drawing.routes import draw_routes
-from flexivit_jax.evaluation.thresholds import Choice
-from flexivit_jax.training import sharding
+from flexivit_jax.devices import mesh as mesh_lib
+from flexivit_jax.evaluation.cascade import measure
+from flexivit_jax.evaluation.cascade.cascade import Cascade, Outcome
+from flexivit_jax.evaluation.cascade.measure import CascadeResult, Measured
+from flexivit_jax.evaluation.cascade.thresholds import Choice
+from flexivit_jax.evaluation.report.figures.curve import draw_routes
+from flexivit_jax.tasks.predictions import Answers
 
 LARGE, SMALL = (12, 12), (4, 4)
 
@@ -48,7 +48,7 @@ def test_routes_of_a_measured_cascade():
     curve=(singles[0], best),
   )
   together = {(LARGE, SMALL): answers(0, 0, 0, 0)}
-  found = routes.routes(result, together, {LARGE: 10, SMALL: 90})
+  found = measure.routes(result, together, {LARGE: 10, SMALL: 90})
   assert [(r.kind, r.name, r.chosen) for r in found] == [
     ("single size", "12", False),
     ("single size", "4", False),
@@ -65,7 +65,7 @@ def test_routes_of_a_measured_cascade():
 
 
 def test_the_table_compares_with_the_smallest_patches():
-  head, *lines = routes.table(invented_sweeps.ROUTES).split("\n")
+  head, *lines = measure.table(invented_sweeps.ROUTES).split("\n")
   assert head.split() == [
     *("patch", "sizes", "top-1", "%", "less", "smallest"),
     *("MFLOP", "us", "time", "%"),
@@ -90,7 +90,7 @@ def test_every_route_is_drawn_and_the_chosen_one_ringed():
 
 
 def test_ensembles_are_means_of_probabilities():
-  mesh = sharding.make_mesh()
+  mesh = mesh_lib.make_mesh()
   n = 2 * mesh.size
   index = np.arange(n, dtype=np.int32)[:, None]
   labels = index % 3
@@ -105,7 +105,7 @@ def test_ensembles_are_means_of_probabilities():
   def predict(params, batch, *, patch_hw):
     return logits[patch_hw] * params
 
-  found = routes.measure_ensembles(
+  found = measure.measure_ensembles(
     predict, (LARGE, SMALL), jnp.float32(1), [batch], mesh
   )
   assert list(found) == [(LARGE, SMALL)]

@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from flexivit_jax.evaluation.answers import Answers
-from flexivit_jax.evaluation.points import Cost, Point, Setting
+from flexivit_jax.evaluation.settings import Cost, Point, Setting
 from flexivit_jax.evaluation.store import Store
+from flexivit_jax.tasks.predictions import Answers
 
 SETTINGS = [
   Setting((16, 16), (240, 240)),

@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 
 from flexivit_jax.core.tokens import Batch, Tokens
+from flexivit_jax.devices import mesh as mesh_lib
+from flexivit_jax.devices import placement
+from flexivit_jax.evaluation import reading as reading_lib
 from flexivit_jax.evaluation import sweep
-from flexivit_jax.evaluation.answers import Answers
-from flexivit_jax.evaluation.points import Setting
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.evaluation.settings import Setting
+from flexivit_jax.models import vit
+from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn.positions import learned_grid
+from flexivit_jax.tasks.classification import Supervised
 from flexivit_jax.tasks.losses import SigmoidLoss
-from flexivit_jax.tasks.supervised import Supervised
-from flexivit_jax.training import sharding
+from flexivit_jax.tasks.predictions import Answers
 
 
 def batch(index, image_hw=(24, 48)):
@@ -70,7 +74,7 @@ FOUR, EIGHT = Setting((4, 4), (24, 48)), Setting((8, 6), (24, 48))
 
 
 def test_answers_are_those_of_all_images_in_their_order():
-  reading = sweep.Reading(Loader(BATCHES), ((FOUR, EIGHT),))
+  reading = reading_lib.Reading(Loader(BATCHES), ((FOUR, EIGHT),))
   programs = {FOUR: answers, EIGHT: functools.partial(answers, loss=10.0)}
   steps = []
   found = sweep.sweep(programs, [reading], lambda x: x, steps.append)
@@ -103,7 +107,7 @@ def test_each_batch_is_loaded_once_and_given_to_each_setting_of_its_view():
 
   loader = Loader(BATCHES, large, loading=lambda: loaded.append(len(seen)))
   programs = {s: program(s) for s in (FOUR, EIGHT, far)}
-  sweep.sweep(programs, [sweep.Reading(loader, views)], lambda x: x)
+  sweep.sweep(programs, [reading_lib.Reading(loader, views)], lambda x: x)
   assert seen == [
     *((FOUR, (24, 48), 3), (EIGHT, (24, 48), 3), (far, (48, 96), 3)),
     *((FOUR, (24, 48), 4), (EIGHT, (24, 48), 4), (far, (48, 96), 4)),
@@ -134,10 +138,10 @@ def test_answers_are_fetched_after_the_next_batch_was_started():
     )
 
   batches = [batch([i]) for i in range(3)]
-  reading = sweep.Reading(Loader(batches), ((FOUR,),))
+  reading = reading_lib.Reading(Loader(batches), ((FOUR,),))
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(
-      sweep.jax,
+      jax,
       "device_get",
       lambda x: Answers(np.asarray(x.index), *(x.label,) * 2, *(x.loss,) * 3),
     )
@@ -150,9 +154,11 @@ def test_answers_are_fetched_after_the_next_batch_was_started():
 
 def test_no_image():
   for batches in ([], [batch([-1, -1])]):
-    reading = sweep.Reading(Loader(batches or [], loading=None), ((FOUR,),))
+    reading = reading_lib.Reading(
+      Loader(batches or [], loading=None), ((FOUR,),)
+    )
     if batches:
-      reading = sweep.Reading(Loader(batches), ((FOUR,),))
+      reading = reading_lib.Reading(Loader(batches), ((FOUR,),))
     with pytest.raises(ValueError) as caught:
       sweep.sweep({FOUR: answers}, [reading], lambda x: x)
     assert str(caught.value) == "there is no image to evaluate on"
@@ -185,7 +191,7 @@ def test_packed_images_of_several_budgets():
     [packed([0, 1], [3, 5]), packed([2, -1], [4])],
     [packed([0, 1], [9, 6]), packed([2, -1], [30])],
   )
-  reading = sweep.Reading(loader, ((low,), (high,)))
+  reading = reading_lib.Reading(loader, ((low,), (high,)))
   programs = {low: answers, high: functools.partial(answers, loss=4.0)}
   found = sweep.sweep(programs, [reading], lambda x: x)
   # 12 and 45 patches of three images: padding is none.
@@ -197,7 +203,7 @@ def test_packed_images_of_several_budgets():
 
 def test_only_what_is_wanted_is_loaded():
   loader = Loader(BATCHES, BATCHES, BATCHES)
-  reading = sweep.Reading(
+  reading = reading_lib.Reading(
     loader, ((FOUR, EIGHT), (EIGHT,), (FOUR,)), ("a", "b", "c")
   )
   part = reading.only(lambda view, setting: setting == FOUR)
@@ -210,8 +216,8 @@ def test_only_what_is_wanted_is_loaded():
 @pytest.mark.parametrize("task", [Supervised(), Supervised(SigmoidLoss())])
 def test_a_compiled_program_answers_as_the_model(task):
   model = vit.ViT(
-    size=vit.Size(16, 1, 32, 2),
-    position=positions.LearnedGrid((2, 2)),
+    size=encoder.Size(16, 1, 32, 2),
+    position=learned_grid.LearnedGrid((2, 2)),
     pool=pooling.Gap(),
     num_classes=5,
     kernel_hw=(4, 4),
@@ -223,9 +229,9 @@ def test_a_compiled_program_answers_as_the_model(task):
   params = task.init(model, jax.random.key(1), images, (4, 4))
   # A head that starts at zero would answer alike to all.
   params["head"]["kernel"] = jnp.asarray(rng.normal(size=(16, 5)), jnp.float32)
-  mesh = sharding.make_mesh()
+  mesh = mesh_lib.make_mesh()
   settings = tuple(Setting(p, (8, 16)) for p in ((4, 4), (8, 8)))
-  reading = sweep.Reading(Loader([whole]), (settings,))
+  reading = reading_lib.Reading(Loader([whole]), (settings,))
   traced, lines = [], []
 
   def forward(*args, **kwargs):
@@ -246,7 +252,7 @@ def test_a_compiled_program_answers_as_the_model(task):
   found = sweep.sweep(
     {s: functools.partial(p.call, params) for s, p in programs.items()},
     [reading],
-    lambda x: sharding.to_devices(x, mesh),
+    lambda x: placement.to_devices(x, mesh),
   )
   assert len(traced) == 2
   for setting in settings:

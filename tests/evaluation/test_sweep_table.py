@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flexivit_jax.evaluation import table
-from flexivit_jax.evaluation.points import Cost, Point, Setting
+from flexivit_jax.evaluation.settings import Cost, Point, Setting
 
 
 def sweep_of(points, classes):

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from flexivit_jax.evaluation import cascade, thresholds
-from flexivit_jax.evaluation.answers import Answers
-from flexivit_jax.evaluation.cascade import STOP, Cascade
-from flexivit_jax.evaluation.thresholds import Choice
+from flexivit_jax.evaluation.cascade import cascade, thresholds
+from flexivit_jax.evaluation.cascade.cascade import STOP, Cascade
+from flexivit_jax.evaluation.cascade.thresholds import Choice
+from flexivit_jax.tasks.predictions import Answers
 
 SIZES = ((12, 12), (8, 8), (6, 6), (4, 4))
 COSTS = dict(zip(SIZES, (1.0, 2.5, 5.0, 11.0)))

@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flexivit_jax.core.means import Mean
+from flexivit_jax.checkpoints import run_metrics
+from flexivit_jax.core.metric import Metric
 from flexivit_jax.core.tokens import Batch
 from flexivit_jax.evaluation import measured, validation
-from flexivit_jax.evaluation.answers import Answers
-from flexivit_jax.evaluation.points import Setting
+from flexivit_jax.evaluation.settings import Setting
 from flexivit_jax.evaluation.sweep import Found
-from flexivit_jax.tasks.supervised import Supervised
-from flexivit_jax.training import log
+from flexivit_jax.tasks.classification import Supervised
+from flexivit_jax.tasks.predictions import Answers
 
 SIZES = [Setting((4, 4), (24, 24)), Setting((6, 6), (24, 24))]
 
@@ -28,9 +28,9 @@ class Brightness:
     del model, patch_hw
     loss = params * batch.labels
     return {
-      "loss": Mean.of(loss, batch.weights),
-      "twice": Mean.of(2 * loss, batch.weights),
-      "losses": Mean(jnp.zeros(2), jnp.zeros(2)),  # not one of its metrics
+      "loss": Metric.of(loss, batch.weights),
+      "twice": Metric.of(2 * loss, batch.weights),
+      "losses": Metric(jnp.zeros(2), jnp.zeros(2)),  # not one of its metrics
     }
 
 
@@ -72,8 +72,8 @@ def test_a_loss_is_better_where_it_is_lower():
     "validation/loss@6": 0.75,
     "validation/twice@6": 1.5,
   }
-  assert log.is_evaluation(values)
-  assert log.score(values) == -0.5
+  assert run_metrics.is_evaluation(values)
+  assert run_metrics.score(values) == -0.5
 
 
 def test_an_accuracy_is_better_where_it_is_higher():
@@ -95,19 +95,19 @@ def test_an_accuracy_is_better_where_it_is_higher():
     "validation/top1@6": 0.5,
     "validation/loss@6": 1.5,
   }
-  assert log.score(values) == 0.625
+  assert run_metrics.score(values) == 0.625
 
 
 def test_the_best_of_a_run_is_read_from_its_rows(tmp_path):
   path = tmp_path / "metrics.jsonl"
-  file = log.MetricsFile(path, 0)
+  file = run_metrics.MetricsFile(path, 0)
   for step, loss in ((10, 0.7), (20, 0.4), (30, 0.5)):
     file.write(step, {"validation/loss": loss, "validation/loss@4": 1.0})
     file.write(step, {"loss": 0.1})
   file.close()
-  assert log.best(log.read_scores(path)) == 20
+  assert run_metrics.best(run_metrics.read_scores(path)) == 20
 
 
 def test_training_rows_are_no_evaluation():
   row = types.MappingProxyType({"loss": 0.5, "loss@4": 0.5})
-  assert not log.is_evaluation(row)
+  assert not run_metrics.is_evaluation(row)

@@ -9,26 +9,35 @@ import numpy as np
 import pytest
 
 from flexivit_jax.core.tokens import Tokens, patchify
-from flexivit_jax.nn import pooling, positions, relations, tables, vit
+from flexivit_jax.models import vit
+from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn.positions import (
+  learned_grid,
+  relative,
+  rotary,
+  row_column,
+  waves,
+)
+from flexivit_jax.nn.positions import position as position_lib
 
 POSITIONS = {
-  "none": positions.NoPosition(),
-  "learned_grid": positions.LearnedGrid((3, 3)),
-  "sincos2d": positions.SinCos2D(),
-  "sincos2d of fractions": positions.SinCos2D(fractional_side=4.0),
-  "fourier": positions.Fourier(),
-  "fourier of fractions": positions.Fourier(fractional_side=4.0),
+  "none": position_lib.NoPosition(),
+  "learned_grid": learned_grid.LearnedGrid((3, 3)),
+  "sincos2d": waves.SinCos2D(),
+  "sincos2d of fractions": waves.SinCos2D(fractional_side=4.0),
+  "fourier": waves.Fourier(),
+  "fourier of fractions": waves.Fourier(fractional_side=4.0),
   # Smaller than the grids below: what is beyond must not mix images either.
-  "rows + columns": tables.RowColumn((3, 2)),
-  "rows * columns of fractions": tables.RowColumn(
+  "rows + columns": row_column.RowColumn((3, 2)),
+  "rows * columns of fractions": row_column.RowColumn(
     (3, 4), "product", "fractional"
   ),
-  "rows beside columns, interpolated": tables.RowColumn(
+  "rows beside columns, interpolated": row_column.RowColumn(
     (3, 4), "stack", "interpolated"
   ),
-  "joint_table": tables.JointTable((3, 2)),
-  "rotary": relations.Rotary(),
-  "relative": relations.Relative((3, 2)),
+  "joint_table": row_column.JointTable((3, 2)),
+  "rotary": rotary.Rotary(),
+  "relative": relative.Relative((3, 2)),
 }
 POOLS = {
   "gap": pooling.Gap(),
@@ -62,7 +71,7 @@ PADDING = 3
 
 def _model(position, pool):
   return vit.ViT(
-    size=vit.Size(16, 1, 32, 2),
+    size=encoder.Size(16, 1, 32, 2),
     position=POSITIONS[position],
     pool=POOLS[pool],
     kernel_hw=(6, 6),
@@ -234,7 +243,7 @@ def test_pixels_without_positions_are_a_set(float64):
 def test_scanned_and_rematerialised_blocks_know_places(
   float64, position, changes
 ):
-  plain = _model(position, "tok").clone(size=vit.Size(16, 2, 32, 2))
+  plain = _model(position, "tok").clone(size=encoder.Size(16, 2, 32, 2))
   changed = plain.clone(**changes)
   row = _row(_images())
   params = _params(plain)["params"]

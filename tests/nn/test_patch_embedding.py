@@ -10,9 +10,11 @@ import pytest
 from flexivit_jax.core import resolution, token_drop
 from flexivit_jax.core.patch_size import FixedPatchSize, SampledPatchSize
 from flexivit_jax.core.tokens import Tokens
-from flexivit_jax.data import packs
-from flexivit_jax.data.cutting import Cutter
-from flexivit_jax.nn import pooling, positions, vit
+from flexivit_jax.data.packing import rows as rows_lib
+from flexivit_jax.data.packing.cutter import Cutter
+from flexivit_jax.models import vit
+from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn.positions import learned_grid
 
 SIZES = ((4, 4), (8, 6), (3, 9))  # padded to 8x9
 SLOTS, LENGTH = 4, 60
@@ -50,11 +52,11 @@ def packed(rows, sizes=SIZES) -> Tokens:
       )
       for i, s in row
     ]
-    feed = packs.Images(iter(images).__next__, lambda place: None)
-    options = packs.Packing(LENGTH, SLOTS, open_rows=1)
-    made += packs.rows(feed, options, None)
+    feed = rows_lib.Images(iter(images).__next__, lambda place: None)
+    options = rows_lib.Packing(LENGTH, SLOTS, open_rows=1)
+    made += rows_lib.rows(feed, options, None)
   assert len(made) == len(rows)
-  return jax.tree.map(jnp.asarray, packs.to_batch(made, sizes, SLOTS).inputs)
+  return jax.tree.map(jnp.asarray, rows_lib.to_batch(made, sizes, SLOTS).inputs)
 
 
 # Every image twice, at other sizes, in other company.
@@ -67,8 +69,8 @@ MIXTURE = (
 
 def model(**changes):
   fields = dict(
-    size=vit.Size(16, 1, 32, 2),
-    position=positions.LearnedGrid((3, 3)),
+    size=encoder.Size(16, 1, 32, 2),
+    position=learned_grid.LearnedGrid((3, 3)),
     pool=pooling.Gap(),
     kernel_hw=(6, 5),
     num_classes=5,

@@ -7,8 +7,8 @@ import pytest
 
 from flexivit_jax.core import resize
 from flexivit_jax.core.tokens import Tokens, patchify
-from flexivit_jax.nn import pixel_head
-from flexivit_jax.nn.pixel_head import PixelHead
+from flexivit_jax.nn.heads import pixel_head
+from flexivit_jax.nn.heads.pixel_head import PixelHead
 
 KERNEL = (6, 4)
 SIZES = ((4, 4), (8, 6), (1, 9))  # padded to 8x9

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from flexivit_jax.nn import pooling
+from flexivit_jax.nn.heads import classifier
 
 
 def test_average_of_each_image_of_a_row():
@@ -47,7 +48,7 @@ def test_prepended_groups_belong_to_their_slot():
 
 @pytest.mark.parametrize("num_images", [1, 2])
 def test_map_head_reads_each_image_alone(num_images):
-  head = pooling.MapHead(2, 8, jnp.dtype("float32"), 1e-6)
+  head = classifier.MapHead(2, 8, jnp.dtype("float32"), 1e-6)
   x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 6, 4)), jnp.float32)
   params = head.init(jax.random.key(0), x, None, 1)
   alone = head.apply(params, x[:, :4], None, 1)[:, 0]

@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flexivit_jax.checkpoints.formats import parameters
+from flexivit_jax.checkpoints.model import parameter_count
 from flexivit_jax.core.tokens import patchify
-from flexivit_jax.formats import parameters
-from flexivit_jax.loaded import parameter_count
-from flexivit_jax.nn import cost, pooling, positions, vit
+from flexivit_jax.models import cost, sizes, vit
+from flexivit_jax.nn import encoder, pooling
 from flexivit_jax.nn.convolution import standardize_weights
-from flexivit_jax.nn.early_convolutions import EarlyConvolutions
-from flexivit_jax.nn.resnet import ResNet
+from flexivit_jax.nn.positions import learned_grid
+from flexivit_jax.nn.stems.early_convolutions import EarlyConvolutions
+from flexivit_jax.nn.stems.resnet import ResNet
 
 
 def test_filters_are_standardised():
@@ -37,8 +39,8 @@ def test_filters_are_standardised():
 
 def _model(size, stem, cells, *, grid, num_classes=1000, **changes):
   return vit.ViT(
-    vit.SIZES.get(size, size),
-    positions.LearnedGrid((grid, grid)),
+    sizes.SIZES.get(size, size),
+    learned_grid.LearnedGrid((grid, grid)),
     pooling.ClassToken(),
     kernel_hw=(cells, cells),
     num_classes=num_classes,
@@ -73,7 +75,7 @@ STEMS = [
   ResNet((2, 1, 2), width=8),
   EarlyConvolutions((8, 24, 16)),
 ]
-SMALL = vit.Size(16, 1, 40, 2)
+SMALL = encoder.Size(16, 1, 40, 2)
 
 
 def _products(jaxpr):
@@ -131,7 +133,7 @@ def _coords():
   return tokens.coords, tokens.grid_hw
 
 
-SHALLOW = vit.Size(192, 2, 768, 3)
+SHALLOW = encoder.Size(192, 2, 768, 3)
 
 
 # XLA counts norms and ReLU as well, and leaves padding out: 0.2 % of R50+B/16,

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flexivit_jax.nn import positions, relations, tables
-from flexivit_jax.nn.whole_grid import OfWholeGrid
+from flexivit_jax.nn.positions import learned_grid, row_column, waves
+from flexivit_jax.nn.positions import rotary as rotary_lib
+from flexivit_jax.nn.positions.position import OfWholeGrid
 
 GRID = (3, 4)
 
@@ -14,10 +15,10 @@ GRID = (3, 4)
 @pytest.mark.parametrize(
   "position",
   [
-    positions.LearnedGrid(GRID),
-    positions.LearnedGrid((2, 5)),
-    positions.SinCos2D(fractional_side=4.0),
-    tables.RowColumn((3, 4)),
+    learned_grid.LearnedGrid(GRID),
+    learned_grid.LearnedGrid((2, 5)),
+    waves.SinCos2D(fractional_side=4.0),
+    row_column.RowColumn((3, 4)),
   ],
   ids=lambda p: f"{type(p).__name__}{getattr(p, 'size', '')}",
 )
@@ -51,9 +52,9 @@ def test_taken_is_as_computed(position):
 
 def test_what_is_not_added_is_as_it_is():
   coords = jnp.zeros((1, 2, 2), jnp.int32)
-  rotary = OfWholeGrid(relations.Rotary(), GRID)
+  rotary = OfWholeGrid(rotary_lib.Rotary(), GRID)
   assert rotary({}, coords, coords, 16) is None
   found = rotary.relation(coords, prefix=1, head_width=8)
-  wanted = relations.Rotary().relation(coords, prefix=1, head_width=8)
+  wanted = rotary_lib.Rotary().relation(coords, prefix=1, head_width=8)
   np.testing.assert_array_equal(found.cos, wanted.cos)
-  assert OfWholeGrid(tables.RowColumn((3, 4)), GRID).largest_grid == (3, 4)
+  assert OfWholeGrid(row_column.RowColumn((3, 4)), GRID).largest_grid == (3, 4)

@@ -9,22 +9,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flexivit_jax.core import diffusion as noise
+from flexivit_jax.core import image_rng
 from flexivit_jax.core.tokens import Batch, Tokens, patchify
-from flexivit_jax.nn import conditioning, cost, pooling, positions, resnet, vit
-from flexivit_jax.nn.time_and_class import TimeAndClass, sinusoids
-from flexivit_jax.tasks import draws
+from flexivit_jax.models import cost, vit
+from flexivit_jax.nn import adaln, encoder, pooling
+from flexivit_jax.nn.adaln import TimeAndClass, sinusoids
+from flexivit_jax.nn.positions import waves
+from flexivit_jax.nn.stems import resnet
+from flexivit_jax.tasks import noise
+from flexivit_jax.tasks import sampler as sampler_lib
 from flexivit_jax.tasks.diffusion import Diffusion, visible
 
 MODEL = vit.ViT(
-  size=vit.Size(16, 1, 32, 2),
-  position=positions.SinCos2D(),
+  size=encoder.Size(16, 1, 32, 2),
+  position=waves.SinCos2D(),
   pool=pooling.Gap(),
   kernel_hw=(2, 2),
   num_classes=0,
-  conditioning=conditioning.AdaLNZero(),
+  conditioning=adaln.AdaLNZero(),
 )
-TASK = Diffusion(num_classes=3, sampler=noise.Sampler(steps=3, guidance=2.0))
+TASK = Diffusion(
+  num_classes=3, sampler=sampler_lib.Sampler(steps=3, guidance=2.0)
+)
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
 
 
@@ -79,9 +85,9 @@ KEYS = jax.random.split(jax.random.key(5), 2)
 def test_the_loss_at_the_beginning_is_the_mean_square_of_the_noise():
   """The head begins at zero, so the answer is 0."""
   found = _measure(_initialised(), _batch())
-  key = draws.key_for("diffusion noise", None)
-  keys = draws.image_keys(key, _batch().index)
-  drawn = draws.normal_of_tokens(keys, patchify(_batch().inputs, (2, 2)))
+  key = image_rng.key_for("diffusion noise", None)
+  keys = image_rng.image_keys(key, _batch().index)
+  drawn = image_rng.normal_of_tokens(keys, patchify(_batch().inputs, (2, 2)))
   np.testing.assert_allclose(
     float(found["loss"]), jnp.square(drawn).mean(), rtol=1e-6
   )
@@ -97,20 +103,22 @@ def test_the_loss_by_hand_of_the_velocity():
   found = float(_measure(_initialised(), _batch(), task=task)["loss"])
   tokens = patchify(_batch().inputs, (2, 2))
   time, normal = (
-    draws.image_keys(draws.key_for(f"diffusion {name}", None), _batch().index)
+    image_rng.image_keys(
+      image_rng.key_for(f"diffusion {name}", None), _batch().index
+    )
     for name in ("time", "noise")
   )
-  times = (np.asarray(draws.of_images(time)) * 1000).astype(int)
+  times = (np.asarray(image_rng.of_images(time)) * 1000).astype(int)
   kept = TASK.schedule.kept()[times].reshape(2, 1, 1)
   x = np.asarray(tokens.patches) / 127.5 - 1
-  e = np.asarray(draws.normal_of_tokens(normal, tokens))
+  e = np.asarray(image_rng.normal_of_tokens(normal, tokens))
   want = np.square(np.sqrt(kept) * e - np.sqrt(1 - kept) * x).mean()
   np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
 def test_fresh_noise_is_another_number_of_the_key():
   """Two ancestral steps of a model that answers 0, by hand."""
-  sampler = noise.Sampler(steps=2, eta=1.0, clip=False)
+  sampler = sampler_lib.Sampler(steps=2, eta=1.0, clip=False)
   found = _sample(_initialised(), jnp.array([0, 1]), KEYS, sampler)
   last, first = TASK.schedule.kept()[[999, 0]]
 
@@ -368,7 +376,7 @@ def test_classes_of_the_data_are_taken_over():
   assert again == (model, task)
 
 
-GUIDED = noise.Sampler(guidance=2.0)
+GUIDED = sampler_lib.Sampler(guidance=2.0)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +384,7 @@ GUIDED = noise.Sampler(guidance=2.0)
   [
     (
       Diffusion(),
-      {"conditioning": conditioning.Unconditioned()},
+      {"conditioning": adaln.Unconditioned()},
       "config.task diffusion tells the blocks time and class, and they read "
       'neither: give config.model.conditioning="adaln_zero"',
     ),

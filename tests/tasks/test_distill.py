@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flexivit_jax.core.tokens import Batch, to_tokens
-from flexivit_jax.nn import pooling, positions, vit
-from flexivit_jax.tasks import distill
-from flexivit_jax.tasks.distill import KL, L2, Distill, Hard, TeacherSpec
+from flexivit_jax.core.cut import to_tokens
+from flexivit_jax.core.tokens import Batch
+from flexivit_jax.models import vit
+from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn.positions import learned_grid
+from flexivit_jax.tasks import distillation
+from flexivit_jax.tasks.distillation import KL, L2, Distill, Hard, TeacherSpec
 
 STUDENT = jnp.array([[[1.0, 0.0, -1.0]], [[0.0, 2.0, 0.0]]])
 TEACHER = jnp.array([[[0.0, 1.0, 0.0]], [[0.0, 2.0, 0.0]]])
@@ -60,8 +63,8 @@ def test_l2_by_hand():
 
 def model(**changes):
   return vit.ViT(
-    size=vit.Size(8, 1, 16, 2),
-    position=positions.LearnedGrid((2, 2)),
+    size=encoder.Size(8, 1, 16, 2),
+    position=learned_grid.LearnedGrid((2, 2)),
     kernel_hw=(4, 4),
     pool=pooling.Gap(),
     num_classes=3,
@@ -89,7 +92,7 @@ def taught():
   )
   task, student = Distill(TeacherSpec("x")), model()
   params = task.init(student, jax.random.key(0), batch.inputs, (4, 4))
-  teacher = distill.Teacher(of_noise(params, 1), model(), (6, 6))
+  teacher = distillation.Teacher(of_noise(params, 1), model(), (6, 6))
   return task, student, of_noise(params, 2), batch, teacher
 
 
@@ -123,7 +126,7 @@ def tokens(images, patch):
 def test_without_a_view_of_its_own_it_sees_the_students(taught):
   task, student, params, batch, _ = taught
   same = dataclasses.replace(batch, teacher_inputs=None)
-  twin = distill.Teacher(params, student, (4, 4))
+  twin = distillation.Teacher(params, student, (4, 4))
   found = task.measure(student, params, same, patch_hw=(4, 4), teacher=twin)
   assert float(found["distance"]) == 0
   assert float(found["agreement"]) == 1

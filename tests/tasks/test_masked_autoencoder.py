@@ -9,32 +9,29 @@ import numpy as np
 import pytest
 
 from flexivit_jax.core import masking
-from flexivit_jax.core.tokens import Batch, Tokens, patchify, to_tokens
-from flexivit_jax.nn import (
-  conditioning,
-  cost,
-  pooling,
-  positions,
-  resnet,
-  tables,
-  vit,
-)
-from flexivit_jax.nn.decoder import DecoderSpec
-from flexivit_jax.tasks import targets
-from flexivit_jax.tasks.by_patch_size import LOSSES
-from flexivit_jax.tasks.masked_autoencoder import DECODER, MaskedAutoencoder
+from flexivit_jax.core.cut import to_tokens
+from flexivit_jax.core.tokens import Batch, Tokens, patchify
+from flexivit_jax.models import cost, vit
+from flexivit_jax.nn import adaln, pooling
+from flexivit_jax.nn import encoder as encoder_lib
+from flexivit_jax.nn.heads.mae_decoder import DecoderSpec
+from flexivit_jax.nn.positions import learned_grid, position, row_column, waves
+from flexivit_jax.nn.stems import resnet
+from flexivit_jax.tasks import mae_target
+from flexivit_jax.tasks.masked_autoencoding import DECODER, MaskedAutoencoder
+from flexivit_jax.tasks.pack_metrics import LOSSES
 
-SIZE = vit.Size(16, 1, 32, 2)
+SIZE = encoder_lib.Size(16, 1, 32, 2)
 MODEL = vit.ViT(
   size=SIZE,
-  position=positions.LearnedGrid((3, 3)),
+  position=learned_grid.LearnedGrid((3, 3)),
   pool=pooling.ClassToken(),
   kernel_hw=(4, 4),
   num_classes=0,
   registers=1,
 )
 TASK = MaskedAutoencoder(
-  mask_ratio=0.6, decoder=DecoderSpec(SIZE, positions.LearnedGrid((2, 3)))
+  mask_ratio=0.6, decoder=DecoderSpec(SIZE, learned_grid.LearnedGrid((2, 3)))
 )
 # Rows by columns of patches, and which of the sizes: 1 patch, of which nothing
 # is hidden, is one of them.
@@ -202,8 +199,8 @@ def _by_hand(task, answer, masked, tokens):
 OTHERS_ARE_SLOW = pytest.mark.parametrize(
   "target",
   [
-    pytest.param(kind, marks=[pytest.mark.slow] * (kind != targets.PATCH))
-    for kind in targets.KINDS
+    pytest.param(kind, marks=[pytest.mark.slow] * (kind != mae_target.PATCH))
+    for kind in mae_target.KINDS
   ],
 )
 
@@ -259,7 +256,7 @@ def test_visible_pixels_matter_through_the_encoder_alone(target):
   gradient = jax.jit(jax.grad(loss, argnums=1))
   seen, hidden = _of_pixels(task, functools.partial(gradient, deaf))
   # All of an image have a share in its mean and deviation.
-  assert target == targets.IMAGE or (seen == 0).all()
+  assert target == mae_target.IMAGE or (seen == 0).all()
   assert (hidden != 0).any(axis=1).all()
   seen, _ = _of_pixels(task, functools.partial(gradient, _params()))
   assert (seen != 0).any(axis=1).all()
@@ -343,7 +340,7 @@ def test_one_patch_has_no_gradient_and_no_nan():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", targets.KINDS)
+@pytest.mark.parametrize("target", mae_target.KINDS)
 def test_a_constant_image_is_no_nan(target):
   task = dataclasses.replace(TASK, target=target)
   batch = _with_patches(jnp.full_like(_alone(0).inputs.patches, 0.3))
@@ -405,15 +402,15 @@ def _counted(function, *arguments):
 @pytest.mark.slow
 def test_the_encoder_sees_a_quarter():
   """By XLA's count of the program, and by ours of the whole task."""
-  wide = vit.Size(128, 2, 512, 4)
+  wide = encoder_lib.Size(128, 2, 512, 4)
   model = vit.ViT(
     size=wide,
-    position=positions.SinCos2D(),
+    position=waves.SinCos2D(),
     pool=pooling.Gap(),
     kernel_hw=(4, 4),
     num_classes=0,
   )
-  task = MaskedAutoencoder(decoder=DecoderSpec(vit.Size(64, 1, 256, 2)))
+  task = MaskedAutoencoder(decoder=DecoderSpec(encoder_lib.Size(64, 1, 256, 2)))
   images = jnp.zeros((8, 32, 32, 3), jnp.uint8)
   params = task.init(model, jax.random.key(0), images[:1], (4, 4))
   own = {k: v for k, v in params.items() if k != DECODER}
@@ -442,7 +439,7 @@ def test_the_encoder_sees_a_quarter():
 
 
 def test_multiply_adds_of_rows():
-  task = MaskedAutoencoder(decoder=DecoderSpec(vit.Size(64, 1, 256, 2)))
+  task = MaskedAutoencoder(decoder=DecoderSpec(encoder_lib.Size(64, 1, 256, 2)))
   model = MODEL.clone(pool=pooling.Gap(), registers=0)
   whole = task.multiply_adds(model, (16, 24), (4, 4))
   assert whole == task.packed_multiply_adds(model, 24, 1, ((4, 4),))
@@ -523,12 +520,12 @@ def test_fields_that_cannot_be(fields, text):
   ("fields", "text"),
   [
     (
-      {"position": positions.NoPosition()},
+      {"position": position.NoPosition()},
       "position is NoPosition: what is hidden is told apart by its place "
       "alone, so take positions that are added, sincos2d say",
     ),
     (
-      {"size": vit.Size(18, 1, 8, 2)},
+      {"size": encoder_lib.Size(18, 1, 8, 2)},
       "sincos2d positions need a width that is a multiple of 4 and at least 8, "
       "not 18",
     ),
@@ -554,7 +551,7 @@ def test_decoders_that_cannot_be(fields, text):
       'each: take stem="none"',
     ),
     (
-      {"conditioning": conditioning.AdaLNZero()},
+      {"conditioning": adaln.AdaLNZero()},
       "config.model.conditioning is adaln_zero, and the task mae has nothing "
       'to tell the blocks: give config.model.conditioning="none"',
     ),
@@ -595,7 +592,9 @@ def test_grids_that_cannot_be():
     "none: take smaller patches or larger images"
   )
   MaskedAutoencoder(mask_ratio=0.01).check_grid((8, 8), (8, 4))  # one of two
-  task = MaskedAutoencoder(decoder=DecoderSpec(SIZE, tables.RowColumn((2, 2))))
+  task = MaskedAutoencoder(
+    decoder=DecoderSpec(SIZE, row_column.RowColumn((2, 2)))
+  )
   task.check_grid((8, 8), (4, 4))
   with pytest.raises(ValueError) as caught:
     task.check_grid((8, 12), (4, 4))

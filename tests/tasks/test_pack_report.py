@@ -3,7 +3,7 @@
 import numpy as np
 
 from flexivit_jax.core.tokens import Batch, Tokens
-from flexivit_jax.tasks.pack_report import METRICS, pack_report
+from flexivit_jax.tasks.pack_metrics import METRICS, pack_report
 
 
 def drawn(rows, grids, slots):

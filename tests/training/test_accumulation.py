@@ -9,13 +9,16 @@ import numpy as np
 import optax
 import pytest
 
-from flexivit_jax import preparation
-from flexivit_jax.core.means import Mean
+from flexivit_jax.core.metric import Metric
 from flexivit_jax.core.tokens import Batch
-from flexivit_jax.nn import pooling, positions, vit
-from flexivit_jax.tasks import pack_report
-from flexivit_jax.tasks.supervised import Supervised
-from flexivit_jax.training import sharding
+from flexivit_jax.devices import mesh as mesh_lib
+from flexivit_jax.models import vit
+from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn.positions import learned_grid
+from flexivit_jax.run import open as open_lib
+from flexivit_jax.tasks import pack_metrics
+from flexivit_jax.tasks.classification import Supervised
+from flexivit_jax.training import state as state_lib
 from flexivit_jax.training import step as step_lib
 
 TASK = Supervised()
@@ -30,8 +33,8 @@ PACKED = (
 
 def model(**changes):
   fields = dict(
-    size=vit.Size(16, 1, 32, 2),
-    position=positions.LearnedGrid((3, 3)),
+    size=encoder.Size(16, 1, 32, 2),
+    position=learned_grid.LearnedGrid((3, 3)),
     pool=pooling.Gap(),
     kernel_hw=(6, 6),
     num_classes=10,
@@ -55,7 +58,7 @@ def grids():
 
 @pytest.fixture
 def packed(small_experiment):
-  run = preparation.prepare(small_experiment(*PACKED), lambda line: None)
+  run = open_lib.prepare(small_experiment(*PACKED), lambda line: None)
   batch = next(run.loader)
   counts = batch.weights.sum(axis=1).reshape(4, 4).sum(axis=0)
   assert len(set(counts)) > 1  # or a mean of means would do
@@ -71,7 +74,7 @@ def params_for(model, batch, patch_hw):
 def one_step(model, batch, patch_hw, beside=None, **options):
   """Parameters moved by the gradient itself, and metrics."""
   tx = optax.sgd(1.0)
-  state = step_lib.init_state(params_for(model, batch, patch_hw), tx, seed=0)
+  state = state_lib.init_state(params_for(model, batch, patch_hw), tx, seed=0)
   names = (*TASK.metrics, *(beside or ()))
   step = jax.jit(
     functools.partial(
@@ -119,7 +122,7 @@ def test_microbatches_of_packed_rows_are_the_same_step(images, packed, float64):
     packed,
     None,
     images=images,
-    beside=pack_report.pack_report(packed),
+    beside=pack_metrics.pack_report(packed),
   )
   whole, cut = step(), step(accumulate=4)
   assert_same_step(cut, whole)
@@ -154,10 +157,10 @@ def test_each_microbatch_draws_its_own_dropout():
   def measure(params, batch, dropout_key):
     draw = jax.random.uniform(dropout_key)
     jax.debug.callback(lambda x: seen.append(float(x)), draw)
-    return {"loss": Mean((params * batch.sum(axis=0)).sum(), jnp.float32(1))}
+    return {"loss": Metric((params * batch.sum(axis=0)).sum(), jnp.float32(1))}
 
   tx = optax.sgd(1.0)
-  state = step_lib.init_state(jnp.ones(2), tx, seed=0)
+  state = state_lib.init_state(jnp.ones(2), tx, seed=0)
   for _ in range(2):
     state, _ = step_lib.train_step(
       state, {}, jnp.ones((8, 2)), measure=measure, tx=tx, accumulate=4
@@ -175,13 +178,10 @@ def test_a_batch_without_an_image_moves_nothing(float64):
   assert metrics["loss"].count == 0
 
 
-# What it saves.
-
-
 @pytest.mark.slow
 def test_the_estimate_of_memory_follows_the_plan(small_experiment):
   def peaks(accumulate):
-    run = preparation.prepare(
+    run = open_lib.prepare(
       small_experiment(
         "model.size={'name':'custom','width':64,'depth':4,'mlp_dim':256,"
         "'num_heads':4}",
@@ -207,9 +207,6 @@ def test_the_estimate_of_memory_follows_the_plan(small_experiment):
   assert four[0].activations < 0.4 * one[0].activations
 
 
-# Refusals.
-
-
 @pytest.mark.parametrize(
   ("accumulate", "text"),
   [
@@ -226,8 +223,8 @@ def test_the_estimate_of_memory_follows_the_plan(small_experiment):
   ],
 )
 def test_microbatches_that_devices_cannot_share(accumulate, text):
-  mesh = sharding.make_mesh()
+  mesh = mesh_lib.make_mesh()
   with pytest.raises(ValueError) as caught:
-    sharding.check_accumulation(accumulate, 32, mesh)
+    mesh_lib.check_accumulation(accumulate, 32, mesh)
   assert str(caught.value) == text
-  sharding.check_accumulation(4, 32, mesh)
+  mesh_lib.check_accumulation(4, 32, mesh)

@@ -1,5 +1,5 @@
 """What the explicit step sends, from its program; its numbers are tested in
-tests/nn/test_shared_rows.py."""
+tests/models/test_shared_rows.py."""
 
 import functools
 
@@ -9,9 +9,13 @@ import pytest
 
 from flexivit_jax.core import collectives
 from flexivit_jax.core.tokens import Batch
-from flexivit_jax.nn import pooling, positions, vit
-from flexivit_jax.tasks.supervised import Supervised
-from flexivit_jax.training import double_averaging, sharding
+from flexivit_jax.devices import mesh as mesh_lib
+from flexivit_jax.models import vit
+from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn.positions import learned_grid, waves
+from flexivit_jax.nn.positions import position as position_lib
+from flexivit_jax.tasks.classification import Supervised
+from flexivit_jax.training import double_averaging
 
 TASK = Supervised()
 DATA, SEQ = 2, 4
@@ -21,7 +25,7 @@ BYTES = 4  # of a float32
 def _trace(position, accumulate=1):
   """(what a step sends, numbers of its parameters, those by token)."""
   model = vit.ViT(
-    size=vit.Size(16, 3, 32, 4),
+    size=encoder.Size(16, 3, 32, 4),
     position=position,
     pool=pooling.Gap(),
     kernel_hw=(2, 2),
@@ -45,8 +49,8 @@ def _trace(position, accumulate=1):
     by_token=by_token,
     accumulate=accumulate,
   )
-  mesh = sharding.make_mesh(sharding.MeshSpec(DATA, SEQ))
-  program = jax.make_jaxpr(sharding.on_mesh(step, mesh))(
+  mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(DATA, SEQ))
+  program = jax.make_jaxpr(mesh_lib.on_mesh(step, mesh))(
     params, batch, jax.random.key(0)
   )
   leaves = jax.tree.leaves(jax.tree.map(lambda x: x.size, params))
@@ -67,15 +71,15 @@ def _gradients_bytes(shared, table):
 @pytest.mark.parametrize(
   "position",
   [
-    positions.LearnedGrid((8, 8)),
-    positions.SinCos2D(),
-    positions.NoPosition(),
+    learned_grid.LearnedGrid((8, 8)),
+    waves.SinCos2D(),
+    position_lib.NoPosition(),
   ],
   ids=["learned", "sincos", "none"],
 )
 def test_positions_by_token_are_summed_over_data_alone(position):
   sent, numbers, table = _trace(position)
-  assert (table > 0) == isinstance(position, positions.LearnedGrid)
+  assert (table > 0) == isinstance(position, learned_grid.LearnedGrid)
   gradients = _gradients_bytes(numbers - table, table)
   # Beside the gradients: pooled vectors, forward and backward, and the metrics'
   # sums and counts, of no more than 100 numbers a row.
@@ -88,7 +92,7 @@ def test_positions_by_token_are_summed_over_data_alone(position):
 
 
 def test_gradients_are_reduced_once_for_all_microbatches():
-  position = positions.LearnedGrid((8, 8))
+  position = learned_grid.LearnedGrid((8, 8))
   (once, numbers, table), (four, *_) = (_trace(position, n) for n in (1, 4))
   gradients = _gradients_bytes(numbers - table, table)
   # What each microbatch sends for itself, pooled vectors, is of its rows.

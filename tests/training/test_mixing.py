@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from flexivit_jax.core.tokens import Batch
-from flexivit_jax.training import mixing, sharding
+from flexivit_jax.devices import mesh as mesh_lib
+from flexivit_jax.devices import placement
+from flexivit_jax.training import mixing
 from flexivit_jax.training.mixing import CutMix, Mixup
 
 
@@ -121,9 +123,9 @@ def test_one_of_several_ways_is_drawn_for_each_step():
 def test_several_devices_mix_as_one():
   given = batch(rows=16)
   mix = jax.jit(lambda key, x: mixing.mix((Mixup(), CutMix()), key, x))
-  mesh = sharding.make_mesh()
+  mesh = mesh_lib.make_mesh()
   assert mesh.size == 8
-  spread = sharding.to_devices(
+  spread = placement.to_devices(
     dataclasses.replace(given, labels=given.weights, index=given.weights), mesh
   )
   for seed in range(4):

@@ -4,23 +4,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flexivit_jax.core.means import Mean
-from flexivit_jax.training import step as step_lib
+from flexivit_jax.core.metric import Metric
+from flexivit_jax.training import state as state_lib
+from flexivit_jax.training import step
 
 
 def measure(params, batch, dropout_key):
   del dropout_key
-  return {"loss": Mean((params["w"] * batch).sum(), jnp.float32(1))}
+  return {"loss": Metric((params["w"] * batch).sum(), jnp.float32(1))}
 
 
 def walk(ema, steps, learning_rate=1.0):
   """States of SGD on a constant gradient of 1."""
   tx = optax.sgd(learning_rate)
   params = {"w": jnp.full((2,), 5.0)}
-  state = step_lib.init_state(params, tx, seed=0, ema=ema is not None)
+  state = state_lib.init_state(params, tx, seed=0, ema=ema is not None)
   states = [state]
   for _ in range(steps):
-    state, _ = step_lib.train_step(
+    state, _ = step.train_step(
       state, {}, jnp.ones(2), measure=measure, tx=tx, ema=ema
     )
     states.append(state)
@@ -44,10 +45,10 @@ def test_a_large_decay_forgets_the_start_all_the_same():
   # Without the warm-up 0.9999^100, 99 % of it, would be left.
   tx = optax.sgd(0.0)
   params = {"w": jnp.zeros(2)}
-  state = step_lib.init_state(params, tx, seed=0, ema=True)
-  state = step_lib.TrainState(**vars(state) | {"ema": {"w": jnp.ones(2)}})
+  state = state_lib.init_state(params, tx, seed=0, ema=True)
+  state = state_lib.TrainState(**vars(state) | {"ema": {"w": jnp.ones(2)}})
   for _ in range(100):
-    state, _ = step_lib.train_step(
+    state, _ = step.train_step(
       state, {}, jnp.ones(2), measure=measure, tx=tx, ema=0.9999
     )
   assert 0 < float(state.ema["w"][0]) < 1e-6
@@ -56,9 +57,9 @@ def test_a_large_decay_forgets_the_start_all_the_same():
 def test_the_average_of_a_constant_is_that_constant():
   # 0.1, which float32 rounds: d * x + (1 - d) * x would drift.
   tx = optax.sgd(0.0)
-  state = step_lib.init_state({"w": jnp.full(2, 0.1)}, tx, seed=0, ema=True)
+  state = state_lib.init_state({"w": jnp.full(2, 0.1)}, tx, seed=0, ema=True)
   for _ in range(20):
-    state, _ = step_lib.train_step(
+    state, _ = step.train_step(
       state, {}, jnp.ones(2), measure=measure, tx=tx, ema=0.9
     )
   np.testing.assert_array_equal(state.ema["w"], state.params["w"])

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from flexivit_jax.training import optax_names
+from flexivit_jax.training import optimizer as optimizer_lib
 from flexivit_jax.training.optimizer import Optax
 from flexivit_jax.training.schedules import Constant, Cosine
 
@@ -33,7 +33,7 @@ def assert_same(a, b):
   assert all((a[name] != PARAMS[name]).any() for name in PARAMS)
 
 
-@pytest.mark.parametrize("name", optax_names.OPTIMIZERS)
+@pytest.mark.parametrize("name", optimizer_lib.OPTIMIZERS)
 def test_every_optimizer_steps_as_optax_does_at_a_constant_rate(name):
   module = optax if hasattr(optax, name) else optax.contrib
   plain = getattr(module, name)

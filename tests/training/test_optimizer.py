@@ -39,9 +39,6 @@ def has_mu(state):
   return hasattr(state, "mu")
 
 
-# Schedules.
-
-
 @pytest.mark.parametrize(
   ("schedule", "expected"),
   [
@@ -82,9 +79,6 @@ def test_a_warmup_that_does_not_fit(warmup):
     with pytest.raises(ValueError) as caught:
       make(1e-3, Cosine(warmup_steps=warmup)).build(total_steps=100)
     assert str(caught.value) == message
-
-
-# Numbers that no optimiser takes.
 
 
 @pytest.mark.parametrize(
@@ -139,9 +133,6 @@ def test_the_schedule_sets_the_steps_of_an_optimizer(make):
   # Adam divides equal gradients by their size: -1 but for eps, 1e-8, and its
   # float32 bias correction of 1 - 0.999, good to 1e-4.
   np.testing.assert_allclose(step["kernel"], [-0.3], rtol=1e-4)
-
-
-# Weight decay.
 
 
 def test_weight_decay_touches_kernels_alone():
@@ -217,9 +208,6 @@ def test_the_type_of_the_first_moment():
     assert adam.mu["head"]["kernel"].dtype == expected
 
 
-# Clipping.
-
-
 @pytest.mark.parametrize(
   ("clip_norm", "expected"),
   [
@@ -247,9 +235,6 @@ def test_adamw_clips_gradients_and_not_the_decay():
   # Adam's float32 bias correction by 1 - 0.999 is good to 1e-4.
   np.testing.assert_allclose(step["kernel"], [-0.375 - 5.0], rtol=1e-4)
   np.testing.assert_allclose(step["bias"], [0.8 / 1.8], rtol=1e-4)
-
-
-# Momentum.
 
 
 def test_sgd_has_momentum():

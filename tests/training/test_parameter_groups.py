@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flexivit_jax.formats import parameters
-from flexivit_jax.nn import pooling, positions, vit
-from flexivit_jax.tasks.supervised import Supervised
+from flexivit_jax.checkpoints.formats import parameters
+from flexivit_jax.models import vit
+from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn.positions import learned_grid, waves
+from flexivit_jax.tasks.classification import Supervised
 from flexivit_jax.training import parameter_groups
 from flexivit_jax.training.optimizer import AdamW, Sgd
 from flexivit_jax.training.parameter_groups import Group
@@ -18,8 +20,8 @@ from flexivit_jax.training.schedules import Constant, Cosine
 def tree(**changes):
   """Parameters of a ViT three blocks deep."""
   fields = dict(
-    size=vit.Size(8, 3, 16, 2),
-    position=positions.LearnedGrid((2, 2)),
+    size=encoder.Size(8, 3, 16, 2),
+    position=learned_grid.LearnedGrid((2, 2)),
     pool=pooling.Map(),
     kernel_hw=(4, 4),
     num_classes=3,
@@ -48,9 +50,6 @@ def one_step(optimizer, params, gradients=None):
   ones = jax.tree.map(jnp.ones_like, params)
   step, _ = tx.update(gradients or ones, tx.init(params), params)
   return by_name(step)
-
-
-# Layer-wise decay.
 
 
 def test_layers_learn_slower_the_lower_they_are():
@@ -92,9 +91,7 @@ def test_other_parameters_below_the_blocks_are_the_lowest(changes):
   assert {name.split("/")[0] for name in lowest} == top
 
 
-@pytest.mark.parametrize(
-  "position", [positions.Fourier(), positions.SinCos2D()]
-)
+@pytest.mark.parametrize("position", [waves.Fourier(), waves.SinCos2D()])
 def test_every_kind_of_position_is_the_lowest(position):
   step = one_step(
     Sgd(1.0, Constant(), momentum=None, layer_decay=0.5),
@@ -127,9 +124,6 @@ def test_stacked_layers_learn_as_layers_of_their_own():
   chex.assert_trees_all_close(
     dict(sorted(steps.items())), one_step(optimizer, plain), rtol=1e-6
   )
-
-
-# Multipliers, and parameters that stay.
 
 
 def test_multipliers_of_groups_come_on_top_and_the_first_counts():
@@ -208,9 +202,6 @@ def test_clipping_does_not_look_at_what_stays():
   np.testing.assert_allclose(step["head"], [-0.6, -0.8], rtol=1e-6)
 
 
-# Weight decay.
-
-
 def test_navits_two_decays():
   # 0.03 for the body and 3 for the head (arXiv:2307.06304, appendix).
   params = tree()
@@ -286,9 +277,6 @@ def test_the_two_conventions_agree_where_the_decay_is_divided_by_the_peak():
   # Two float32 products in another order, of steps about 1e-3.
   chex.assert_trees_all_close(*steps, rtol=1e-5, atol=1e-9)
   assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(steps[0])) > 9e-4
-
-
-# Refusals.
 
 
 @pytest.mark.parametrize(

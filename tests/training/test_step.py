@@ -10,10 +10,13 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from flexivit_jax.core.means import Mean
+from flexivit_jax.core.metric import Metric
 from flexivit_jax.core.tokens import Batch
-from flexivit_jax.nn import pooling, positions, vit
-from flexivit_jax.tasks.supervised import Supervised
+from flexivit_jax.models import vit
+from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn.positions import learned_grid
+from flexivit_jax.tasks.classification import Supervised
+from flexivit_jax.training import state as state_lib
 from flexivit_jax.training import step as step_lib
 
 TASK = Supervised()
@@ -22,8 +25,8 @@ PATCH = (4, 4)
 
 def _model(dtype="float32", **changes):
   return vit.ViT(
-    size=vit.Size(16, 2, 32, 2),
-    position=positions.LearnedGrid((3, 3)),
+    size=encoder.Size(16, 2, 32, 2),
+    position=learned_grid.LearnedGrid((3, 3)),
     pool=pooling.Gap(),
     kernel_hw=(6, 6),
     num_classes=5,
@@ -65,7 +68,7 @@ def _run(model, params, tx, steps, devices):
     in_shardings=(everywhere, everywhere, rows),
     out_shardings=(everywhere, everywhere),
   )
-  state = step_lib.init_state(params, tx, seed=0)
+  state = state_lib.init_state(params, tx, seed=0)
   metrics = step_lib.zero_metrics(TASK.metrics)
   for i in range(steps):
     state, metrics = train_step(state, metrics, _batch(i))
@@ -132,7 +135,7 @@ def test_step_counts_and_folds_its_number_into_dropout():
     functools.partial(step_lib.train_step, measure=measure, tx=tx)
   )
   zero = step_lib.zero_metrics(TASK.metrics)
-  start = step_lib.init_state(params, tx, seed=0)
+  start = state_lib.init_state(params, tx, seed=0)
   first, a = train_step(start, zero, _batch(0))
   _, again = train_step(start, zero, _batch(0))
   second, b = train_step(first, zero, _batch(0))
@@ -144,7 +147,7 @@ def test_step_counts_and_folds_its_number_into_dropout():
 def test_streams_are_independent_by_name_and_step():
   key = jax.random.key(0)
   draws = {
-    float(jax.random.uniform(step_lib.stream(key, name, i)))
+    float(jax.random.uniform(state_lib.stream(key, name, i)))
     for name in ("dropout", "patch_drop")
     for i in range(3)
   }
@@ -152,13 +155,13 @@ def test_streams_are_independent_by_name_and_step():
 
 
 def test_metrics_add_up():
-  metrics = {"loss": Mean(jnp.float32(3), jnp.float32(2))}
+  metrics = {"loss": Metric(jnp.float32(3), jnp.float32(2))}
 
   def measure(params, batch, dropout_key):
     del dropout_key
-    return {"loss": Mean((params * batch).sum(), jnp.float32(4))}
+    return {"loss": Metric((params * batch).sum(), jnp.float32(4))}
 
-  state = step_lib.init_state(jnp.ones(2), optax.sgd(1.0), seed=0)
+  state = state_lib.init_state(jnp.ones(2), optax.sgd(1.0), seed=0)
   state, metrics = step_lib.train_step(
     state, metrics, jnp.array([4.0, 8.0]), measure=measure, tx=optax.sgd(1.0)
   )
@@ -167,18 +170,15 @@ def test_metrics_add_up():
   assert state.params.tolist() == [0, -1]
 
 
-# Numbers that cease to be finite.
-
-
 def _walk(batches, learning_rate=1.0, offset=0.0):
   """States of SGD from ones, on the loss sum(params * batch) + offset."""
 
   def measure(params, batch, dropout_key):
     del dropout_key
-    return {"loss": Mean((params * batch).sum() + offset, jnp.ones(()))}
+    return {"loss": Metric((params * batch).sum() + offset, jnp.ones(()))}
 
   tx = optax.sgd(learning_rate)
-  state = step_lib.init_state(jnp.ones(2), tx, seed=0)
+  state = state_lib.init_state(jnp.ones(2), tx, seed=0)
   states = []
   for batch in batches:
     state, _ = step_lib.train_step(
@@ -220,6 +220,6 @@ def test_every_kind_of_number_turns_the_flag():
 
 def test_the_flag_keeps_its_shapes_and_types():
   states = _walk([[1, 2], [1, 2]])
-  start = step_lib.init_state(jnp.ones(2), optax.sgd(1.0), seed=0)
+  start = state_lib.init_state(jnp.ones(2), optax.sgd(1.0), seed=0)
   for state in states:
     chex.assert_trees_all_equal_shapes_and_dtypes(state.finite, start.finite)

@@ -1,1 +1,1 @@
-"""The subcommands of flexivit_jax.cli.analysis, a module each."""
+"""The subcommands of `flexivit analysis`, a module each."""

@@ -5,25 +5,26 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from flexivit_jax.analysis import attention_figures, layout
+from flexivit_jax.analysis import attention_distance as attention_distance_lib
+from flexivit_jax.analysis import images as analysis_images
 from flexivit_jax.analysis.activations import block_weights
 from flexivit_jax.analysis.attention_distance import (
   attention_distance,
   mean_of_images,
 )
-from flexivit_jax.cli.analyses import images
+from flexivit_jax.cli.analyses import images as analyses_images
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
+from flexivit_jax.core.sizes import size_name
 from flexivit_jax.core.text import align
-from flexivit_jax.evaluation.points import size_name
 
 
 def add_arguments(parser) -> None:
   # So many as in the ViT paper.
-  images.add_arguments(parser, images=128)
+  analyses_images.add_arguments(parser, images=128)
 
 
 def run(args) -> Findings:
-  subject = images.choose(args)
+  subject = analyses_images.choose(args)
   distances, uniform = {}, {}
   for size in subject.sizes:
     found = subject.of_images(_by_image, size, ("attentions", "segments"))
@@ -34,7 +35,9 @@ def run(args) -> Findings:
   numbers |= {f"uniform_{name}": np.array(x) for name, x in uniform.items()}
   return Findings(
     figures={
-      "attention_distance": attention_figures.draw_distances(distances, uniform)
+      "attention_distance": attention_distance_lib.draw_distances(
+        distances, uniform
+      )
     },
     numbers=numbers,
     lines=(str(subject), _table(distances, uniform)),
@@ -56,7 +59,7 @@ def _by_image(found, tokens):
   own, even = np.asarray(own), np.asarray(even)
   return [
     (own[place.row, place.slot], even[place.row, place.slot])
-    for place in layout.places(tokens)
+    for place in analysis_images.places(tokens)
   ]
 
 

@@ -3,7 +3,7 @@
 import functools
 import re
 
-from flexivit_jax.analysis import attention_figures
+from flexivit_jax.analysis import attention_maps as attention_maps_lib
 from flexivit_jax.analysis.activations import check_block
 from flexivit_jax.analysis.attention_maps import (
   Patch,
@@ -13,8 +13,8 @@ from flexivit_jax.analysis.attention_maps import (
 )
 from flexivit_jax.cli.analyses import images
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
-from flexivit_jax.evaluation.points import size_name
-from flexivit_jax.experiment import ConfigError, blaming
+from flexivit_jax.core.errors import ConfigError, config_errors_at
+from flexivit_jax.core.sizes import size_name
 from flexivit_jax.nn import pooling
 
 NAMES = ("attentions", "probe", "segments")
@@ -46,11 +46,11 @@ def run(args) -> Findings:
   grids = subject.grids(size)
   if query is None:
     query = usual_query(model, grids)
-  with blaming("--query"):
+  with config_errors_at("--query"):
     check_query(model, query)
     if isinstance(query, Patch):
       check_patch(query, grids)
-  with blaming("--block"):
+  with config_errors_at("--block"):
     check_block(model, args.block)
   compute = functools.partial(
     attention_maps, model, query=query, block=args.block
@@ -64,7 +64,7 @@ def run(args) -> Findings:
   title = f"Attention of {of} in {where}, patches of {size_name(size)} px"
   return Findings(
     figures={
-      "attention_maps": attention_figures.draw_maps(pixels, maps, title, patch)
+      "attention_maps": attention_maps_lib.draw_maps(pixels, maps, title, patch)
     },
     numbers={f"image_{number}": x for number, x in zip(subject.numbers, maps)},
     lines=(str(subject), title),

@@ -4,17 +4,17 @@ import dataclasses
 
 import numpy as np
 
-from flexivit_jax.analysis import attention_figures
+from flexivit_jax.analysis import attention_distance
 from flexivit_jax.analysis.attention_share import attention_share
-from flexivit_jax.cli import named_data, reading
+from flexivit_jax.cli import checkpoint_arguments, data_arguments
 from flexivit_jax.cli.analyses import images
 from flexivit_jax.cli.analyses.contract import Analysis, Findings, read
-from flexivit_jax.core.patch_size import parse_hw
+from flexivit_jax.core.errors import ConfigError, config_errors_at
+from flexivit_jax.core.sizes import parse_hw, size_name
 from flexivit_jax.core.text import align
-from flexivit_jax.evaluation.points import size_name
-from flexivit_jax.experiment import ConfigError, blaming, check_patch_size
-from flexivit_jax.nn import cost
-from flexivit_jax.nn.vit import MAX_WIDTH, Size
+from flexivit_jax.models import cost
+from flexivit_jax.models.backbone import check_patch_size
+from flexivit_jax.nn.encoder import MAX_WIDTH, Size
 
 # Tokens of a row.
 LENGTHS = 2 ** np.linspace(2, 17, 121)
@@ -42,7 +42,7 @@ def add_arguments(parser) -> None:
     "--patch_sizes",
     help="4,6,8x6: of --checkpoint; default: those that it was trained at",
   )
-  reading.add_facts(parser)
+  checkpoint_arguments.add_facts(parser)
 
 
 def run(args) -> Findings:
@@ -69,7 +69,7 @@ def run(args) -> Findings:
   if marks:
     numbers["marks"] = np.array(list(marks.values()))
   shares = {c.label: c(LENGTHS) for c in curves}
-  figure = attention_figures.draw_shares(LENGTHS, shares, marks, where)
+  figure = attention_distance.draw_shares(LENGTHS, shares, marks, where)
   return Findings({"attention_share": figure}, numbers, tuple(lines))
 
 
@@ -115,7 +115,7 @@ def _rows(args, checkpoint) -> tuple[dict[str, int], str]:
   """Row lengths that a checkpoint meets, by name, and where."""
   model, run = checkpoint.model, checkpoint.spec.experiment
   if args.resolution is not None:
-    with blaming("--resolution"):
+    with config_errors_at("--resolution"):
       image_hw = parse_hw(args.resolution)
   elif run is None or run.test is None:
     raise ConfigError(
@@ -127,14 +127,17 @@ def _rows(args, checkpoint) -> tuple[dict[str, int], str]:
     length = cost.packed_row_length(model, rows.row_length, rows.max_images)
     return {f"rows of {rows.row_length} patches": length}, "packed rows"
   else:
-    with blaming("config.test"):
+    with config_errors_at("config.test"):
       source = run.open(run.test)
     (first,), _ = images.read(source, run.test.transforms, 1, one_size=True)
     image_hw = first.shape[:2]
   sizes = images.choose_sizes(args, checkpoint)
   lengths = {}
   for size in sizes:
-    with blaming("--patch_sizes"), named_data.offering("--resolution"):
+    with (
+      config_errors_at("--patch_sizes"),
+      data_arguments.offering("--resolution"),
+    ):
       check_patch_size(model, image_hw, size)
     lengths[f"{size_name(size)} px"] = cost.row_length(model, image_hw, size)
   return lengths, f"images of {image_hw[0]}x{image_hw[1]} px"

@@ -4,12 +4,12 @@ import itertools
 
 import numpy as np
 
-from flexivit_jax.analysis import cka, feature_figures, layer_similarity
+from flexivit_jax.analysis import cka
 from flexivit_jax.cli.analyses import images
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
+from flexivit_jax.core.errors import ConfigError
+from flexivit_jax.core.sizes import size_name
 from flexivit_jax.core.text import align
-from flexivit_jax.evaluation.points import size_name
-from flexivit_jax.experiment import ConfigError
 from flexivit_jax.nn import pooling
 
 # Of patch sizes, in one figure: those of five.
@@ -34,13 +34,13 @@ def run(args) -> Findings:
     raise ConfigError(f"--data: CKA compares at least 2 images, of {subject}")
   model = subject.vit.model
 
-  grid = layer_similarity.common_grid(
+  grid = cka.common_grid(
     grid for size in subject.sizes for grid in subject.grids(size)
   )
 
   def by_image(found, tokens):
-    pooled = layer_similarity.pooled_layers(model, found, tokens)
-    patches = layer_similarity.patch_layers(found, tokens, grid)
+    pooled = cka.pooled_layers(model, found, tokens)
+    patches = cka.patch_layers(found, tokens, grid)
     return list(zip(pooled, patches, strict=True))
 
   titles = ("mean of patches", f"patches, on {grid[0]}x{grid[1]}")
@@ -49,10 +49,10 @@ def run(args) -> Findings:
   grams = {title: {} for title in titles}
   for size in subject.sizes:
     # Features of one size at a time: of large images they fill the memory.
-    found = subject.of_images(by_image, size, layer_similarity.NAMES)
+    found = subject.of_images(by_image, size, cka.NAMES)
     for title, images_of_kind in zip(titles, zip(*found, strict=True)):
       name = size_name(size)
-      grams[title][name] = layer_similarity.grams(images_of_kind)
+      grams[title][name] = cka.grams(images_of_kind)
   blocks = [str(i) for i in range(model.size.depth)]
   labels = {
     title: blocks
@@ -66,7 +66,7 @@ def run(args) -> Findings:
   }
   curves = {
     title: {
-      f"{a} and {b}": layer_similarity.same_layer(each[a], each[b])
+      f"{a} and {b}": cka.same_layer(each[a], each[b])
       for a, b in itertools.combinations(each, 2)
     }
     for title, each in grams.items()
@@ -75,7 +75,7 @@ def run(args) -> Findings:
   chance = {
     title: np.max(
       [
-        layer_similarity.by_chance(each[a], each[b])
+        cka.by_chance(each[a], each[b])
         for a, b in itertools.combinations(each, 2)
       ],
       axis=0,
@@ -84,10 +84,8 @@ def run(args) -> Findings:
   }
   return Findings(
     figures={
-      "cka_layers": feature_figures.draw_similarities(
-        matrices, labels, (first, last)
-      ),
-      "cka_sizes": feature_figures.draw_same_layers(
+      "cka_layers": cka.draw_similarities(matrices, labels, (first, last)),
+      "cka_sizes": cka.draw_same_layers(
         {title: _drawn(pairs, first) for title, pairs in curves.items()},
         chance,
         labels,

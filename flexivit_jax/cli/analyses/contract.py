@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from flexivit_jax import pretrained
-from flexivit_jax.cli import reading
+from flexivit_jax.checkpoints import load as load_lib
+from flexivit_jax.checkpoints.model import LoadedModel, StoredModel, on_device
+from flexivit_jax.cli import checkpoint_arguments
 from flexivit_jax.cli.arguments import Parser
-from flexivit_jax.experiment import blaming
-from flexivit_jax.loaded import Checkpoint, LoadedViT, on_device
-from flexivit_jax.nn import conditioning
+from flexivit_jax.core.errors import config_errors_at
+from flexivit_jax.nn import adaln
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,18 +50,18 @@ class Analysis:
   run: Callable[[argparse.Namespace], Findings]
 
 
-def read(args: argparse.Namespace) -> Checkpoint:
+def read(args: argparse.Namespace) -> StoredModel:
   """The checkpoint's arrays as they are stored; prints what was found."""
-  given = reading.facts(args)
-  with blaming("--checkpoint"):
-    checkpoint = pretrained.read(args.checkpoint, step=args.step, **given)
+  given = checkpoint_arguments.facts(args)
+  with config_errors_at("--checkpoint"):
+    checkpoint = load_lib.read(args.checkpoint, step=args.step, **given)
   print(checkpoint, flush=True)
   return checkpoint
 
 
-def load(args: argparse.Namespace) -> LoadedViT:
+def load(args: argparse.Namespace) -> LoadedModel:
   """As `read`, ready to call."""
   checkpoint = read(args)
-  with blaming("--checkpoint"):
-    conditioning.refuse(checkpoint.model.conditioning, args.checkpoint)
+  with config_errors_at("--checkpoint"):
+    adaln.refuse(checkpoint.model.conditioning, args.checkpoint)
   return on_device(checkpoint)

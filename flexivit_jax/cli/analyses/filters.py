@@ -1,14 +1,14 @@
 """filters: the patch embedding's filters, resized to every patch size."""
 
 from flexivit_jax.analysis import filters
-from flexivit_jax.cli import reading
+from flexivit_jax.cli import checkpoint_arguments
 from flexivit_jax.cli.analyses import contract
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
-from flexivit_jax.core.patch_size import parse_hw
+from flexivit_jax.core.errors import ConfigError, config_errors_at
+from flexivit_jax.core.sizes import parse_hw
 from flexivit_jax.core.text import align
-from flexivit_jax.experiment import ConfigError, blaming
-from flexivit_jax.nn.stems import NoStem
-from flexivit_jax.nn.vit import MAX_SIDE
+from flexivit_jax.nn.encoder import MAX_SIDE
+from flexivit_jax.nn.stems.stem import NoStem
 
 SHOW = {
   "components": filters.Choice(
@@ -28,7 +28,7 @@ MOST = 32
 
 
 def add_arguments(parser) -> None:
-  reading.add_checkpoint(parser)
+  checkpoint_arguments.add_checkpoint(parser)
   add = parser.add_argument
   add(
     "--patch_sizes",
@@ -53,7 +53,7 @@ def run(args) -> Findings:
     raise ConfigError(f"--count {args.count}: give 1 to {MOST}")
   sizes = None
   if args.patch_sizes is not None:
-    with blaming("--patch_sizes"):
+    with config_errors_at("--patch_sizes"):
       sizes = [parse_hw(text) for text in args.patch_sizes.split(",")]
     if max(map(max, sizes)) > MAX_SIDE:
       raise ConfigError(
@@ -71,7 +71,7 @@ def run(args) -> Findings:
   if sizes is None:
     sizes = [model.kernel_hw, *spec.trained_sizes]
   choice = SHOW[args.show]
-  with blaming("--count"):
+  with config_errors_at("--count"):
     found = filters.filters(
       checkpoint.arrays["embedding/kernel"],
       tuple(dict.fromkeys(sizes)),

@@ -5,24 +5,21 @@ import dataclasses
 
 import numpy as np
 
-from flexivit_jax.analysis import passes
-from flexivit_jax.cli import named_data, reading
+from flexivit_jax.analysis import images as images_lib
+from flexivit_jax.checkpoints.model import LoadedModel
+from flexivit_jax.cli import checkpoint_arguments, data_arguments
 from flexivit_jax.cli.analyses.contract import load
 from flexivit_jax.cli.arguments import Parser
-from flexivit_jax.core.faults import Fault
-from flexivit_jax.core.patch_size import parse_hw
+from flexivit_jax.core.errors import ConfigError, Fault, config_errors_at
 from flexivit_jax.core.resolution import NaFlex, Resolution
-from flexivit_jax.data import augment, modes
-from flexivit_jax.data.batches import Example
-from flexivit_jax.data.images import BadImageError
-from flexivit_jax.experiment import (
-  ConfigError,
-  Data,
-  blaming,
-  check_patch_size,
-)
-from flexivit_jax.loaded import LoadedViT
-from flexivit_jax.nn.vit import MAX_SIDE
+from flexivit_jax.core.sizes import parse_hw
+from flexivit_jax.data.dataset import Dataset
+from flexivit_jax.data.loading.example import Example
+from flexivit_jax.data.pixels import preprocessing
+from flexivit_jax.data.pixels import transforms as transforms_lib
+from flexivit_jax.data.pixels.decode import BadImageError
+from flexivit_jax.models.backbone import check_patch_size
+from flexivit_jax.nn.encoder import MAX_SIDE
 
 # Images in a figure that shows each.
 MOST_DRAWN = 64
@@ -40,7 +37,7 @@ class Subject:
     data: what the images are of.
   """
 
-  vit: LoadedViT
+  vit: LoadedModel
   images: list[np.ndarray]
   numbers: list[int]
   resolution: Resolution | None
@@ -49,7 +46,7 @@ class Subject:
 
   def of_images(self, compute, patch_hw, names):
     """As `passes.of_images`."""
-    return passes.of_images(
+    return images_lib.of_images(
       compute,
       self.images,
       patch_hw,
@@ -61,7 +58,7 @@ class Subject:
 
   def pixels(self, patch_hw) -> list[np.ndarray]:
     """The images as the model is given them."""
-    return passes.pixels_of(
+    return images_lib.pixels_of(
       self.images, patch_hw, self.vit.model, self.resolution
     )
 
@@ -87,7 +84,7 @@ def add_arguments(
     images: how many, unless asked.
     most: images that a figure can show; None: it does not show them.
   """
-  reading.add_checkpoint(parser)
+  checkpoint_arguments.add_checkpoint(parser)
   add = parser.add_argument
   add(
     "--images",
@@ -96,7 +93,7 @@ def add_arguments(
     help="how many, spread evenly over the data; default: %(default)s",
   )
   parser.set_defaults(most_images=most)
-  named_data.add_arguments(add)
+  data_arguments.add_arguments(add)
   add("--resolution", help="240 or 240x320; with --data only")
   add(
     "--budget",
@@ -133,7 +130,7 @@ def choose(args: argparse.Namespace) -> Subject:
     )
   resolution = None
   if args.budget is not None:
-    with blaming("--budget"):
+    with config_errors_at("--budget"):
       resolution = NaFlex(args.budget)
   vit = load(args)
   if vit.model.channels != 3:
@@ -146,24 +143,27 @@ def choose(args: argparse.Namespace) -> Subject:
   data = choose_data(args, vit)
   resolution = resolution or data.resolution
   sizes = choose_sizes(args, vit)
-  with blaming("--data" if args.data else "config.test"):
-    mode = named_data.choose_mode(
+  with config_errors_at("--data" if args.data else "config.test"):
+    mode = data_arguments.choose_mode(
       args, vit.spec.experiment, packed=resolution is not None
     )
-    source = modes.open_source(data.source, mode)
+    source = preprocessing.open_source(data.source, mode)
   images, numbers = read(
     source, data.transforms, args.images, one_size=resolution is None
   )
   if resolution is None:
     name = "--patch_sizes" if hasattr(args, "patch_sizes") else "--patch_size"
-    with blaming(name), named_data.offering("--resolution, with --data,"):
+    with (
+      config_errors_at(name),
+      data_arguments.offering("--resolution, with --data,"),
+    ):
       for size in sizes:
         check_patch_size(vit.model, images[0].shape[:2], size)
-  described = named_data.describe(data.source, mode)
+  described = data_arguments.describe(data.source, mode)
   return Subject(vit, images, numbers, resolution, sizes, described)
 
 
-def choose_data(args, vit) -> Data:
+def choose_data(args, vit) -> Dataset:
   """What --data asks for, or a run's own test data."""
   if args.resolution and args.budget is not None:
     raise ConfigError(
@@ -185,19 +185,21 @@ def choose_data(args, vit) -> Data:
     return run.test if args.budget is None else without_sizing(run.test)
   transforms, size = (), None
   if args.resolution:
-    with blaming("--resolution"):
+    with config_errors_at("--resolution"):
       size = parse_hw(args.resolution)
-      transforms = (augment.Resize(size),)
-  with blaming("--resolution"):
-    source = named_data.source(args, max(size) if size else None)
+      transforms = (transforms_lib.Resize(size),)
+  with config_errors_at("--resolution"):
+    source = data_arguments.source(args, max(size) if size else None)
   sized = size is not None or args.budget is not None
-  named_data.check_sized(args, sized, "--resolution, 240 say, or --budget")
-  return Data(source, transforms)
+  data_arguments.check_sized(args, sized, "--resolution, 240 say, or --budget")
+  return Dataset(source, transforms)
 
 
-def without_sizing(data: Data) -> Data:
+def without_sizing(data: Dataset) -> Dataset:
   """Images keep their aspect ratio: nothing before may undo it."""
-  kept = [x for x in data.transforms if not isinstance(x, augment.SIZING)]
+  kept = [
+    x for x in data.transforms if not isinstance(x, transforms_lib.SIZING)
+  ]
   return dataclasses.replace(data, transforms=tuple(kept))
 
 
@@ -207,7 +209,7 @@ def choose_sizes(args, vit) -> list[tuple[int, int]]:
   name = "--patch_sizes" if several else "--patch_size"
   text = args.patch_sizes if several else args.patch_size
   if text is not None:
-    with blaming(name):
+    with config_errors_at(name):
       parts = text.split(",") if several else [text]
       sizes = list(dict.fromkeys(map(parse_hw, parts)))
       if max(map(max, sizes)) > MAX_SIDE:

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from flexivit_jax import config
 from flexivit_jax.analysis import packed_rows
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
-from flexivit_jax.experiment import ConfigError, blaming
-from flexivit_jax.run_data import train_loader
+from flexivit_jax.config import build
+from flexivit_jax.core.errors import ConfigError, config_errors_at
+from flexivit_jax.run.loaders import train_loader
 
 
 def add_arguments(parser) -> None:
@@ -24,17 +24,17 @@ def add_arguments(parser) -> None:
 def run(args) -> Findings:
   if args.rows < 1:
     raise ConfigError(f"--rows {args.rows}: give at least 1")
-  experiment = config.load(args.config, ())
+  experiment = build.load(args.config, ())
   if experiment.packing is None:
     raise ConfigError(
       f"--config {args.config} packs nothing: its images are of one size; "
       "configs/navit_digits.py packs, say"
     )
-  with blaming("config.train"):
+  with config_errors_at("config.train"):
     loader = train_loader(experiment, experiment.open(experiment.train))
     tokens = next(loader).inputs
   loader.close()
-  lengths = packed_rows.lengths(tokens)
+  lengths = packed_rows.row_lengths(tokens)
   places = tokens.segments.size
   fill = sum(map(sum, lengths)) / places
   return Findings(

@@ -5,20 +5,20 @@ import math
 
 import numpy as np
 
-from flexivit_jax.analysis import feature_figures, layout
+from flexivit_jax.analysis import images as analysis_images
+from flexivit_jax.analysis import pca
 from flexivit_jax.analysis.activations import check_block
-from flexivit_jax.analysis.principal_components import (
-  colours,
-  principal_components,
-)
-from flexivit_jax.cli.analyses import images
+from flexivit_jax.analysis.pca import colours, principal_components
+from flexivit_jax.cli.analyses import images as analyses_images
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
-from flexivit_jax.evaluation.points import size_name
-from flexivit_jax.experiment import ConfigError, blaming
+from flexivit_jax.core.errors import ConfigError, config_errors_at
+from flexivit_jax.core.sizes import size_name
 
 
 def add_arguments(parser) -> None:
-  images.add_arguments(parser, images=8, most=images.MOST_DRAWN)
+  analyses_images.add_arguments(
+    parser, images=8, most=analyses_images.MOST_DRAWN
+  )
   parser.add_argument(
     "--block",
     type=int,
@@ -28,10 +28,10 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> Findings:
-  subject = images.choose(args)
+  subject = analyses_images.choose(args)
   model = subject.vit.model
   if args.block is not None:
-    with blaming("--block"):
+    with config_errors_at("--block"):
       check_block(model, args.block)
   if model.size.width < 3:
     raise ConfigError(
@@ -44,7 +44,7 @@ def run(args) -> Findings:
     for size in subject.sizes
   }
   every = [x for of_size in features.values() for x in of_size]
-  with blaming("--images"):
+  with config_errors_at("--images"):
     shares = 100 * principal_components(every).shares
   drawn = iter(colours(every))
   shown = {
@@ -57,9 +57,7 @@ def run(args) -> Findings:
   largest = max(subject.sizes, key=math.prod)
   title = f"Patch features after {where}: three components as colours"
   return Findings(
-    figures={
-      "pca": feature_figures.draw_colours(subject.pixels(largest), shown, title)
-    },
+    figures={"pca": pca.draw_colours(subject.pixels(largest), shown, title)},
     numbers={
       f"colours_{name}_image_{number}": np.float32(x)
       for name, of_size in shown.items()
@@ -75,7 +73,7 @@ def run(args) -> Findings:
 
 def _features(block, found, tokens):
   x = found.outputs.encoded if block is None else _after(found, block)
-  return layout.to_images(tokens, np.asarray(x, np.float32))
+  return analysis_images.to_images(tokens, np.asarray(x, np.float32))
 
 
 def _after(found, block):

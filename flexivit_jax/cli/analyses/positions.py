@@ -4,13 +4,13 @@ import pathlib
 
 import numpy as np
 
-from flexivit_jax.analysis import similarity
-from flexivit_jax.cli import reading
+from flexivit_jax.analysis import positions
+from flexivit_jax.cli import checkpoint_arguments
 from flexivit_jax.cli.analyses import contract
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
-from flexivit_jax.core.patch_size import parse_hw
+from flexivit_jax.core.errors import ConfigError, config_errors_at
+from flexivit_jax.core.sizes import parse_hw
 from flexivit_jax.core.text import align, cut
-from flexivit_jax.experiment import ConfigError, blaming
 
 # A map of 32x32 for each of 32x32 patches is a million dots.
 MOST = 32
@@ -19,7 +19,7 @@ USUAL = (14, 14)
 
 
 def add_arguments(parser) -> None:
-  reading.add_checkpoint(parser)
+  checkpoint_arguments.add_checkpoint(parser)
   parser.add_argument(
     "--grids",
     help="7x7,15x10: rows and columns of patches, beside the stored table; "
@@ -31,7 +31,7 @@ def run(args) -> Findings:
   grids = [] if args.grids is None else _grids(args.grids)
   checkpoint = contract.read(args)
   model = checkpoint.model
-  stored = similarity.stored_grid(model.position)
+  stored = positions.stored_grid(model.position)
   if stored is not None and max(stored) <= MOST:
     grids = [stored, *grids]
   if not grids and stored is not None:
@@ -40,13 +40,13 @@ def run(args) -> Findings:
       f"than {MOST}x{MOST}, which a figure can show: give --grids, 16x16 say"
     )
   grids = list(dict.fromkeys(grids or [USUAL]))
-  with blaming("--checkpoint"):
-    similarity.embeddings(
+  with config_errors_at("--checkpoint"):
+    positions.embeddings(
       model.position, checkpoint.arrays, (1, 1), model.size.width
     )
-  with blaming("--grids"):
+  with config_errors_at("--grids"):
     found = [
-      similarity.similarity(
+      positions.similarity(
         model.position, checkpoint.arrays, grid, model.size.width
       )
       for grid in grids
@@ -55,7 +55,7 @@ def run(args) -> Findings:
   source = cut(pathlib.Path(checkpoint.spec.path).name, 40)
   return Findings(
     figures={
-      f"positions_{name}": similarity.draw(
+      f"positions_{name}": positions.draw(
         x, title=f"{source}\npositions of {name} patches, {x.how}"
       )
       for name, x in zip(names, found)

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from flexivit_jax.analysis import resizing, resizing_figures
+from flexivit_jax.analysis import resizing
 from flexivit_jax.cli.analyses.contract import Analysis, Findings
+from flexivit_jax.core.errors import ConfigError
 from flexivit_jax.core.text import align
-from flexivit_jax.experiment import ConfigError
 
 ANTIALIAS = {"off": (False,), "on": (True,), "both": (False, True)}
 
@@ -52,9 +52,9 @@ def run(args) -> Findings:
   curves = [resizing.curve(old, sides, antialias=aa) for aa in antialias]
   return Findings(
     figures={
-      "resize_matrices": resizing_figures.draw_matrices(matrices),
-      "resize_spectra": resizing_figures.draw_spectra(matrices),
-      "resize_gain": resizing_figures.draw_curves(curves, new),
+      "resize_matrices": resizing.draw_matrices(matrices),
+      "resize_spectra": resizing.draw_spectra(matrices),
+      "resize_gain": resizing.draw_curves(curves, new),
     },
     numbers=dict(_numbers(matrices, curves)),
     lines=(_table(curves, new),),

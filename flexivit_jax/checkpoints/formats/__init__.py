@@ -1,0 +1,1 @@
+"""Checkpoint formats of other programs, by renaming rules."""

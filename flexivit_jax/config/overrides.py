@@ -1,0 +1,152 @@
+"""`key.sub_key=value` of the command line, applied to plain values."""
+
+import ast
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flexivit_jax.config.file import to_plain
+from flexivit_jax.core.errors import ConfigError
+from flexivit_jax.core.text import cut, did_you_mean, listed, show
+
+
+def apply(raw: dict[str, Any], override: str) -> dict[str, Any]:
+  """Sets `a.b=value` in nested dicts, in place.
+
+  Setting a choice's `name` to another one drops its other fields: they belong
+  to the class that it named before.
+
+  Returns:
+    What was dropped.
+  """
+  key, equals, text = override.partition("=")
+  if not equals:
+    raise ConfigError(f"--config.{key}: write --config.{key}=VALUE")
+  *parents, last = key.split(".")
+  place = raw
+  for i, parent in enumerate(parents):
+    child = place.get(parent)
+    if isinstance(child, str):
+      child = place[parent] = {"name": child}
+    if child is None and parent in place:
+      child = place[parent] = {}  # what was left out may have fields
+    if not isinstance(child, dict):
+      where = ".".join(("config", *parents[: i + 1]))
+      if parent in place:
+        raise ConfigError(
+          f"--config.{cut(key, 100)}: {where} is {show(child)} and has no "
+          f"fields: give --config.{'.'.join(parents[: i + 1])}=VALUE"
+        )
+      raise ConfigError(
+        f"--config.{cut(key, 100)}: there is no {cut(where, 100)}"
+        f"{did_you_mean(parent, place)}; valid: {listed(place)}"
+      )
+    place = child
+  try:
+    value = to_plain(parse(text))
+  except NOT_PYTHON:
+    if _HOLDS_DICT.match(text):
+      raise ConfigError(
+        f"--config.{cut(key, 100)}: {show(text)} is not in Python's notation: "
+        f"{QUOTES}"
+      ) from None
+    value = {"true": True, "false": False}.get(text, text)
+  dropped = {}
+  if last == "name" and place.get("name") not in (None, value):
+    dropped = dict(place)
+    place.clear()
+  place[last] = value
+  return dropped
+
+
+# What is not Python's notation, too deep for it, or no value in it.
+NOT_PYTHON = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
+_HOLDS_DICT = re.compile(r"[(\[\s]*(\{|dict\()")
+QUOTES = (
+  "quote the texts in it, and the whole once more for the shell: "
+  "'--config.KEY=(dict(name=\"x\", size=8),)'"
+)
+
+
+def parse(text: str):
+  """A value in Python's notation, in which `dict(a=1)` is `{"a": 1}`.
+
+  Raises: one of `NOT_PYTHON`.
+  """
+  return ast.literal_eval(_Dicts().visit(ast.parse(text.strip(), mode="eval")))
+
+
+class _Dicts(ast.NodeTransformer):
+  """Calls of dict with names and values, as a config file has them, to dicts.
+
+  Any other call stays one, which `ast.literal_eval` refuses.
+  """
+
+  def visit_Call(self, node):
+    self.generic_visit(node)
+    names = [keyword.arg for keyword in node.keywords]
+    is_dict = isinstance(node.func, ast.Name) and node.func.id == "dict"
+    if not is_dict or node.args or len({*names} - {None}) < len(names):
+      return node
+    return ast.Dict(
+      [ast.Constant(name) for name in names],
+      [keyword.value for keyword in node.keywords],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+  """Fields that went with a choice's name.
+
+  Attributes:
+    override: `a.name=value`.
+    fields: plain values.
+    later: the overrides after it.
+  """
+
+  override: str
+  fields: Mapping[str, Any]
+  later: tuple[str, ...]
+
+  @property
+  def _place(self) -> str:
+    return self.override.partition("=")[0].removesuffix(".name")
+
+  def describe(self, plain: Mapping[str, Any]) -> str | None:
+    """The fields that the new choice has too, with other values that nobody
+    gave; None: there are none."""
+    place, now = self._place, flatten(plain)
+    lost = [
+      f"{key.removeprefix(f'{place}.')}={show(value)}"
+      for key, value in flatten(self.fields, place).items()
+      if key != f"{place}.name" and now.get(key, value) != value
+      if not any(f"{key}.".startswith(f"{k}.") for k in self._given)
+    ]
+    if not lost:
+      return None
+    return (
+      f"config.{self.override} leaves out {listed(lost)}: what is to stay must "
+      "be given with it"
+    )
+
+  def why_missing(self, path: str, names: Sequence[str]) -> str:
+    lost = [n for n in names if n in self.fields]
+    if path != f"config.{self._place}" or not lost:
+      return ""
+    values = listed(f"{name}={show(self.fields[name])}" for name in lost)
+    return f"; config.{self.override} leaves out {values}"
+
+  @property
+  def _given(self):
+    return [override.partition("=")[0] for override in self.later]
+
+
+def flatten(tree, prefix: str = "") -> dict[str, Any]:
+  """Nested dicts as one of dotted keys."""
+  if not isinstance(tree, Mapping):
+    return {prefix: tree}
+  flat = {}
+  for key, value in tree.items():
+    flat |= flatten(value, f"{prefix}.{key}" if prefix else key)
+  return flat

@@ -1,0 +1,1 @@
+"""Loading of examples and batches in a fixed order."""

@@ -1,0 +1,1 @@
+"""Images of any size packed into rows of patches."""

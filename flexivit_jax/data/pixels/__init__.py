@@ -1,0 +1,1 @@
+"""Decoding and transforms of pixels."""

@@ -1,0 +1,354 @@
+"""Datasets that TensorFlow Datasets (TFDS) prepared as ArrayRecord.
+
+Known from their metadata alone, without TFDS: its reader imports whatever
+module a dataset's features.json names.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from flexivit_jax.core.text import quoted
+from flexivit_jax.data.sources import splits as splits_lib
+from flexivit_jax.data.sources.array_record import ArrayRecords, Shard
+
+# A name becomes a path, so it has no "..", no "\" and no "/" in front.
+_NAME = re.compile(
+  r"(?P<name>[a-zA-Z]\w*)(/(?P<config>\w[\w+.-]*))?"
+  r"(:(?P<version>\d+\.\d+\.\d+))?",
+  re.ASCII,
+)
+_VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
+
+
+def data_root(data_dir: str | None) -> pathlib.Path:
+  """A data_dir, absolute; None: $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+  default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  return pathlib.Path(data_dir or default).expanduser().absolute()
+
+
+def parse_name(dataset: str) -> tuple[str, str | None, str | None]:
+  """Name, config and version of "name/config:1.0.0"; the latter may lack.
+
+  Raises:
+    ValueError: not of that form.
+  """
+  match = _NAME.fullmatch(dataset)
+  if not match:
+    raise ValueError(
+      f"dataset {dataset!r}: give a name of TFDS such as 'cifar10', "
+      "'imagenet2012:5.1.0' or 'my_set/config'"
+    )
+  return match["name"], match["config"], match["version"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds:
+  """A dataset that TFDS prepared with `file_format="array_record"`.
+
+  Attributes:
+    dataset: "cifar10", "imagenet2012:5.1.0" or "my_set/config"; without a
+      version, the newest that is prepared.
+    split: one of the dataset's, or a slice of it such as "train[:90%]".
+    data_dir: where datasets are prepared. None: $TFDS_DATA_DIR, or else
+      ~/tensorflow_datasets.
+    image_key: name of the image's feature, if there are several.
+    label_key: name of the label's feature, if there are several.
+    exif_transpose: whether to turn images as their EXIF orientation says.
+    max_labels: most labels of an image, at least 2, where its feature is a
+      Sequence(ClassLabel).
+  """
+
+  dataset: str
+  split: str = "train"
+  data_dir: str | None = None
+  image_key: str | None = None
+  label_key: str | None = None
+  exif_transpose: bool = False
+  max_labels: int | None = None
+
+  def __post_init__(self):
+    if self.max_labels is not None and not 2 <= self.max_labels <= 4096:
+      raise ValueError(f"max_labels is {self.max_labels}: give 2 to 4096")
+    if self.data_dir is not None:
+      # A run finds its data again from elsewhere.
+      path = pathlib.Path(self.data_dir).expanduser().absolute()
+      object.__setattr__(self, "data_dir", str(path))
+
+  def open(self) -> ArrayRecords:
+    """Reads the metadata and the first record.
+
+    Raises:
+      ValueError: there is no such dataset or split, its files are missing or
+        of another format, or it has not one image and one label.
+      DamagedRecordError: the first record cannot be read.
+    """
+    root = data_root(self.data_dir)
+    prepared = _Prepared.read(_find(self.dataset, root), root)
+    if "array_record" not in prepared.formats:
+      other = root.with_name(f"{root.name}-array_record")
+      raise ValueError(
+        f"{prepared.directory} holds {prepared.formats[0]} files, which only "
+        "TensorFlow reads. Prepare them as array_record in another data_dir: "
+        + _command(self.dataset, other)
+      )
+    part = splits_lib.parse_split(self.split)[0]
+    image_key = prepared.only("Image", "image_key", self.image_key)
+    label_key, several = prepared.label_key(self.label_key)
+    if several != (self.max_labels is not None):
+      raise ValueError(
+        f"feature {label_key!r} of {prepared.name} holds "
+        + (
+          "several labels of an image: set max_labels to the most that one has"
+          if several
+          else "one label of each image: leave max_labels out"
+        )
+      )
+    prepared.check_image(image_key)
+    classes = prepared.classes(label_key)
+    shards = prepared.shards(part)
+    starts = np.cumsum([0, *(shard.records for shard in shards)])
+    indices = splits_lib.slice_indices(self.split, starts[-1])
+    parts = [prepared.name, part, image_key, label_key, classes]
+    parts += [(p.path.name, p.bytes, p.records) for p in shards]
+    digest = hashlib.sha256(json.dumps(parts).encode())
+    digest.update(indices.astype("<i8").tobytes())
+    source = ArrayRecords(
+      f"{prepared.name} {part}",
+      shards,
+      starts,
+      indices,
+      classes,
+      digest.hexdigest()[:16],
+      (image_key, label_key),
+      self.exif_transpose,
+      self.max_labels,
+    )
+    if not several and source.label(0) == -1:
+      raise ValueError(
+        f"split {part!r} of {prepared.name} has no labels: its splits are "
+        + quoted(prepared.splits)
+      )
+    return source
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+  """What the metadata of a prepared dataset says.
+
+  Attributes:
+    name: with config and version.
+    stem: what its file names start with.
+    splits: split to (number of records of each shard, file name template).
+    features: name to class and description.
+  """
+
+  directory: pathlib.Path
+  name: str
+  stem: str
+  formats: Sequence[str]
+  splits: Mapping[str, tuple[list[int], str]]
+  features: Mapping[str, tuple[str, Mapping]]
+
+  @classmethod
+  def read(cls, directory, root):
+    info = _read_json(directory / "dataset_info.json")
+    features = _read_json(directory / "features.json")
+    try:
+      return cls(
+        directory,
+        directory.relative_to(root).as_posix(),
+        info["name"],
+        [
+          info.get("fileFormat", "tfrecord"),
+          *info.get("alternativeFileFormats", ()),
+        ],
+        {
+          split["name"]: (
+            [int(records) for records in split.get("shardLengths", ())],
+            split.get("filepathTemplate")
+            or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+          )
+          for split in info.get("splits", ())
+        },
+        {
+          key: _kind(feature)
+          for key, feature in features["featuresDict"]["features"].items()
+        },
+      )
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+      raise ValueError(
+        f"{directory}: its dataset_info.json or features.json is not what TFDS "
+        f"writes ({type(e).__name__}: {e}); prepare the dataset again"
+      ) from e
+
+  def only(self, kind, field, chosen):
+    """Name of the one feature of a kind, or the chosen one of several."""
+    found = [key for key, (its, _) in self.features.items() if its == kind]
+    if not found:
+      there = [f"{key} ({its})" for key, (its, _) in self.features.items()]
+      raise ValueError(
+        f"{self.name} has no {kind} feature, but {', '.join(there) or 'none'}: "
+        "take a dataset of images with labels"
+      )
+    if chosen not in (None, *found) or (chosen is None and len(found) > 1):
+      has = f"no {kind} feature {chosen!r}" if chosen else f"several {kind}s"
+      raise ValueError(f"{self.name} has {has}: set {field} to {quoted(found)}")
+    return chosen or found[0]
+
+  def label_key(self, chosen) -> tuple[str, bool]:
+    """The label's feature, and whether it holds several of an image."""
+    kinds = {key: kind for key, (kind, _) in self.features.items()}
+    alone = "ClassLabel" in kinds.values()
+    if kinds.get(chosen) == _SEVERAL or (
+      chosen is None and not alone and _SEVERAL in kinds.values()
+    ):
+      return self.only(_SEVERAL, "label_key", chosen), True
+    return self.only("ClassLabel", "label_key", chosen), False
+
+  def check_image(self, key):
+    description = self.features[key][1].get("image") or {}
+    dtype = description.get("dtype") or "uint8"
+    # TFDS writes floats as if their bytes were pixels.
+    if dtype not in ("uint8", "uint16"):
+      raise ValueError(
+        f"feature {key!r} of {self.name} holds {dtype} pixels: only uint8 and "
+        "uint16 are images"
+      )
+
+  def classes(self, key):
+    description = self.features[key][1].get("classLabel") or {}
+    count = int(description.get("numClasses", 0))
+    if not count:
+      raise ValueError(f"feature {key!r} of {self.name} has no classes")
+    path = self.directory / f"{key.replace('/', '.')}.labels.txt"
+    if not path.is_file():
+      return tuple(map(str, range(count)))
+    lines = path.read_text(encoding="utf-8").split("\n")
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) != count:
+      raise ValueError(
+        f"{path} has {len(names)} names for {count} classes: restore it or "
+        f"prepare {self.name} again"
+      )
+    return names
+
+  def shards(self, split):
+    if split not in self.splits:
+      raise ValueError(
+        f"{self.name} has no split {split!r}: take {quoted(self.splits)}"
+      )
+    lengths, template = self.splits[split]
+    if not sum(lengths):
+      raise ValueError(
+        f"split {split!r} of {self.name} is empty: its splits are "
+        + quoted(self.splits)
+      )
+    digits = max(5, len(str(len(lengths))))
+    count = f"{len(lengths):0{digits}}"
+    shards = []
+    for i, records in enumerate(lengths):
+      index = f"{i:0{digits}}"
+      values = {
+        "DATASET": self.stem,
+        "SPLIT": split,
+        "FILEFORMAT": "array_record",
+        "SHARD_INDEX": index,
+        "NUM_SHARDS": count,
+        "SHARD_X_OF_Y": f"{index}-of-{count}",
+      }
+      file = template
+      for variable, value in values.items():
+        file = file.replace(f"{{{variable}}}", value)
+      shards.append(self._shard(file, records))
+    return tuple(shards)
+
+  def _shard(self, file, records):
+    path, relative = self.directory / file, pathlib.PurePath(file)
+    if relative.is_absolute() or ".." in relative.parts:
+      raise ValueError(
+        f"{self.directory}: dataset_info.json names a shard elsewhere, {file!r}"
+      )
+    try:
+      stat = path.stat()
+      problem = None if stat.st_size else "it is empty"
+    except OSError as e:
+      problem = e.strerror
+    if problem:
+      raise ValueError(
+        f"shard {path}: {problem}; restore it or prepare {self.name} again"
+      )
+    return Shard(path, records, stat.st_size, stat.st_mtime_ns)
+
+
+_SEVERAL = "Sequence(ClassLabel)"
+
+
+def _kind(feature) -> tuple[str, Mapping]:
+  """A feature's class and description; of several labels, that of one."""
+  kind = feature["pythonClassName"].rpartition(".")[2]
+  if kind == "Sequence":
+    inner, description = _kind(feature["sequence"]["feature"])
+    return (_SEVERAL, description) if inner == "ClassLabel" else (kind, feature)
+  return kind, feature
+
+
+def _find(dataset, root) -> pathlib.Path:
+  """The directory of a prepared dataset's newest, or named, version."""
+  name, config, version = parse_name(dataset)
+  if not root.is_dir():
+    raise ValueError(
+      f"no directory {root}: set data_dir to where {dataset!r} is prepared, "
+      f"or prepare it there: {_command(dataset, root)}"
+    )
+  home = root / name / (config or "")
+  versions = _versions(home.glob("*/dataset_info.json"))
+  if versions and version in (None, *versions):
+    return home / (version or versions[-1])
+  there = [*root.glob("*/*/dataset_info.json")]
+  there += root.glob("*/*/*/dataset_info.json")
+  homes = sorted({path.parents[1] for path in there})
+  names = {home.relative_to(root).parts[0]: None for home in homes}
+  near = difflib.get_close_matches(name, names, n=1)
+  full = [
+    f"{home.relative_to(root).as_posix()}:{version}"
+    for home in homes
+    for version in _versions(home.glob("*/dataset_info.json"))
+    if not near or home.relative_to(root).parts[0] == near[0]
+  ]
+  hint = f"; there: {quoted(full[:9])}" if full else ", nor is any other"
+  raise ValueError(
+    f"{dataset!r} is not prepared in {root}"
+    + (f" (did you mean {quoted(full)}?)" if near else hint)
+    + f". Prepare it: {_command(dataset, root)}"
+  )
+
+
+def _versions(paths):
+  names = [path.parent.name for path in paths]
+  names = [name for name in names if _VERSION.fullmatch(name)]
+  return sorted(names, key=lambda name: tuple(map(int, name.split("."))))
+
+
+def _command(dataset, root):
+  return (
+    f"python -m flexivit_jax prepare tfds:{dataset} --data_dir "
+    f"{shlex.quote(str(root))} (docs/data.md)"
+  )
+
+
+def _read_json(path):
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as e:
+    raise ValueError(
+      f"cannot read {path}: {e}; restore it or prepare the dataset again"
+    ) from e

@@ -1,0 +1,1 @@
+"""Meshes, placement, memory, compilation, and the processes of a run."""

@@ -1,0 +1,1 @@
+"""Cascades from large patches to small ones."""

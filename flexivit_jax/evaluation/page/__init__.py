@@ -1,1 +1,0 @@
-"""report.html: one file that opens without a network."""

@@ -1,0 +1,1 @@
+"""Backbones, their sizes and costs."""

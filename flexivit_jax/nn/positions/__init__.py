@@ -1,0 +1,1 @@
+"""Position embeddings and relations inside attention."""

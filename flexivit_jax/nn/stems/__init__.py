@@ -1,0 +1,1 @@
+"""Convolutional stems before the patch embedding."""

@@ -1,0 +1,1 @@
+"""One training run, from an experiment to its end."""

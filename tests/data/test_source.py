@@ -1,0 +1,282 @@
+"""Sources: the digits, folders of images, fingerprints."""
+
+import dataclasses
+import io
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import datasets
+
+from flexivit_jax.data.pixels import decode
+from flexivit_jax.data.sources.digits import Digits
+from flexivit_jax.data.sources.image_folder import ImageFolder
+from flexivit_jax.data.sources.source import InMemory
+
+
+def rows(source):
+  """Each example as (pixels, label)."""
+  return [
+    (source.image(i).tobytes(), source.label(i)) for i in range(len(source))
+  ]
+
+
+def test_the_digits_are_split_in_two():
+  train, test = Digits("train", side=8).open(), Digits("test", side=8).open()
+  assert (len(train), len(test)) == (1297, 500)
+  assert train.classes == test.classes == tuple("0123456789")
+  # Disjoint and complete, labels included: together they are the whole set.
+  raw = datasets.load_digits()
+  pixels = np.round(raw.images * 255 / 16).astype(np.uint8)
+  pixels = np.repeat(pixels[..., None], 3, axis=-1)
+  whole = [(p.tobytes(), int(t)) for p, t in zip(pixels, raw.target)]
+  assert sorted(rows(train) + rows(test)) == sorted(whole)
+
+
+def test_the_digits_are_stratified():
+  test = Digits("test").open()
+  counts = np.bincount(test.labels, minlength=10)
+  expected = 500 * np.bincount(datasets.load_digits().target) / 1797
+  # A stratified split is off by rounding to whole images only.
+  np.testing.assert_allclose(counts, expected, atol=1)
+
+
+def test_slices_of_the_digits():
+  part, rest = Digits("train[:200]").open(), Digits("train[200:]").open()
+  assert (len(part), len(rest)) == (200, 1097)
+  whole = Digits("train").open()
+  assert sorted(rows(part) + rows(rest)) == sorted(rows(whole))
+  assert set(part.labels) == set(range(10))
+
+
+def test_digits_are_grey_images_of_the_side_asked_for():
+  for side in (8, 24, 30):
+    source = Digits("test[:5]", side=side).open()
+    image = source.image(3)
+    assert image.shape == (side, side, 3)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, image[..., :1].repeat(3, axis=-1))
+    assert image.max() > 200  # ink of 16 is white
+
+
+def test_digits_are_the_same_every_time():
+  assert rows(Digits("test[:50]").open()) == rows(Digits("test[:50]").open())
+
+
+def test_digits_have_two_splits():
+  with pytest.raises(ValueError) as caught:
+    Digits("validation[:5]").open()
+  assert str(caught.value) == (
+    "digits have no split 'validation': take 'train' or 'test'"
+  )
+
+
+def test_a_fingerprint_sees_pixels_labels_order_and_classes():
+  pixels = np.arange(3 * 4, dtype=np.uint8).reshape(3, 2, 2, 1).repeat(3, -1)
+  source = InMemory(pixels, np.array([0, 1, 0]), ("a", "bc"))
+  brighter = pixels.copy()
+  brighter[1, 1, 0, 2] += 1
+  others = [
+    dataclasses.replace(source, pixels=brighter),
+    dataclasses.replace(source, labels=np.array([0, 1, 1])),
+    dataclasses.replace(source, classes=("b", "ac")),
+    dataclasses.replace(source, classes=("ab", "c")),
+    InMemory(pixels[[1, 0, 2]], source.labels[[1, 0, 2]], source.classes),
+    InMemory(pixels[:2], source.labels[:2], source.classes),
+  ]
+  fingerprints = {s.fingerprint for s in (source, *others)}
+  assert len(fingerprints) == 1 + len(others)
+  # Not the type of the labels: a platform's int is no other data.
+  copy = InMemory(pixels.copy(), np.array([0, 1, 0], np.int32), ("a", "bc"))
+  assert copy.fingerprint == source.fingerprint
+
+
+def test_images_of_several_sizes_in_memory():
+  tall, wide = (np.zeros((*hw, 3), np.uint8) for hw in ((4, 2), (2, 4)))
+  labels = np.array([0, 1])
+  source = InMemory((tall, wide), labels, ("a", "b"))
+  assert [source.size(i) for i in range(2)] == [(4, 2), (2, 4)]
+  assert source.image(1).shape == (2, 4, 3)
+  # The same bytes in other shapes are other images.
+  other = InMemory((wide, tall), labels, ("a", "b"))
+  assert other.fingerprint != source.fingerprint
+  source = InMemory(np.zeros((2, 4, 2, 3), np.uint8), labels, ("a", "b"))
+  assert source.size(1) == (4, 2)
+
+
+def test_slices_of_the_digits_have_fingerprints_of_their_own():
+  splits = ("train", "test", "train[:200]", "train[200:]", "train[:201]")
+  sources = [*map(Digits, splits), Digits("train", side=8)]
+  assert len({s.open().fingerprint for s in sources}) == len(sources)
+  assert Digits().open().fingerprint == Digits().open().fingerprint
+
+
+# Red, green, blue and yellow: what JPEG keeps apart.
+COLOURS = {"cat": [(255, 0, 0), (0, 255, 0)], "dog": [(0, 0, 255)] * 2}
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """PATH/train/{cat,dog}: JPEG and PNG files of several sizes."""
+  for name, colours in COLOURS.items():
+    (tmp_path / "train" / name).mkdir(parents=True)
+    for i, colour in enumerate(colours):
+      image = Image.new("RGB", (10 + i, 6), colour)
+      suffix = ("PNG", "jpg")[i]
+      image.save(tmp_path / "train" / name / f"{i}.{suffix}")
+  (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+  (tmp_path / "train" / "README").write_text("no class")
+  return tmp_path
+
+
+def test_a_folder_of_images(folder):
+  source = ImageFolder(str(folder)).open()
+  assert source.classes == ("cat", "dog")
+  assert source.paths == ("cat/0.PNG", "cat/1.jpg", "dog/0.PNG", "dog/1.jpg")
+  assert [source.label(i) for i in range(len(source))] == [0, 0, 1, 1]
+  expected = COLOURS["cat"] + COLOURS["dog"]
+  for i, colour in enumerate(expected):
+    image = source.image(i)
+    assert image.shape == (6, 10 + i % 2, 3)
+    assert image.dtype == np.uint8
+    # JPEG's rounding in YCbCr.
+    np.testing.assert_allclose(
+      image.astype(int), np.broadcast_to(colour, image.shape), atol=4
+    )
+
+
+def test_sizes_of_a_folder_without_decoding(folder):
+  source = ImageFolder(str(folder)).open()
+  sizes = [source.size(i) for i in range(len(source))]
+  assert sizes == [source.image(i).shape[:2] for i in range(len(source))]
+  assert sizes == [(6, 10), (6, 11)] * 2
+  path = folder / "train" / "cat" / "0.PNG"
+  path.write_bytes(b"<html>")
+  with pytest.raises(decode.BadImageError, match=f"^{re.escape(str(path))}: "):
+    source.size(0)
+  path.unlink()
+  for read in (source.size, source.image):
+    with pytest.raises(decode.BadImageError) as caught:
+      read(0)
+    assert str(caught.value) == (
+      f"{path}: cannot read it: No such file or directory"
+    )
+
+
+def test_a_size_follows_the_orientation(folder):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  path = folder / "train" / "cat" / "0.PNG"
+  Image.new("RGB", (10, 6)).save(path, exif=exif)
+  for upright, size in ((False, (6, 10)), (True, (10, 6))):
+    source = ImageFolder(str(folder), exif_transpose=upright).open()
+    assert source.size(0) == source.image(0).shape[:2] == size
+
+
+def test_another_split_is_another_directory(folder):
+  shutil.copytree(folder / "train", folder / "val")
+  (folder / "val" / "cat" / "0.PNG").unlink()
+  assert len(ImageFolder(str(folder), "val").open()) == 3
+
+
+def test_slices_of_a_folder(folder):
+  parts = [
+    ImageFolder(str(folder), split).open()
+    for split in ("train[:25%]", "train[1:]")
+  ]
+  assert [len(p) for p in parts] == [1, 3]
+  whole = ImageFolder(str(folder)).open()
+  assert sorted(parts[0].paths + parts[1].paths) == sorted(whole.paths)
+  for part in parts:
+    assert part.classes == whole.classes
+    for i, path in enumerate(part.paths):
+      assert part.classes[part.label(i)] == path.split("/")[0]
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+  with pytest.raises(ValueError) as caught:
+    ImageFolder(str(tmp_path), "val[:5]").open()
+  root = tmp_path / "val"
+  assert str(caught.value) == (
+    f"no directory {root}: images belong in {root}/CLASS/*.jpg"
+  )
+
+
+def test_a_folder_without_images(tmp_path):
+  root = tmp_path / "train"
+  root.mkdir()
+  message = (
+    f"no image in {root}/CLASS/: looked for "
+    ".jpg, .jpeg, .png, .webp, .bmp, .gif"
+  )
+  with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    ImageFolder(str(tmp_path)).open()
+  # Images that lie outside a class folder do not count.
+  Image.new("RGB", (4, 4)).save(root / "0.png")
+  (root / "cat").mkdir()
+  (root / "cat" / "notes.txt").touch()
+  with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    ImageFolder(str(tmp_path)).open()
+
+
+def test_a_torn_image_is_named(folder):
+  path = folder / "train" / "cat" / "1.jpg"
+  path.write_bytes(path.read_bytes()[:-200])
+  source = ImageFolder(str(folder)).open()
+  assert source.image(0).shape == (6, 10, 3)
+  with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: cannot "):
+    source.image(1)
+
+
+def grow(folder):
+  path = folder / "train" / "dog" / "1.jpg"
+  buffer = io.BytesIO()
+  Image.new("RGB", (64, 64)).save(buffer, "JPEG")
+  path.write_bytes(buffer.getvalue())
+
+
+def rename(folder):
+  path = folder / "train" / "cat" / "0.PNG"
+  path.rename(path.with_name("2.PNG"))
+
+
+def relabel(folder):
+  path = folder / "train" / "cat" / "0.PNG"
+  path.rename(folder / "train" / "dog" / "2.PNG")
+
+
+def add_class(folder):
+  (folder / "train" / "eel").mkdir()
+  grey = Image.new("RGB", (4, 4), "grey")
+  grey.save(folder / "train" / "eel" / "0.png")
+
+
+def test_a_class_without_images_is_refused(folder):
+  (folder / "train" / "eel").mkdir()
+  with pytest.raises(ValueError, match=r"no image in .*eel: remove or fill it"):
+    ImageFolder(str(folder)).open()
+
+
+def remove(folder):
+  (folder / "train" / "dog" / "1.jpg").unlink()
+
+
+@pytest.mark.parametrize("change", [grow, rename, relabel, add_class, remove])
+def test_the_fingerprint_of_a_folder_sees(folder, change):
+  before = ImageFolder(str(folder)).open().fingerprint
+  assert ImageFolder(str(folder)).open().fingerprint == before
+  change(folder)
+  assert ImageFolder(str(folder)).open().fingerprint != before
+
+
+def test_the_fingerprint_of_a_folder_does_not_see_where_it_lies(
+  folder, tmp_path
+):
+  moved = tmp_path / "elsewhere"
+  shutil.copytree(folder / "train", moved / "train")
+  first, second = (ImageFolder(str(p)).open() for p in (folder, moved))
+  assert first.fingerprint == second.fingerprint
+  part = ImageFolder(str(folder), "train[:2]").open()
+  assert part.fingerprint != first.fingerprint

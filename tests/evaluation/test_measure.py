@@ -1,0 +1,224 @@
+"""Cascades timed in turn, and the one that measures what it chose."""
+
+import itertools
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from flexivit_jax.core.tokens import Batch
+from flexivit_jax.devices import mesh
+from flexivit_jax.evaluation.cascade import measure as measure_lib
+from flexivit_jax.evaluation.cascade import run as run_lib
+from flexivit_jax.evaluation.cascade.cascade import Cascade, predict
+from flexivit_jax.evaluation.cascade.measure import (
+  measure,
+  measure_cascade,
+  spread,
+)
+from flexivit_jax.evaluation.cascade.run import Ran
+from flexivit_jax.evaluation.cascade.thresholds import Choice
+from flexivit_jax.tasks.predictions import Answers
+
+LARGE, SMALL = (12, 12), (4, 4)
+COSTS = {LARGE: 1.0, SMALL: 9.0}
+
+
+def make_batch(index):
+  index = np.array(index, np.int32)[:, None]
+  return Batch(
+    inputs=np.broadcast_to(index[..., None, None], (len(index), 1, 1, 3)),
+    labels=np.zeros_like(index),
+    weights=(index >= 0).astype(np.float32),
+    index=index,
+  )
+
+
+class Loader:
+  """24 images in three batches, the last of them in another order."""
+
+  batches = (
+    make_batch(range(16)),
+    make_batch([19, 18, 17, 16, -1, 21, 20, *(-1,) * 9]),
+    make_batch([22, 23, *(-1,) * 14]),
+  )
+
+  def __iter__(self):
+    return iter(self.batches)
+
+  def example(self):
+    return self.batches[0]
+
+
+def forward(params, batch, *, patch_hw):
+  """At 12 px every third image is wrong, and its confidence says so; at 4 px
+  all are right."""
+  number = batch.inputs[:, 0, 0, :1]
+  wrong = (number % 3 == 0) & (patch_hw == LARGE)
+  return Answers(
+    index=batch.index,
+    label=batch.labels,
+    predicted=wrong.astype(np.int32),
+    confidence=jax.numpy.where(wrong, 0.25, 0.75),
+    loss=number * params,
+    rank=wrong.astype(np.int32),
+  )
+
+
+def answers(numbers):
+  """The same of each size, on the host."""
+  numbers = np.array(numbers, np.int32)
+  made = {}
+  for size in (SMALL, LARGE):
+    wrong = (numbers % 3 == 0) & (size == LARGE)
+    made[size] = Answers(
+      index=numbers,
+      label=0 * numbers,
+      predicted=wrong.astype(np.int32),
+      confidence=np.where(wrong, np.float32(0.25), np.float32(0.75)),
+      loss=numbers.astype(np.float32),
+      rank=wrong.astype(np.int32),
+    )
+  return made
+
+
+@pytest.fixture(scope="module")
+def result():
+  lines = []
+  found = measure_cascade(
+    forward,
+    np.float32(1),
+    validation=answers(range(30, 60)),
+    costs=COSTS,
+    loader=Loader(),
+    mesh=mesh.make_mesh(),
+    report=lines.append,
+    num_curve=3,
+  )
+  return found, lines
+
+
+def test_the_chosen_cascade_measured_on_other_images(result):
+  found, lines = result
+  chosen = Cascade((LARGE, SMALL), (0.25,))
+  assert found.chosen == Choice(chosen, 1.0, 1 + 9 / 3)
+  assert found.front == (Choice(Cascade((LARGE,)), 20 / 30, 1.0), found.chosen)
+  outcome = found.measured.outcome
+  expected = predict(chosen, answers(range(24)))
+  np.testing.assert_array_equal(outcome.answers.index, range(24))
+  np.testing.assert_array_equal(outcome.answers.loss, range(24))
+  np.testing.assert_array_equal(outcome.stages, expected.stages)
+  assert outcome.reached == (24, 8)
+  # What is predicted from its thresholds is what is counted.
+  assert outcome.cost(COSTS) == expected.cost(COSTS) == (24 + 9 * 8) / 24
+  # 6, 2 and 0 images go on of three batches of 16 rows, on eight devices.
+  assert found.measured.rows == (48, 16)
+  assert found.difference == (0, 0)
+  # Two whole ones, and 8 and 16 rows of the smaller patches.
+  assert len(lines) == 4
+
+
+def test_single_sizes_and_the_curve_are_measured_too(result):
+  found, _ = result
+  singles = [one.outcome for one in found.singles]
+  assert [x.cascade for x in singles] == [Cascade((LARGE,)), Cascade((SMALL,))]
+  assert [x.answers.top(1) for x in singles] == [16 / 24, 1]
+  assert [one.rows for one in found.singles] == [(48,), (48,)]
+  curve = [one.outcome.cascade for one in found.curve]
+  assert curve == [choice.cascade for choice in found.front]
+  times = [found.measured.seconds, *(x.seconds for x in found.singles)]
+  assert all(0 < seconds < 10 for seconds in times)
+  assert found.time_ratio == times[0] / times[2]
+
+
+@pytest.mark.parametrize(
+  ("wanted", "message"),
+  [
+    ({"target": 0.9, "budget": 3.0}, "a target and a budget: give one of them"),
+    (
+      {"budget": 0.5},
+      "no cascade costs at most 0.5 per image: the cheapest, 12, costs 1",
+    ),
+  ],
+)
+def test_what_cannot_be_chosen_is_refused_before_compiling(wanted, message):
+  with pytest.raises(ValueError) as caught:
+    measure_cascade(
+      None,
+      None,
+      validation=answers(range(30)),
+      costs=COSTS,
+      loader=None,
+      mesh=None,
+      report=None,
+      **wanted,
+    )
+  assert str(caught.value) == message
+
+
+def test_a_target_and_a_budget_choose(monkeypatch):
+  def chosen(**wanted):
+    found = measure_cascade(
+      forward,
+      np.float32(1),
+      validation=answers(range(30)),
+      costs=COSTS,
+      loader=Loader(),
+      mesh=None,
+      report=None,
+      num_curve=0,
+      **wanted,
+    )
+    return found.chosen.cascade.sizes, found.curve
+
+  monkeypatch.setattr(run_lib, "compile_cascades", lambda *_, **__: None)
+  monkeypatch.setattr(
+    measure_lib, "measure", lambda _, cascades, *__, **___: cascades
+  )
+  assert chosen(target=0.6) == ((LARGE,), ())
+  assert chosen(target=0.7) == ((LARGE, SMALL), ())
+  assert chosen(budget=3.9) == ((LARGE,), ())
+  assert chosen(budget=4.0) == ((LARGE, SMALL), ())
+
+
+def test_cascades_take_turns_and_each_batch_counts_its_median(monkeypatch):
+  """Rounds of 1, 2 and 9 seconds for the first, half of that for the other."""
+  clock, order = [0.0], []
+  rounds = {"12": itertools.cycle([1, 2, 9]), "4": itertools.cycle([0.5, 1, 7])}
+
+  def run(programs, cascade, params, batch):
+    order.append((str(cascade), int(batch.index[0, 0])))
+    clock[0] += next(rounds[str(cascade)])
+    index = np.asarray(batch.index).ravel()
+    nothing = np.zeros_like(index)
+    made = Answers(index, nothing, nothing, nothing, nothing, nothing)
+    return Ran(made, nothing, (index.size,))
+
+  monkeypatch.setattr(run_lib, "run", run)
+  programs = types.SimpleNamespace(
+    mesh=mesh.make_mesh(), warm=lambda *_: order.append("warm")
+  )
+  both = [Cascade((LARGE,)), Cascade((SMALL,))]
+  found = measure(
+    programs, both, None, Loader(), rounds=3, clock=lambda: clock[0]
+  )
+  assert order[0] == "warm"
+  rounds = [order[i : i + 2] for i in range(1, len(order), 2)]
+  # Each batch three times, both cascades each time.
+  first = [0, 19, 22]
+  assert [{*pair} for pair in rounds] == [
+    {("12", i), ("4", i)} for i in first for _ in range(3)
+  ]
+  # Neither is always the first.
+  assert {pair[0][0] for pair in rounds} == {"12", "4"}
+  # Three batches at their medians, over 24 images.
+  assert [x.seconds for x in found] == [3 * 2 / 24, 3 * 1 / 24]
+  assert [x.rows for x in found] == [(48,), (48,)]
+
+
+def test_points_of_a_front_are_spread_evenly():
+  assert spread(range(10), 4) == [0, 3, 6, 9]
+  assert spread(range(2), 5) == [0, 1]
+  assert spread(range(9), 1) == [0]
+  assert spread(range(9), 0) == []

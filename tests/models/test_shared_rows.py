@@ -1,0 +1,445 @@
+"""A model whose rows devices share equals that of one device."""
+
+import dataclasses
+import functools
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from flexivit_jax.attention import (
+  blockwise,
+  dense,
+  fused,
+  local,
+  query_sharded,
+  ring,
+  ulysses,
+)
+from flexivit_jax.core.tokens import Batch, Tokens
+from flexivit_jax.devices import mesh as mesh_lib
+from flexivit_jax.devices import parameter_sharding, placement
+from flexivit_jax.models import vit
+from flexivit_jax.nn import encoder, linear, pooling
+from flexivit_jax.nn.positions import learned_grid, relative, rotary, waves
+from flexivit_jax.tasks.classification import Supervised
+from flexivit_jax.training import double_averaging, step
+from flexivit_jax.training import state as state_lib
+
+TASK = Supervised()
+SIZE = encoder.Size(16, 2, 32, 4)
+DISTRIBUTIONS = {
+  "query_sharded": query_sharded.QuerySharded(),
+  "gathers activations": query_sharded.QuerySharded(gather="activations"),
+  "ring": ring.Ring(),
+  "ulysses": ulysses.Ulysses(),
+}
+
+
+def _model(**changes):
+  fields = dict(
+    size=SIZE,
+    position=learned_grid.LearnedGrid((8, 8)),
+    pool=pooling.Gap(),
+    kernel_hw=(2, 2),
+    num_classes=5,
+    dtype="float64",
+  )
+  return vit.ViT(**fields | changes)
+
+
+def _grids():
+  rng = np.random.default_rng(0)
+  return Batch(
+    inputs=rng.integers(0, 256, (4, 16, 16, 3), np.uint8),
+    labels=rng.integers(0, 5, (4, 1), np.int32),
+    weights=np.array([[1], [1], [0], [1]], np.float32),
+    index=np.arange(4, dtype=np.int32)[:, None],
+  )
+
+
+def _packs():
+  """Rows of two or three images and padding; images cross devices."""
+  rng = np.random.default_rng(0)
+  b, l, e = 4, 32, 3
+  segments, coords = np.zeros((b, l), np.int32), np.zeros((b, l, 2), np.int32)
+  grids, weights = np.ones((b, l, 2), np.int32), np.zeros((b, e), np.float32)
+  for row, shapes in enumerate(
+    ([(3, 5), (4, 4)], [(2, 5), (3, 3), (2, 4)], [(5, 5)], [(1, 7), (6, 4)])
+  ):
+    start = 0
+    for i, (h, w) in enumerate(shapes):
+      own = slice(start, start + h * w)
+      segments[row, own], grids[row, own] = i + 1, (h, w)
+      coords[row, own] = np.stack(np.divmod(np.arange(h * w), w), axis=-1)
+      weights[row, i], start = 1, start + h * w
+  patches = rng.integers(0, 256, (b, l, 12), np.uint8)
+  tokens = Tokens(
+    *(patches, coords, grids, segments), patch_sizes=((2, 2),), num_images=e
+  )
+  labels = rng.integers(0, 5, (b, e), np.int32)
+  return Batch(tokens, labels, weights, np.arange(12).reshape(b, e))
+
+
+def _params(model, batch):
+  inputs = jax.tree.map(lambda x: x[:1], batch.inputs)
+  shapes = TASK.init(model, jax.random.key(0), inputs, (2, 2))
+  rng = np.random.default_rng(1)
+  return jax.tree.map(
+    lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.2, x.dtype), shapes
+  )
+
+
+def _twice(params, batch):
+  """`double_averaging.gradients` for these."""
+  grids = not isinstance(batch.inputs, Tokens)
+  by_token = jax.tree_util.tree_map_with_path(
+    lambda path, _: grids and path[-1].key == "pos_embedding", params
+  )
+  return functools.partial(double_averaging.gradients, by_token=by_token)
+
+
+def _gradients(model, params, batch, mesh=None, how=step.mean_gradients):
+  """Of a step, and its metrics; on a mesh where there is one."""
+
+  def gradients(params, batch):
+    measure = functools.partial(TASK.measure, model, patch_hw=(2, 2))
+    return how(measure, params, batch, jax.random.key(0))
+
+  if mesh is None:
+    return jax.jit(gradients)(params, batch)
+  packed = isinstance(batch.inputs, Tokens)
+  by_token = {} if packed else {"pos_embedding": 64}
+  placed = parameter_sharding.placed(
+    params, parameter_sharding.Replicated(), mesh, by_token
+  )
+  where = jax.tree.map(lambda x: x.sharding, placed)
+  return jax.jit(
+    mesh_lib.on_mesh(gradients, mesh),
+    in_shardings=(where, placement.over_rows(mesh)),
+    out_shardings=(where, placement.replicated(mesh)),
+  )(params, batch)
+
+
+def _assert_equal(got, expected, tolerance):
+  """Relative to the largest of each array, or to 1e-3: the gradient of a key's
+  bias is 0, but for rounding."""
+
+  def compare(path, x, y):
+    scale = max(np.abs(y).max(initial=0), 1e-3)
+    where = jax.tree_util.keystr(path)
+    np.testing.assert_allclose(
+      x, y, rtol=0, atol=tolerance * scale, err_msg=where
+    )
+
+  jax.tree_util.tree_map_with_path(compare, got, expected)
+
+
+CASES = [
+  pytest.param("query_sharded", {}, "grids"),
+  pytest.param(
+    *("ulysses", {"pool": pooling.Map()}, "packs"), marks=pytest.mark.slow
+  ),
+  *(
+    pytest.param(name, changes, data, marks=pytest.mark.slow)
+    for name in DISTRIBUTIONS
+    for data in ("grids", "packs")
+    for changes in (
+      {"qk_norm": True},
+      {"scan": True, "remat": True, "pool": pooling.Map()},
+      {"position": rotary.Rotary(), "qk_norm": True},
+      {"position": waves.SinCos2D(), "rms_norm": True},
+      {"kernel": blockwise.Blockwise(8, 16), "remat": True},
+    )
+  ),
+]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("name", "changes", "data"), CASES)
+def test_gradients_are_those_of_one_device(name, changes, data):
+  batch = _grids() if data == "grids" else _packs()
+  model = _model(distribution=DISTRIBUTIONS[name], **changes)
+  params = _params(model, batch)
+  expected = _gradients(model, params, batch)
+  mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(data=2, seq=4))
+  # Sums in another order, of up to 64 numbers of order 1.
+  _assert_equal(_gradients(model, params, batch, mesh), expected, 1e-12)
+  twice = _twice(params, batch)
+  got = _gradients(model, params, batch, mesh, twice)
+  _assert_equal(got, expected, 1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_one_group_of_all_devices(name):
+  """Rows are whole on each: nothing varies over `data`."""
+  batch = _packs()
+  size = encoder.Size(16, 2, 32, 8)  # heads for eight devices
+  model = _model(distribution=DISTRIBUTIONS[name], qk_norm=True, size=size)
+  params = _params(model, batch)
+  mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(data=1, seq=8))
+  got = _gradients(model, params, batch, mesh)
+  _assert_equal(got, _gradients(model, params, batch), 1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_table_by_token_lies_with_the_tokens_and_so_does_its_gradient():
+  batch, model = _grids(), _model()
+  params = _params(model, batch)
+  mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(data=2, seq=4))
+  for how in (
+    step.mean_gradients,
+    _twice(params, batch),
+  ):
+    gradients, _ = _gradients(model, params, batch, mesh, how)
+    shards = gradients["pos_embedding"].addressable_shards
+    assert {x.data.shape for x in shards} == {(1, 16, 16)}
+    assert gradients["head"]["kernel"].sharding.is_fully_replicated
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_naive_average_is_too_large_for_positions_by_the_devices(
+  monkeypatch,
+):
+  """Averages over a sequence for all but positions, and over data for all, as
+  a reading of the paper suggests: no division by the devices of a sequence."""
+  batch, model = _grids(), _model()
+  params = _params(model, batch)
+  mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(data=2, seq=4))
+  expected, _ = _gradients(model, params, batch)
+  naive = _twice(params, batch)
+  monkeypatch.setattr(double_averaging, "_own_share", lambda x: x)
+  got, _ = _gradients(model, params, batch, mesh, naive)
+  wrong = expected | {"pos_embedding": 4 * expected["pos_embedding"]}
+  _assert_equal(got, wrong, 1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+  "double", [pytest.param(False, marks=pytest.mark.slow), True]
+)
+def test_microbatches_add_up(double):
+  batch, model = _grids(), _model()
+  params = _params(model, batch)
+  mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(data=2, seq=4))
+  how = step.mean_gradients
+  if double:
+    how = _twice(params, batch)
+  got = _gradients(
+    model, params, batch, mesh, functools.partial(how, accumulate=2)
+  )
+  _assert_equal(got, _gradients(model, params, batch), 1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_stochastic_depth_is_of_whole_images_of_packs():
+  # More images in a row than a device has tokens of it.
+  b, l, e = 2, 32, 16
+  rng = np.random.default_rng(0)
+  segments = np.tile(np.repeat(np.arange(1, e + 1, dtype=np.int32), 2), (b, 1))
+  cells = np.tile(np.array([[0, 0], [0, 1]], np.int32), (b, e, 1))
+  tokens = Tokens(
+    rng.integers(0, 256, (b, l, 12), np.uint8),
+    cells,
+    np.full_like(cells, (1, 2)),
+    segments,
+    patch_sizes=((2, 2),),
+    num_images=e,
+  )
+  labels = rng.integers(0, 5, (b, e), np.int32)
+  weights = np.ones((b, e), np.float32)
+  batch = Batch(tokens, labels, weights, np.arange(b * e).reshape(b, e))
+  model = _model(size=encoder.Size(16, 2, 32, 4), drop_path=0.6)
+  params = _params(model, batch)
+
+  def on_one_device(measure, params, batch, key):
+    # Each group of devices draws from a key of its own; here is one group.
+    key = jax.random.fold_in(key, 0)
+    return step.mean_gradients(measure, params, batch, key)
+
+  expected = _gradients(model, params, batch, how=on_one_device)
+  mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(1, 8))
+  got = _gradients(model, params, batch, mesh, _twice(params, batch))
+  _assert_equal(got[0], expected[0], 1e-12)
+  whole = _gradients(_model(size=model.size), params, batch)
+  with pytest.raises(AssertionError):
+    _assert_equal(whole[0], expected[0], 1e-2)
+
+
+class _Dropped(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return linear.dropout(self, 0.5, x, train=True)
+
+
+def test_devices_of_a_sequence_drop_numbers_of_their_own():
+  def drop(x):
+    return _Dropped().apply({}, x, rngs={"dropout": jax.random.key(0)})
+
+  mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(1, 8))
+  tokens = PartitionSpec(None, "seq")
+  by_share = jax.shard_map(
+    drop,
+    in_specs=tokens,
+    out_specs=tokens,
+    check_vma=False,  # as in `double_averaging`
+  )
+  where = NamedSharding(mesh, tokens)
+  dropped = jax.jit(mesh_lib.on_mesh(by_share, mesh), in_shardings=where)
+  found = np.asarray(dropped(jnp.ones((2, 128, 16))))
+  assert set(np.unique(found)) == {0, 2}
+  shares = np.split(found, 8, axis=1)
+  for one, other in itertools.combinations(shares, 2):
+    # Of 512 numbers half agree by chance; by five standard deviations.
+    assert abs((one == other).mean() - 0.5) < 0.12
+
+
+def _after(steps, model, params, batch, mesh=None):
+  """Parameters after so many steps of SGD with momentum."""
+  tx = optax.sgd(0.05, momentum=0.9)
+
+  def train_step(state, batch):
+    return step.train_step(
+      state,
+      {},
+      batch,
+      measure=functools.partial(TASK.measure, model, patch_hw=(2, 2)),
+      tx=tx,
+    )[0]
+
+  state = state_lib.init_state(params, tx, seed=0)
+  options = {}
+  if mesh is not None:
+    rows = placement.over_rows(mesh)
+    everywhere = placement.replicated(mesh)
+    train_step = mesh_lib.on_mesh(train_step, mesh)
+    options = dict(in_shardings=(everywhere, rows), out_shardings=everywhere)
+  train_step = jax.jit(train_step, **options)
+  for _ in range(steps):
+    state = train_step(state, batch)
+  return state.params
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize(
+  ("dtype", "steps", "tolerance"),
+  [
+    # Sums in another order through twelve layers.
+    ("float64", 1, 1e-10),
+    # The same in float32, through twenty steps.
+    ("float32", 20, 1e-5),
+  ],
+)
+def test_a_deep_model_on_packed_rows(name, dtype, steps, tolerance):
+  with jax.enable_x64(dtype == "float64"):
+    batch = _packs()
+    model = _model(
+      size=encoder.Size(16, 12, 32, 4),
+      distribution=DISTRIBUTIONS[name],
+      dtype=dtype,
+      scan=True,
+      remat=True,
+    )
+    params = _params(model, batch)
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(data=2, seq=4))
+    expected = _after(steps, model, params, batch)
+    got = _after(steps, model, params, batch, mesh)
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), expected, params)
+    assert max(jax.tree.leaves(moved)) > 5e-3  # it learns
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=tolerance),
+      *(got, expected),
+    )
+
+
+def test_a_model_that_shares_no_rows_has_no_collectives():
+  """With one device on the axis the program is that of a laptop."""
+  batch = _grids()
+  model = _model(dtype="float32")
+  params = _params(model, batch)
+  mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(data=8))
+  measure = functools.partial(TASK.measure, model, patch_hw=(2, 2))
+
+  def trace(f):
+    return str(jax.make_jaxpr(f)(params, batch))
+
+  assert trace(mesh_lib.on_mesh(measure, mesh)) == trace(measure)
+
+
+@pytest.mark.parametrize(
+  ("changes", "options", "error"),
+  [
+    (
+      {},
+      dict(length=66),
+      "66 tokens of a row do not divide over the 4 devices of the mesh's axis "
+      "seq: take seq=1 or 2 or 3 or 6, or 64 or 68 tokens",
+    ),
+    (
+      {"distribution": ulysses.Ulysses(), "size": encoder.Size(12, 1, 32, 3)},
+      {},
+      "3 heads do not divide over the 4 devices of the mesh's axis seq, as the "
+      "distribution ulysses needs: take 1 or 3 devices, or the distribution "
+      "query_sharded or ring",
+    ),
+    (
+      {"distribution": local.Local()},
+      {},
+      "the distribution local needs whole rows, but 4 devices of the mesh's "
+      "axis seq share each: take query_sharded, ring or ulysses, or seq=1",
+    ),
+    (
+      {"pool": pooling.ClassToken()},
+      {},
+      "a class token stands before the patches, and 4 devices of the mesh's "
+      'axis seq share each row, which then would not divide: take pool="gap" '
+      'or "map"',
+    ),
+    (
+      {"registers": 4},
+      {},
+      "4 register tokens stand before the patches, and 4 devices of the mesh's "
+      "axis seq share each row, which then would not divide: take registers=0",
+    ),
+    (
+      {"position": relative.Relative((8, 8))},
+      {},
+      "relative positions need all pairs of tokens, and 4 devices of the "
+      "mesh's axis seq share each row: take learned_grid, sincos2d or rotary "
+      "positions, or seq=1",
+    ),
+    (
+      {"kernel": fused.Triton()},
+      {"parts": 1},
+      "kernel triton needs an NVIDIA GPU, but runs on cpu: take the kernel "
+      "blockwise",
+    ),
+  ],
+)
+def test_refusals(changes, options, error):
+  model = _model(**{"dtype": "float32"} | changes)
+  options = dict(length=64, parts=4, platform="cpu") | options
+  with pytest.raises(ValueError) as caught:
+    check(model, **options)
+  assert str(caught.value) == error
+
+
+def check(model, *, length, parts, platform):
+  vit.check_model(model, parts=parts, platform=platform)
+  vit.check_length(model, length=length, parts=parts)
+
+
+def test_what_goes_is_let_through():
+  for kernel in (dense.Dense(), blockwise.Blockwise()):
+    model = _model(dtype="float32", kernel=kernel)
+    check(model, length=64, parts=4, platform="cpu")
+    model = dataclasses.replace(model, pool=pooling.ClassToken(), registers=2)
+    check(model, length=65, parts=1, platform="cpu")

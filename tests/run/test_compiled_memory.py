@@ -1,0 +1,257 @@
+"""Plans against what XLA compiles for simulated devices: memory and bytes."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from flexivit_jax.attention import blockwise, dense
+from flexivit_jax.core import collectives
+from flexivit_jax.core.tokens import Batch
+from flexivit_jax.models import vit
+from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn.positions import learned_grid, waves
+from flexivit_jax.nn.positions import position as position_lib
+from flexivit_jax.run.plan import longest, ways
+from flexivit_jax.run.plan.step_cost import Cost
+from flexivit_jax.run.plan.workload import Layout, Weights, Workload
+from flexivit_jax.tasks.classification import Supervised
+
+KERNELS = {"dense": dense.Dense(), "blockwise": blockwise.Blockwise()}
+WAYS = {way.name: way for way in (ways.LOCAL, *ways.SHARED_UNDER_REMAT)}
+HEADS, HEAD_WIDTH = 8, 16
+
+# Plans over compiled, of one attention: 0.58 to 1.38 in 55 programs of 2,048
+# to 16,384 tokens, float32 and bfloat16, both kernels, all ways on 1, 2, 4 and
+# 8 devices. Too low are dense logits under a ring, where XLA has a third copy.
+LOW, HIGH = 0.55, 1.45
+# Of a step of an encoder: 0.72 to 1.64 in 24 programs.
+LOW_STEP, HIGH_STEP = 0.7, 1.7
+
+
+def _mesh(layout):
+  return jax.make_mesh(
+    tuple(layout),
+    ("data", "seq"),
+    axis_types=(AxisType.Auto,) * 2,
+    devices=jax.devices()[: layout.devices],
+  )
+
+
+def _attention_temporaries(way, kernel, seq, length):
+  """Bytes of one attention's temporaries and gradients, one row."""
+  mesh = _mesh(Layout(1, seq))
+  tokens = NamedSharding(mesh, PartitionSpec("data", "seq"))
+  x = jax.ShapeDtypeStruct(
+    (1, length, HEADS, HEAD_WIDTH), jnp.float32, sharding=tokens
+  )
+
+  def gradients(q, k, v, d_out):
+    def attend(*qkv):
+      return way.attention(KERNELS[kernel], *qkv).out
+
+    return jax.vjp(attend, q, k, v)[1](d_out)
+
+  with jax.set_mesh(mesh):
+    jitted = jax.jit(gradients, out_shardings=(tokens,) * 3)
+    plan = jitted.lower(x, x, x, x).compile().memory_analysis()
+  return plan.temp_size_in_bytes + plan.output_size_in_bytes
+
+
+def _planned_attention(way, kernel, seq, length):
+  work = Workload(
+    rows=1,
+    length=length,
+    size=encoder.Size(HEADS * HEAD_WIDTH, 1, 1, HEADS),
+    weights=Weights(0, 0, 0),
+    block_numbers=0,
+    table=Weights(0, 0, 0),
+    outside=0,
+    patch_numbers=0,
+    platform="cpu",
+  )
+  cost = Cost(work, Layout(1, seq), way)
+  kept, working, _ = way.held(cost.activation, seq, work.itemsize)
+  return cost.activation / seq + kept + working + cost.logits(kernel)
+
+
+def _check_attention(name, kernel, seq, length):
+  way = WAYS[name]
+  ratio = _planned_attention(way, kernel, seq, length) / _attention_temporaries(
+    way, kernel, seq, length
+  )
+  assert LOW <= ratio <= HIGH
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [4096, 16_384])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+  ("name", "seq"),
+  [("local", 1)]
+  + [
+    (name, seq)
+    for name in ("query_sharded", "ring", "ulysses")
+    for seq in (2, 4, 8)
+  ],
+)
+def test_memory_of_one_attention_of_each_kind(name, seq, kernel, length):
+  _check_attention(name, kernel, seq, length)
+
+
+SIDE, ROWS = 32, 4
+
+
+def _step(
+  name, kernel, layout, position, remat, *, rows=ROWS, image_hw=(SIDE, SIDE)
+):
+  """(plan, compiled) of a small pixel transformer's gradients."""
+  way = WAYS[name]
+  model = vit.ViT(
+    size=encoder.Size(64, 3, 256, 4),
+    position=position,
+    pool=pooling.Gap(),
+    kernel_hw=(1, 1),
+    num_classes=10,
+    scan=True,
+    remat=remat,
+    kernel=KERNELS[kernel],
+    distribution=way.attention,
+  )
+  task, mesh = Supervised(), _mesh(layout)
+  over_rows = NamedSharding(mesh, PartitionSpec("data"))
+  whole = NamedSharding(mesh, PartitionSpec())
+  shape = functools.partial(jax.ShapeDtypeStruct, sharding=over_rows)
+  batch = Batch(
+    inputs=shape((rows, *image_hw, 3), jnp.uint8),
+    labels=shape((rows, 1), jnp.int32),
+    weights=shape((rows, 1), jnp.float32),
+    index=shape((rows, 1), jnp.int32),
+  )
+
+  def init(inputs):
+    return task.init(model, jax.random.key(0), inputs[:1], (1, 1))
+
+  params = jax.eval_shape(init, batch.inputs)
+  shardings = jax.tree.map(lambda _: whole, params)
+  if "pos_embedding" in params:
+    shardings["pos_embedding"] = NamedSharding(mesh, PartitionSpec(None, "seq"))
+  params = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    params,
+    shardings,
+  )
+
+  def loss(params, batch):
+    found = task.measure(model, params, batch, patch_hw=(1, 1))
+    return found["loss"].compute()
+
+  with jax.set_mesh(mesh):
+    jitted = jax.jit(jax.grad(loss), out_shardings=shardings)
+    compiled = jitted.lower(params, batch).compile()
+  table = params.pop("pos_embedding", None)
+  numbers = sum(x.size for x in jax.tree.leaves(params))
+  cut = 0 if table is None else table.size
+  work = Workload(
+    rows=rows,
+    length=math.prod(image_hw),
+    size=model.size,
+    weights=Weights(numbers, 4 * numbers, 0),
+    block_numbers=0,
+    table=Weights(cut, 4 * cut, 0),
+    outside=0,
+    patch_numbers=3,
+    scan=True,
+    remat=remat,
+    platform="cpu",
+  )
+  return Cost(work, layout, way), compiled
+
+
+def _check_step(*arguments):
+  cost, compiled = _step(*arguments)
+  plan, memory = compiled.memory_analysis(), cost.memory(arguments[1])
+  planned = memory.activations + memory.gradients
+  real = plan.temp_size_in_bytes + plan.output_size_in_bytes
+  assert LOW_STEP <= planned / real <= HIGH_STEP
+  _check_bytes(cost, compiled)
+
+
+def _check_bytes(cost, compiled):
+  sent = collectives.of_compiled(compiled.as_text()).total.bytes
+  planned, p = cost.sent, cost.layout.seq
+  if p > 1:
+    # Features are summed over a group, which then has the same gradients of
+    # the head: 0.02 % that are not in the plan.
+    head = 64 * 10 + 10
+    planned += (p - 1) / p * (2 * 4 * ROWS * 64 - 2 * 4 * head)
+  # Sums of the loss and of its weights.
+  assert planned <= sent <= planned + 32
+
+
+LEARNED = learned_grid.LearnedGrid((SIDE, SIDE))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+  ("name", "layout"),
+  [
+    ("local", Layout(1, 1)),
+    ("local", Layout(4, 1)),
+    ("query_sharded", Layout(1, 2)),
+    ("query_sharded", Layout(1, 8)),
+    ("ring", Layout(1, 4)),
+    ("ring", Layout(1, 8)),
+    ("ulysses", Layout(1, 4)),
+  ],
+)
+def test_memory_and_bytes_of_a_step(name, layout, kernel, remat):
+  _check_step(name, kernel, layout, LEARNED, remat)
+
+
+@pytest.mark.slow
+def test_bytes_of_a_step_by_positions():
+  bytes_by_position = {}
+  for position in (LEARNED, waves.SinCos2D(), position_lib.NoPosition()):
+    cost, compiled = _step("ring", "dense", Layout(1, 4), position, False)
+    _check_bytes(cost, compiled)
+    sent = collectives.of_compiled(compiled.as_text()).total.bytes
+    bytes_by_position[type(position)] = sent
+  # A table that is cut is summed over `data` alone, here one group.
+  assert len(set(bytes_by_position.values())) == 1
+  cost, compiled = _step("ring", "dense", Layout(2, 2), LEARNED, False)
+  without, _ = _step("ring", "dense", Layout(2, 2), waves.SinCos2D(), False)
+  assert cost.sent - without.sent == 2 * 4 * SIDE**2 * 64 / 2 / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize("name", ["query_sharded, again", "ring"])
+def test_the_longest_row_takes_about_the_memory(name, devices):
+  memory, wide = 128 * 2**20, 64
+  short, _ = _step("local", "blockwise", Layout(1, 1), LEARNED, True, rows=1)
+  work = dataclasses.replace(short.work, table=Weights(0, 0, 0))
+  length = longest.longest(
+    work, WAYS[name], devices, memory=memory, kernel="blockwise"
+  )
+  # Whole tiles on each device. On a CPU, tiles that overlap take up to 2.3
+  # times as much: XLA copies what it could change in place.
+  length -= length % (devices * 512)
+  _, compiled = _step(
+    name if devices > 1 else "local",
+    "blockwise",
+    Layout(1, devices),
+    position_lib.NoPosition(),
+    True,
+    rows=1,
+    image_hw=(length // wide, wide),
+  )
+  plan = compiled.memory_analysis()
+  real = plan.argument_size_in_bytes + plan.temp_size_in_bytes
+  assert LOW_STEP <= memory / real <= HIGH_STEP

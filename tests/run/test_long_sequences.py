@@ -1,0 +1,156 @@
+"""Runs whose devices share the tokens of each image."""
+
+import jax
+import numpy as np
+import pytest
+
+from flexivit_jax.checkpoints import run_store
+from flexivit_jax.config import build
+from flexivit_jax.core.errors import ConfigError
+from flexivit_jax.devices import placement
+from flexivit_jax.run import programs
+from flexivit_jax.run.open import prepare
+
+SMALL = (
+  "train.source.side=8",
+  "validation.source.side=8",
+  "model.position.size=(8,8)",
+  "model.size.width=16",
+  "model.size.mlp_dim=32",
+  "model.size.depth=2",
+  "model.kernel.block_q=16",
+  "model.kernel.block_k=8",
+  "batch_size=16",
+  "total_steps=4",
+  "optimizer.schedule.warmup_steps=1",
+  # So that a step shows how large a gradient is.
+  "optimizer.eps=0.1",
+)
+
+
+def _prepared(*overrides):
+  config_of = build.load("configs/long_digits.py", (*SMALL, *overrides))
+  return prepare(config_of, lambda line: None)
+
+
+def _train(run, state, metrics, steps):
+  (step,) = run.compile_steps(state, metrics, lambda line: None).values()
+  for _ in range(steps):
+    batch = placement.to_devices(next(run.loader), run.mesh)
+    state, metrics = step(state, metrics, batch)
+  return state
+
+
+def _assert_close(got, expected):
+  # Gradients are summed in another order, in float32, for a few steps.
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=2e-6),
+    jax.device_get(got),
+    jax.device_get(expected),
+  )
+
+
+@pytest.fixture(scope="module")
+def alone():
+  """The state of a run without shared rows after two and four steps."""
+  run = _prepared("mesh.seq=1")
+  state = run.init_state()
+  first = jax.device_get(state)
+  state = _train(run, state, run.zero_metrics(), 2)
+  after = jax.device_get(state)
+  last = jax.device_get(_train(run, state, run.zero_metrics(), 2))
+  return first, after, last
+
+
+CASES = [
+  (),
+  ("mesh.order=strided", "mesh.double_averaging=True"),
+  *(
+    pytest.param(x, marks=pytest.mark.slow)
+    for x in (
+      ("mesh.order=strided",),
+      ("mesh.double_averaging=True",),
+      ("model.distribution=ring", "mesh.seq=8"),
+      ("model.distribution=ulysses", "mesh.order=strided"),
+      ("model.distribution.gather=activations", "accumulate=2"),
+      ("mesh.double_averaging=True", "accumulate=2", "ema=0.9"),
+    )
+  ),
+]
+
+
+@pytest.mark.parametrize("overrides", CASES, ids=" ".join)
+def test_steps_are_those_of_a_run_that_shares_no_rows(alone, overrides):
+  run = _prepared(*overrides)
+  state = run.init_state()
+  _assert_close(run.stored(state).params, alone[0].params)
+  state = _train(run, state, run.zero_metrics(), 2)
+  _assert_close(run.stored(state).params, alone[1].params)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_on_with_another_share(alone, tmp_path):
+  """Saved strided over four devices, restored by neighbours over eight."""
+  run = _prepared("mesh.order=strided")
+  state = _train(run, run.init_state(), run.zero_metrics(), 2)
+  checkpoints = run_store.Checkpoints(tmp_path)
+  arrays = {"state": run.stored(state), "running": run.zero_metrics()}
+  progress = {"loader": run.loader.get_state()}
+  checkpoints.save(2, arrays, progress, None)
+  checkpoints.close()
+  other = _prepared("mesh.seq=8", "model.distribution=ring")
+  checkpoints = run_store.Checkpoints(tmp_path)
+  restored, metrics = programs.start(other, checkpoints, lambda line: None)
+  checkpoints.close()
+  table = restored.params["pos_embedding"]
+  assert {x.data.shape for x in table.addressable_shards} == {(1, 8, 16)}
+  jax.tree.map(
+    np.testing.assert_array_equal, restored.params, arrays["state"].params
+  )
+  state = _train(other, restored, metrics, 2)
+  _assert_close(state.params, alone[2].params)
+
+
+@pytest.mark.parametrize(
+  ("overrides", "error"),
+  [
+    (
+      ["mesh.seq=3"],
+      "config.mesh: data=2, seq=3 is a mesh of 6 devices, but there are 8: "
+      "give data=8, seq=1 or data=4, seq=2 or data=2, seq=4 or data=1, seq=8",
+    ),
+    (["mesh.seq=0"], "config.mesh: seq is 0: give at least 1"),
+    (
+      ["mesh.order=random"],
+      "config.mesh: order is 'random': give contiguous or strided",
+    ),
+    (
+      ["model.pool=tok"],
+      "config.model: a class token stands before the "
+      "patches, and 4 devices of the mesh's axis seq share each row, which "
+      'then would not divide: take pool="gap" or "map"',
+    ),
+    (
+      ["train.source.side=9", "validation=None", "model.position.size=(9,9)"],
+      "config.patch_size 1x1: 81 tokens of a row do not divide over "
+      "the 4 devices of the mesh's axis seq: take seq=1 or 3, or 80 or 84 "
+      "tokens",
+    ),
+    (
+      ["validation.transforms=({'name':'resize','size':(6,6)},)", "mesh.seq=8"],
+      "config.validation: 36 tokens of a row do not divide over the 8 devices "
+      "of the mesh's axis seq: take seq=1 or 2 or 3 or 4 or 6 or 9 or 12, or "
+      "32 or 40 tokens",
+    ),
+    (
+      ["mesh.double_averaging=True", "sharding=fsdp"],
+      "config: mesh.double_averaging does not go with parameters that are "
+      'shared by fsdp: take sharding="replicated", or '
+      "mesh.double_averaging=False",
+    ),
+  ],
+)
+def test_what_cannot_be_shared_is_refused_at_start(overrides, error):
+  with pytest.raises(ConfigError) as caught:
+    _prepared(*overrides)
+  assert str(caught.value) == error

@@ -1,0 +1,266 @@
+"""Memory, traffic, arithmetic and time of a step: laws and tables."""
+
+import dataclasses
+
+import pytest
+
+from flexivit_jax.attention import blockwise, dense, fused
+from flexivit_jax.models import cost, sizes, vit
+from flexivit_jax.nn import pooling
+from flexivit_jax.nn.positions import position
+from flexivit_jax.run.plan import ways
+from flexivit_jax.run.plan.step_cost import Cost, Rates
+from flexivit_jax.run.plan.workload import Layout, Weights, Workload
+
+WAYS = {way.name: way for way in (ways.LOCAL, *ways.SHARED_UNDER_REMAT)}
+LENGTH = 50_176
+NONE = Weights(0, 0, 0)
+
+
+def _of_size(name, *, length=LENGTH, table=True, **changes):
+  """One row of a pixel transformer, bfloat16."""
+  size = sizes.SIZES[name]
+  model = vit.ViT(
+    size, position.NoPosition(), pooling.Gap(), (1, 1), num_classes=0
+  )
+  counted = cost.multiply_adds(model, (length, 1), (1, 1))
+  numbers = 12 * size.depth * size.width**2
+  of_table = length * size.width if table else 0
+  work = Workload(
+    rows=1,
+    length=length,
+    size=size,
+    weights=Weights(numbers, 4 * numbers, 8 * numbers),
+    block_numbers=numbers,
+    table=Weights(of_table, 4 * of_table, 8 * of_table),
+    outside=0,
+    patch_numbers=3,
+    itemsize=2,
+  )
+  inside = work.attention_multiply_adds + work.other_multiply_adds
+  work = dataclasses.replace(work, outside=(counted - inside) / length)
+  return dataclasses.replace(work, **changes)
+
+
+# ViT at 50,176 tokens, 3.5 times attention and 3 times the rest: TFLOPs of an
+# image, and logits of a layer in float32, in GB.
+@pytest.mark.parametrize(
+  ("size", "tflops", "logits"),
+  [("Ti", 83, 30), ("S", 169, 60), ("B", 350, 121), ("L", 957, 161)],
+)
+def test_arithmetic_and_logits_of_pixel_transformers(size, tflops, logits):
+  one = Cost(_of_size(size), Layout(1, 1), ways.LOCAL)
+  assert one.flops / 1e12 == pytest.approx(tflops, rel=0.01)
+  difference = one.memory("dense").total - one.memory("blockwise").total
+  # Two arrays of float32 and one of bfloat16; tiles of blockwise are little.
+  assert difference / 2.5 / 1e9 == pytest.approx(logits, rel=0.02)
+
+
+# (P - 1) F / W, and 2 F (P - 1) / (P W) for ulysses, in thousands of tokens.
+@pytest.mark.parametrize(
+  ("name", "seq", "bandwidth", "thousands"),
+  [
+    ("query_sharded", 8, 4.5e11, 6.2),
+    ("ring", 8, 4.5e11, 6.2),
+    ("ulysses", 8, 4.5e11, 1.56),
+    ("query_sharded", 64, 4.5e11, 56),
+    ("ulysses", 64, 4.5e11, 1.75),
+    ("ring", 8, 5e10, 56),
+    ("ulysses", 8, 5e10, 14),
+    ("query_sharded", 64, 5e10, 504),
+    ("ulysses", 64, 5e10, 16),
+  ],
+)
+def test_break_even_lengths(name, seq, bandwidth, thousands):
+  one = Cost(_of_size("B"), Layout(1, seq), WAYS[name])
+  found = one.break_even_length(Rates(4e14, bandwidth))
+  assert found / 1000 == pytest.approx(thousands, rel=0.02)
+  # There they are equal: 4 l^2 d / P operations, and what is sent forward.
+  at = Cost(_of_size("B", length=round(found)), Layout(1, seq), WAYS[name])
+  computing = 4 * at.work.length**2 * 768 / seq / 4e14
+  assert at.sent_forward / bandwidth == pytest.approx(computing, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", [n for n in WAYS if n != "local"])
+def test_devices_share_the_arithmetic(name):
+  one = Cost(_of_size("Ti"), Layout(1, 1), ways.LOCAL)
+  eight = Cost(_of_size("Ti"), Layout(1, 8), WAYS[name])
+  extra = 0
+  if "activations" in name:
+    # Keys and values of the others' tokens: 2 of 4 + 8 matrices.
+    extra = 2 * 3 * 12 * 2 * LENGTH * 192**2 * 7 / 8
+  assert eight.flops == pytest.approx(one.flops / 8 + extra, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+  ("name", "kernel", "attends_again"),
+  [
+    ("local", dense.Dense(), True),
+    ("local", blockwise.Blockwise(), False),
+    ("query_sharded", dense.Dense(), True),
+    ("ring", dense.Dense(), False),
+    ("ulysses", fused.Triton(), True),
+  ],
+)
+def test_remat_adds_a_forward_pass_but_for_results_that_are_kept(
+  name, kernel, attends_again
+):
+  seq = 1 if name == "local" else 3
+  plain, again = (
+    Cost(_of_size("S", remat=r, kernel=kernel), Layout(1, seq), WAYS[name])
+    for r in (False, True)
+  )
+  work = plain.work
+  forward = work.other_multiply_adds
+  forward += work.attention_multiply_adds if attends_again else 0
+  more = again.flops - plain.flops
+  assert more == pytest.approx(2 * forward / seq, rel=1e-12)
+
+
+def test_local_sends_gradients_alone():
+  one = Cost(_of_size("Ti", rows=8), Layout(8, 1), ways.LOCAL)
+  numbers = one.work.weights.numbers + one.work.table.numbers
+  assert one.sent == one.sent_gradients == 2 * 4 * numbers * 7 / 8
+  assert Cost(_of_size("Ti"), Layout(1, 1), ways.LOCAL).sent == 0
+
+
+def test_a_table_that_is_cut_is_summed_over_rows_alone():
+  def sent(layout, table):
+    way = ways.LOCAL if layout.seq == 1 else WAYS["ring"]
+    return Cost(_of_size("Ti", table=table), layout, way).sent_gradients
+
+  numbers = LENGTH * 192
+  extra = sent(Layout(8, 1), True) - sent(Layout(8, 1), False)
+  assert extra == pytest.approx(2 * 4 * numbers * 7 / 8)
+  extra = sent(Layout(2, 4), True) - sent(Layout(2, 4), False)
+  assert extra == pytest.approx(2 * 4 * numbers / 4 * 1 / 2)
+  assert sent(Layout(1, 8), True) == sent(Layout(1, 8), False)
+  # The rest is summed over all eight, however they are laid out.
+  assert sent(Layout(1, 8), False) == sent(Layout(8, 1), False) > 0
+
+
+def test_megatron_shares_parameters_and_sums_less():
+  work = _of_size("Ti", table=False)
+  whole = Cost(work, Layout(1, 3), WAYS["ring"])
+  cut = Cost(work, Layout(1, 3), WAYS["tensor + sequence"])
+  for name in ("parameters", "optimizer", "gradients"):
+    own, all_ = (getattr(c.memory("dense"), name) for c in (cut, whole))
+    assert own == pytest.approx(all_ / 3)
+  # All of this workload's parameters are in blocks.
+  assert cut.sent_gradients == 0 < whole.sent_gradients
+
+
+def test_the_ring_falls_as_one_over_p_and_the_others_stay_above():
+  def activations(name, seq):
+    # Long enough for tiles of logits, which do not fall, to be little.
+    length = 8 * LENGTH
+    work = _of_size("Ti", length=length, table=False, remat=True)
+    return Cost(work, Layout(1, seq), WAYS[name]).memory("blockwise")
+
+  two, eight = (activations("ring", p).activations for p in (2, 8))
+  assert two / eight == pytest.approx(4, rel=0.01)
+  # The bound that the compiled programs of one layer are held to as well.
+  assert eight <= 0.5 * activations("query_sharded", 8).activations
+  kept = activations("query_sharded", 8).gathered
+  assert kept == 12 * 2 * 8 * LENGTH * 192 * 2
+  again = activations("query_sharded, again", 8)
+  assert again.gathered == 2 * 8 * LENGTH * 192 * 2 * 7 / 8
+  assert activations("ring", 8).gathered == 0
+
+
+def test_dense_grows_with_the_square_and_blockwise_does_not():
+  def activations(kernel, length):
+    one = Cost(_of_size("Ti", length=length), Layout(1, 1), ways.LOCAL)
+    return one.memory(kernel, remat=True).activations
+
+  assert activations("dense", 16_384) > 150 * activations("dense", 1024)
+  assert activations("blockwise", 16_384) < 16 * activations("blockwise", 1024)
+  one = Cost(_of_size("Ti"), Layout(1, 1), ways.LOCAL)
+  assert one.memory("triton") == one.memory("blockwise")
+
+
+def test_remat_keeps_one_vector_for_each_token_and_block():
+  one = Cost(_of_size("Ti"), Layout(1, 1), ways.LOCAL)
+  plain, remat = (one.memory("blockwise", remat=r) for r in (False, True))
+  pixels, lse = LENGTH * 3 * 4, 12 * LENGTH * 3 * 4
+  dense_kept = one.memory("dense", remat=True).kept
+  assert dense_kept == 12 * one.activation + pixels
+  # And what attention gave, which takes most of the time.
+  assert remat.kept == dense_kept + 12 * one.activation + lse
+  # 10 of the width and 4 of the MLP's, which is four times as wide, and lse.
+  assert plain.kept == 26 * 12 * one.activation + lse + pixels
+
+
+def test_gated_and_scanned_blocks_keep_more():
+  def kept(**changes):
+    one = Cost(_of_size("Ti", **changes), Layout(1, 1), ways.LOCAL)
+    return one.memory("dense").kept
+
+  assert kept() < kept(gated_mlp=True) < kept(scan=True)
+
+
+def test_microbatches_take_less_at_once_and_send_as_much():
+  whole, parts = (
+    Cost(_of_size("Ti", rows=8, accumulate=n), Layout(2, 4), WAYS["ring"])
+    for n in (1, 4)
+  )
+  assert parts.sent == whole.sent
+  assert parts.flops == whole.flops
+  assert 4 * parts.activation == whole.activation
+  one, two = whole.memory("dense"), parts.memory("dense")
+  assert two.activations < one.activations
+  assert two.gradients == 2 * one.gradients
+
+
+def test_a_cpu_has_the_logits_of_one_head_at_once():
+  gpu, cpu = (
+    Cost(_of_size("B", platform=p), Layout(1, 1), ways.LOCAL).memory("dense")
+    for p in ("gpu", "cpu")
+  )
+  assert cpu.working < gpu.working / 8
+
+
+def test_bounds_of_the_time():
+  one = Cost(_of_size("Ti"), Layout(1, 8), WAYS["ring"])
+  rates = Rates(1e14, 1e10)
+  computing, sending = one.flops / 1e14, one.sent / 1e10
+  least, most = one.seconds(rates)
+  assert least == max(computing, sending)
+  assert most == computing + sending
+  least, most = one.seconds(Rates(1e14, 1e30))
+  assert least == pytest.approx(most) == computing
+
+
+@pytest.mark.parametrize(
+  ("changes", "layout", "message"),
+  [
+    (
+      dict(rows=4),
+      Layout(8, 1),
+      "4 rows are fewer than 8 devices of data: give a batch of 8",
+    ),
+    (
+      dict(rows=12),
+      Layout(8, 1),
+      "12 rows do not divide over 8 devices of data: give a batch of 16",
+    ),
+    (
+      dict(rows=16, accumulate=4),
+      Layout(8, 1),
+      "16 rows in 4 microbatches are fewer than 8 devices of data: give a "
+      "batch of 32",
+    ),
+    (
+      dict(prefix=5),
+      Layout(1, 2),
+      "5 class and register tokens in a row that is shared: give pool gap or "
+      "map, and registers 0",
+    ),
+  ],
+)
+def test_refusals_of_rows_and_of_tokens_without_a_place(
+  changes, layout, message
+):
+  way = ways.LOCAL if layout.seq == 1 else WAYS["ring"]
+  assert Cost(_of_size("Ti", **changes), layout, way).refusal == message
+  assert Cost(_of_size("Ti", rows=32), layout, way).refusal is None

@@ -1,0 +1,441 @@
+"""Runs of several processes, each with a part of the simulated devices.
+
+The processes are real: signals, kills and errors reach one of them.
+"""
+
+import contextlib
+import json
+import re
+import shutil
+import signal
+import socket
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from flexivit_jax.checkpoints import run_directory, run_store
+from flexivit_jax.checkpoints.run_metrics import read_rows
+
+pytestmark = pytest.mark.slow
+
+TOTAL = 24
+HEARTBEAT_S = 12
+LENGTH = (
+  f"total_steps={TOTAL}",
+  "eval_every=12",
+  "save_every=6",
+  "log_every=4",
+)
+# Plain SGD: Adam would make much of gradients that are zero but for rounding.
+DIGITS = (
+  *LENGTH,
+  "model.dropout=0.1",
+  "optimizer=sgd",
+  "optimizer.learning_rate=0.05",
+)
+PACKED = (
+  "--config=configs/navit_digits.py",
+  *(
+    f"--config.{x}"
+    for x in (
+      *LENGTH,
+      "model.size=mu",
+      "batch_size=8",
+      "eval_batch_size=16",
+      "packing.open_rows=4",
+      "optimizer.schedule.warmup_steps=2",
+    )
+  ),
+)
+
+
+def free_port():
+  with socket.create_server(("127.0.0.1", 0)) as server:
+    return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def launch(command):
+  """Starts train.py as several processes; a function of their arguments.
+
+  Returns the processes, process 0 first.
+  """
+
+  def start(workdir, *arguments, each=((), ()), devices=4, port=None):
+    port = port or free_port()
+    common = (
+      *arguments,
+      f"--coordinator=127.0.0.1:{port}",
+      f"--num_processes={len(each)}",
+      f"--heartbeat_timeout={HEARTBEAT_S}",
+      "--initialization_timeout=60",
+      f"--workdir={workdir}",
+    )
+    return [
+      command(
+        "train.py",
+        *(*common, f"--process_id={i}", *own),
+        wait=False,
+        JAX_PLATFORMS="cpu",
+        JAX_NUM_CPU_DEVICES=str(devices),
+      )
+      for i, own in enumerate(each)
+    ]
+
+  return start
+
+
+@pytest.fixture(scope="module")
+def alone(command):
+  """Runs train.py as one process with eight devices."""
+
+  def run(workdir, *arguments):
+    return command(
+      *("train.py", *arguments, f"--workdir={workdir}"),
+      JAX_PLATFORMS="cpu",
+      JAX_NUM_CPU_DEVICES="8",
+    )
+
+  return run
+
+
+def finish(processes, seconds=300):
+  """(status, standard output, standard error) of each."""
+  found = []
+  deadline = time.monotonic() + seconds
+  try:
+    for process in processes:
+      out, err = process.communicate(timeout=deadline - time.monotonic())
+      found.append((process.returncode, out, err))
+  finally:
+    for process in processes:
+      if process.poll() is None:
+        process.kill()
+        process.communicate()
+  return found
+
+
+def wait_until(happened, processes, seconds=300):
+  deadline = time.monotonic() + seconds
+  while not happened():
+    if time.monotonic() > deadline or any(p.poll() for p in processes):
+      said = [f"status {s}\n{err}" for s, _, err in finish(processes)]
+      pytest.fail("\n".join(said))
+    time.sleep(0.01)
+
+
+def final(workdir, step=TOTAL):
+  """Every number of a checkpoint."""
+  path = workdir / "checkpoints" / str(step) / "arrays"
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    tree = checkpointer.metadata(path).item_metadata.tree
+    arguments = jax.tree.map(
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
+    )
+    arrays = checkpointer.restore(
+      path, ocp.args.PyTreeRestore(item=tree, restore_args=arguments)
+    )
+  return {
+    jax.tree_util.keystr(name): np.asarray(x)
+    for name, x in jax.tree_util.tree_leaves_with_path(arrays)
+  }
+
+
+def rows(workdir):
+  return [
+    {k: v for k, v in row.items() if not k.startswith("speed/")}
+    for row in read_rows(workdir / "metrics.jsonl")
+  ]
+
+
+def assert_same_bits(workdir, other):
+  found, expected = final(workdir), final(other)
+  assert found.keys() == expected.keys()
+  for name, x in found.items():
+    np.testing.assert_array_equal(x, expected[name], err_msg=name)
+  assert rows(workdir) == rows(other)
+
+
+def assert_close(workdir, other):
+  found, expected = final(workdir), final(other)
+  assert found.keys() == expected.keys()
+  for name, x in found.items():
+    y = expected[name]
+    if np.issubdtype(x.dtype, np.integer):
+      np.testing.assert_array_equal(x, y, err_msg=name)
+      continue
+    # Sums over devices in another order: the worst of all arrays was 4e-6 of
+    # its largest number after 24 steps.
+    scale = max(np.abs(y).max(), 1e-3)
+    np.testing.assert_allclose(x, y, rtol=0, atol=2e-5 * scale, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def digits(small_config):
+  return small_config(*DIGITS)
+
+
+@pytest.fixture(scope="module")
+def two(launch, digits, tmp_path_factory):
+  """A run of two processes that nothing happened to, and what they said."""
+  workdir = tmp_path_factory.mktemp("runs") / "two"
+  done = finish(launch(workdir, *digits))
+  assert [status for status, *_ in done] == [0, 0], done
+  return workdir, done
+
+
+def test_only_the_first_process_prints_and_writes(two):
+  workdir, ((_, out, _), (_, other_out, other_err)) = two
+  assert f"step {TOTAL}/{TOTAL}" in out
+  # gloo's own, of C++.
+  lines = [x for x in other_out.splitlines() if "Rank" not in x]
+  assert lines == []
+  assert other_err == ""
+  record = json.loads((workdir / "config.json").read_text())
+  assert record["provenance"]["processes"] == 2
+  assert len(record["provenance"]["devices"]) == 8
+  steps = [row["step"] for row in rows(workdir)]
+  assert steps == [4, 8, 12, 12, 16, 20, 24, 24]
+
+
+def test_two_processes_equal_one_of_as_many_devices(
+  two, alone, digits, tmp_path
+):
+  workdir, _ = two
+  done = alone(tmp_path, *digits)
+  assert done.returncode == 0, done.stderr
+  assert_close(workdir, tmp_path)
+  for row, other in zip(rows(workdir), rows(tmp_path), strict=True):
+    assert row.keys() == other.keys()
+    # Counts of right answers: every process scored all images.
+    top1 = {k for k in row if k.startswith("validation/top1")}
+    assert {k: row[k] for k in top1} == {k: other[k] for k in top1}
+
+
+@pytest.mark.parametrize("victim", [1, 0])
+def test_a_killed_process_ends_the_other_and_a_restart_resumes_exactly(
+  victim, two, launch, digits, tmp_path
+):
+  processes = launch(tmp_path, *digits)
+  wait_until(lambda: run_directory.steps(tmp_path), processes)
+  processes[victim].kill()
+  start = time.monotonic()
+  done = finish(processes)
+  assert time.monotonic() - start < HEARTBEAT_S + 3
+  status, _, err = done[1 - victim]
+  assert status not in (0, None)
+  lines = err.strip().splitlines()
+  prefix = "" if victim else "process 1: "
+  assert lines == [
+    f"{prefix}error: process {victim} of 2 was lost (its connection ended), so "
+    "this one ends too; start all of them again, and the run goes on from its "
+    "last checkpoint"
+  ]
+  assert TOTAL not in run_directory.steps(tmp_path)
+  (status, out, err), (other, *_) = finish(launch(tmp_path, *digits))
+  assert (status, other) == (0, 0), err
+  assert re.search(rf"resuming after step \d+ of {TOTAL}", out)
+  assert_same_bits(tmp_path, two[0])
+
+
+def test_a_silent_process_is_lost_after_the_heartbeat(launch, digits, tmp_path):
+  processes = launch(tmp_path, *digits)
+  wait_until(lambda: run_directory.steps(tmp_path), processes)
+  processes[1].send_signal(signal.SIGSTOP)
+  start = time.monotonic()
+  try:
+    _, err = processes[0].communicate(timeout=HEARTBEAT_S + 10)
+  finally:
+    processes[1].kill()
+    finish(processes[1:])
+  assert HEARTBEAT_S / 2 < time.monotonic() - start < HEARTBEAT_S + 3
+  assert processes[0].returncode == 1
+  assert f"was lost (no sign of life for {HEARTBEAT_S} s)" in err
+
+
+@pytest.mark.parametrize("told", [1, 0])
+def test_a_signal_to_one_process_stops_both_after_the_same_step(
+  told, two, launch, alone, digits, tmp_path
+):
+  stopped, on_one = tmp_path / "stopped", tmp_path / "on_one"
+  processes = launch(stopped, *digits)
+  wait_until(lambda: rows(stopped), processes)
+  processes[told].send_signal(signal.SIGTERM)
+  (status, out, err), (other, *_) = finish(processes)
+  assert (status, other) == (143, 143), err
+  said = re.search(
+    rf"SIGTERM: saved after step (\d+) of {TOTAL}; the same command goes on",
+    out,
+  )
+  assert run_directory.steps(stopped)[-1] == int(said[1])
+  assert 4 <= int(said[1]) < TOTAL
+  shutil.copytree(stopped, on_one)
+  done = finish(launch(stopped, *digits))
+  assert [status for status, *_ in done] == [0, 0], done
+  assert_same_bits(stopped, two[0])
+  # On another number of processes it goes on as well: the same batches.
+  done = alone(on_one, *digits)
+  assert done.returncode == 0, done.stderr
+  assert f"resuming after step {said[1]} of {TOTAL}" in done.stdout
+  assert_close(on_one, two[0])
+
+
+def test_a_run_of_one_process_goes_on_in_two(
+  two, alone, launch, digits, command, tmp_path
+):
+  process = command(
+    *("train.py", *digits, f"--workdir={tmp_path}"),
+    wait=False,
+    JAX_PLATFORMS="cpu",
+    JAX_NUM_CPU_DEVICES="8",
+  )
+  wait_until(lambda: run_directory.steps(tmp_path), [process])
+  process.kill()
+  process.communicate()
+  assert TOTAL not in run_directory.steps(tmp_path)
+  done = finish(launch(tmp_path, *digits))
+  assert [status for status, *_ in done] == [0, 0], done
+  assert_close(tmp_path, two[0])
+
+
+def test_packed_rows_resume_exactly_in_as_many_processes_only(
+  launch, alone, tmp_path
+):
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  done = finish(launch(whole, *PACKED))
+  assert [status for status, *_ in done] == [0, 0], done
+  processes = launch(killed, *PACKED)
+  wait_until(lambda: run_directory.steps(killed), processes)
+  processes[1].kill()
+  finish(processes)
+  step = run_directory.steps(killed)[-1]
+  assert step < TOTAL
+  done = alone(killed, *PACKED)
+  assert done.returncode == 2
+  assert done.stderr == (
+    f"error: the checkpoint of step {step}: its rows were packed by 2 "
+    "processes, each of its own images, and cannot be shared by 1: go on with "
+    "2 that load, or start in another --workdir\n"
+  )
+  done = finish(launch(killed, *PACKED))
+  assert [status for status, *_ in done] == [0, 0], done
+  assert_same_bits(killed, whole)
+
+
+def test_sharded_parameters_are_saved_by_the_processes_that_hold_them(
+  two, launch, digits, tmp_path
+):
+  fsdp = ("--config.sharding=fsdp", "--config.sharding.min_size=0")
+  done = finish(launch(tmp_path, *digits, *fsdp))
+  assert [status for status, *_ in done] == [0, 0], done
+  assert_close(tmp_path, two[0])
+
+
+ROWS = """
+import sys
+import jax, numpy as np
+from jax.sharding import AxisType, Mesh
+from flexivit_jax.cli import arguments, distributed
+from flexivit_jax.training import sharding
+
+def check(devices, rows):
+  mesh = Mesh(devices, ("data", "seq"), axis_types=(AxisType.Auto,) * 2)
+  assert sharding.process_rows(mesh) == rows, sharding.process_rows(mesh)
+  x = np.arange(24.0).reshape(8, 3)
+  index, count = rows
+  own = np.split(x, count)[index]
+  placed = sharding.to_devices(own, mesh)
+  assert placed.shape == sharding.shapes(own, mesh).shape == x.shape
+  for shard in placed.addressable_shards:
+    np.testing.assert_array_equal(shard.data, x[shard.index])
+  everywhere = sharding.replicate(x, mesh)
+  np.testing.assert_array_equal(everywhere, x)
+
+parser = arguments.parser("")
+distributed.add_arguments(parser)
+args, _ = arguments.parse(parser, sys.argv[1:])
+with distributed.started(args) as peers:
+  devices = np.array(jax.devices())
+  check(devices.reshape(8, 1), (peers.index, 2))
+  check(devices.reshape(4, 2), (peers.index, 2))
+  # `seq` over both processes: all rows are everyone's.
+  check(devices.reshape(2, 4).T, (0, 1))
+  check(devices.reshape(1, 8), (0, 1))
+  if peers.index == 0:
+    print("checked")
+"""
+
+
+def test_rows_of_processes_with_and_without_seq_between_them(command):
+  common = f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"
+  processes = [
+    command(
+      *("-c", ROWS, *common, f"--process_id={i}"),
+      wait=False,
+      JAX_PLATFORMS="cpu",
+      JAX_NUM_CPU_DEVICES="4",
+    )
+    for i in range(2)
+  ]
+  done = finish(processes)
+  assert [(status, err) for status, _, err in done] == [(0, ""), (0, "")]
+  assert "checked" in done[0][1]
+
+
+def test_other_configs_are_refused(launch, digits, tmp_path):
+  each = ("--config.seed=1",), ("--config.seed=2",)
+  done = finish(launch(tmp_path / "run", *digits, each=each))
+  text = (
+    "error: config.seed is 1 in process 0 and 2 in process 1: start all "
+    "processes with the same command, code and data\n"
+  )
+  assert done == [(1, "", text), (1, "", f"process 1: {text}")]
+  assert not (tmp_path / "run").exists()
+
+
+def test_other_directories_are_refused(launch, digits, tmp_path):
+  each = (), (f"--workdir={tmp_path / 'other'}",)
+  done = finish(launch(tmp_path / "run", *digits, each=each))
+  assert [status for status, *_ in done] == [1, 1]
+  assert done[1][2] == (
+    f"process 1: error: {tmp_path / 'other'} is not the directory of that name "
+    "that process 0 has: give a --workdir on storage that all machines share, "
+    "mounted at the same path\n"
+  )
+  assert done[0][2] == (
+    "error: process 1 of 2 ended with an error, which its own output says, so "
+    "this one ends too\n"
+  )
+
+
+def test_a_second_run_in_a_directory_is_refused(launch, digits, tmp_path):
+  (tmp_path / "checkpoints").mkdir()
+  with native_lock(tmp_path):
+    done = finish(launch(tmp_path, *digits))
+  assert [status for status, *_ in done] == [1, 1]
+  assert done[0][2] == (
+    f"error: another process trains in {tmp_path}: stop it, or give another "
+    "--workdir\n"
+  )
+  assert done[1][2] == (
+    "process 1: error: process 0 of 2 ended with an error, which its own "
+    "output says, so this one ends too\n"
+  )
+
+
+@contextlib.contextmanager
+def native_lock(workdir):
+  with contextlib.closing(run_store.Checkpoints(workdir)):
+    yield
+
+
+def test_what_all_refuse_each_says(launch, digits, tmp_path):
+  done = finish(launch(tmp_path / "run", *digits, "--config.batch_size=12"))
+  text = (
+    "error: config.batch_size: 12 images or packed rows do not divide over the "
+    "8 devices of the mesh's axis data: take 8 or 16\n"
+  )
+  assert done == [(2, "", text), (2, "", f"process 1: {text}")]
