@@ -170,7 +170,7 @@ def run_steps(run, workdir: pathlib.Path, checkpoints, window) -> int:
   def save(done, position):
     watch.flush()  # no resumed run would write these rows again
     watch.check_finite(state.finite, done)
-    arrays = {"state": run.stored(state), "running": metrics}
+    arrays = {"state": state, "running": metrics}
     with watch.split.part("checkpoint"):
       progress = {"loader": run.position(position)}
       checkpoints.save(done, arrays, progress, watch.best())

@@ -55,9 +55,8 @@ def get_config(argument: str):
     test=dict(source=source(where, "validation"), resolution=budget),
     packing=dict(row_length=budget["max_patches"], max_images=2, open_rows=8),
     optimizer=dict(
-      name="optax",
-      transform="adafactor",
-      options={"multiply_by_parameter_scale": False},
+      name="adafactor",
+      multiply_by_parameter_scale=False,
       learning_rate=1e-2,
       schedule=dict(name="cosine", warmup_steps=1000),
     ),

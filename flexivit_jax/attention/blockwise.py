@@ -29,7 +29,6 @@ class Blockwise:
   block_k: int = 512
 
   has_lse: ClassVar[bool] = True
-  takes_other_queries: ClassVar[bool] = True
   partitionable: ClassVar[bool] = True
   kept: ClassVar[tuple[str, ...]] = (kernel.ATTENDED,)
 
@@ -37,9 +36,6 @@ class Blockwise:
     for name in ("block_q", "block_k"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-
-  def check(self, platform: str, head_width: int, dtype: str) -> None:
-    """Takes everything."""
 
   def __call__(self, q, k, v, *, q_segments=None, kv_segments=None) -> Partial:
     kernel.check_segments(q_segments, kv_segments)

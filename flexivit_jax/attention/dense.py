@@ -28,12 +28,8 @@ class Dense:
   """
 
   has_lse: ClassVar[bool] = True
-  takes_other_queries: ClassVar[bool] = True
   partitionable: ClassVar[bool] = True
   kept: ClassVar[tuple[str, ...]] = ()
-
-  def check(self, platform: str, head_width: int, dtype: str) -> None:
-    """Takes everything."""
 
   def __call__(
     self, q, k, v, *, q_segments=None, kv_segments=None, bias=None

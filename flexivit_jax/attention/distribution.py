@@ -1,8 +1,41 @@
 """How attention is spread over devices: `distribution(kernel, q, k, v)`."""
 
-from typing import Protocol
+import re
+from typing import NamedTuple, Protocol
 
 from flexivit_jax.attention.kernel import Kernel, Partial
+
+FLOAT32 = 4  # bytes of a sum, whatever the activations
+
+
+class Sent(NamedTuple):
+  """Bytes that each device sends for a block.
+
+  Attributes:
+    forward: in the forward pass.
+    backward: in the backward pass, where the block is not computed again.
+    again: in the backward pass, more, where it is.
+  """
+
+  forward: float = 0
+  backward: float = 0
+  again: float = 0
+
+
+class Held(NamedTuple):
+  """Bytes that each device holds for a block, beside its own activations.
+
+  Attributes:
+    kept: from the forward pass to the backward pass.
+    working: while the gradient of the attention is computed.
+    under_remat: of `kept`, where blocks are computed again.
+    keeps_result: remat keeps the output, whatever the kernel.
+  """
+
+  kept: float = 0
+  working: float = 0
+  under_remat: float = 0
+  keeps_result: bool = False
 
 
 class Distribution(Protocol):
@@ -41,6 +74,27 @@ class Distribution(Protocol):
     """
     ...
 
+  def sent(self, activation: float, parts: int, itemsize: int) -> Sent:
+    """Bytes sent for a block, by a ring of devices: gathering or scattering
+    x bytes sends x (parts - 1) / parts.
+
+    Args:
+      activation: bytes of one activation of the group's rows, as queries,
+        keys, values and outputs each have.
+      itemsize: bytes of a number of it.
+    """
+    ...
+
+  def held(self, activation: float, parts: int, itemsize: int) -> Held:
+    """Bytes held for a block, logits aside; arguments as for `sent`."""
+    ...
+
+  def logits(
+    self, length: int, num_heads: int, parts: int
+  ) -> tuple[int, int, int]:
+    """(heads, queries, keys) of the logits that a device has at once."""
+    ...
+
 
 def check_length(length: int, parts: int) -> None:
   """Refuses a row that devices cannot share evenly."""
@@ -55,6 +109,6 @@ def check_length(length: int, parts: int) -> None:
     )
 
 
-def name_of(kernel: Kernel) -> str:
-  """As configs spell it."""
-  return type(kernel).__name__.lower()
+def name_of(choice: Kernel | Distribution) -> str:
+  """The name of a kernel or distribution, as configs spell it."""
+  return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(choice).__name__).lower()

@@ -1,99 +1,69 @@
-"""A library's kernel for GPUs: jax.experimental.pallas.ops.gpu.attention."""
+"""Accelerated attention of the library: `jax.nn.dot_product_attention`."""
 
 import dataclasses
-import math
-import warnings
+import functools
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 
+from flexivit_jax.attention import kernel
 from flexivit_jax.attention.kernel import Partial
 
-# A segment that no token has: of places that fill the last block.
-FILLING = -1
+# cuDNN's flash attention (jax 0.10): types, and widths of a head on any GPU.
+TYPES = ("bfloat16", "float16")
+MULTIPLE, MOST = 8, 128
 
 
 @dataclasses.dataclass(frozen=True)
-class Triton:
-  """FlashAttention in Triton, as jax ships it, for NVIDIA GPUs.
+class Fused:
+  """Attention by cuDNN on NVIDIA GPUs, and by XLA elsewhere.
 
-  Among one set of tokens: queries and keys have one length and one array of
-  segments. It has no lse. Where the blocks do not divide the length, places of
-  a segment of their own fill it. See `Kernel`.
-
-  Attributes:
-    block_q, block_k: queries and keys at a time, forward; powers of two.
-    block_backward: both, backward.
-    interpret: runs on any platform, slowly, to test it.
+  cuDNN computes half precision in O(l) memory. XLA computes float32, other
+  platforms, and what cuDNN does not take: odd lengths, heads wider than 128 or
+  no multiple of 8. XLA holds the logits of all heads at once. Segments become a
+  mask `[b or 1, 1, lq, lk]`. It has no lse, so the distribution ring cannot
+  merge it. Each query needs a key of its own segment. See `Kernel`.
   """
 
-  block_q: int = 128
-  block_k: int = 128
-  block_backward: int = 32
-  interpret: bool = False
-
   has_lse: ClassVar[bool] = False
-  takes_other_queries: ClassVar[bool] = False
   partitionable: ClassVar[bool] = False
   kept: ClassVar[tuple[str, ...]] = ()
 
-  def __post_init__(self):
-    for name in ("block_q", "block_k", "block_backward"):
-      size = getattr(self, name)
-      # Smaller ones are no operands of a tensor core.
-      if size < 16 or size & (size - 1):
-        raise ValueError(f"{name} is a power of two from 16, not {size}")
-
-  def check(self, platform: str, head_width: int, dtype: str) -> None:
-    problem = None
-    if platform not in ("gpu", "cuda") and not self.interpret:
-      problem = f"needs an NVIDIA GPU, but runs on {platform}"
-    elif dtype not in ("float32", "bfloat16", "float16"):
-      problem = f"takes float32, bfloat16 and float16, not {dtype}"
-    elif not 16 <= head_width <= 256:
-      problem = f"takes heads of 16 to 256, not {head_width}"
-    if problem:
-      raise ValueError(f"kernel triton {problem}: take the kernel blockwise")
-
   def __call__(self, q, k, v, *, q_segments=None, kv_segments=None) -> Partial:
-    if q_segments is not kv_segments or q.shape != k.shape:
-      raise ValueError(
-        "kernel triton attends among one set of tokens, with one array of "
-        "segments: take the kernel blockwise for others"
-      )
-    b, length = q.shape[:2]
-    filling = -length % math.lcm(
-      self.block_q, self.block_k, self.block_backward
+    mask = kernel.mask(q_segments, kv_segments)
+    mask = None if mask is None else mask[:, None]
+    if not (_taken_by_cudnn(q, k) and _has_cudnn()):
+      return Partial(_attend(q, k, v, mask, "xla"), None)
+    out = jax.lax.platform_dependent(
+      *(q, k, v, mask),
+      cuda=functools.partial(_attend, implementation="cudnn"),
+      default=functools.partial(_attend, implementation="xla"),
     )
-    segments = q_segments
-    if filling or segments is not None:
-      if segments is None:
-        segments = jnp.ones((1, length), jnp.int32)
-      segments = jnp.broadcast_to(segments, (b, length))
-      segments = _filled(segments, filling, FILLING)
-      q, k, v = (_filled(x, filling, 0) for x in (q, k, v))
-    mha, blocks = _library()
-    out = mha(
-      q,
-      k,
-      v,
-      segments,
-      q.shape[-1] ** -0.5,
-      False,
-      blocks(self.block_q, self.block_k, *(4 * (self.block_backward,))),
-      interpret=self.interpret,
-    )
-    return Partial(out[:, :length], None)
+    return Partial(out, None)
 
 
-def _filled(x, count, value):
-  width = [(0, 0), (0, count), *[(0, 0)] * (x.ndim - 2)]
-  return jnp.pad(x, width, constant_values=value)
+def _attend(q, k, v, mask, implementation):
+  return jax.nn.dot_product_attention(
+    q, k, v, mask=mask, implementation=implementation
+  )
 
 
-def _library():
-  with warnings.catch_warnings():
-    # It goes with jax 0.12, which requirements leave out.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from jax.experimental.pallas.ops.gpu import attention
-  return attention.mha, attention.BlockSizes
+def _taken_by_cudnn(q, k) -> bool:
+  width = q.shape[-1]
+  # Its gradient takes pairs of tokens.
+  even = q.shape[1] % 2 == k.shape[1] % 2 == 0
+  fits = width % MULTIPLE == 0 and width <= MOST
+  return q.dtype.name in TYPES and fits and even
+
+
+@functools.cache
+def _has_cudnn() -> bool:
+  """cuDNN is installed beside jax: without it, its attention is not traced."""
+  x = jax.ShapeDtypeStruct((1, 2, 1, MULTIPLE), jnp.bfloat16)
+  attend = functools.partial(_attend, mask=None, implementation="cudnn")
+  try:
+    jax.eval_shape(attend, x, x, x)
+  except RuntimeError:
+    return False
+  return True

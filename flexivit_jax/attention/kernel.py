@@ -36,7 +36,6 @@ class Kernel(Protocol):
 
   Attributes:
     has_lse: whether partials have an lse, so that they can be merged.
-    takes_other_queries: whether queries may be of other tokens than the keys.
     partitionable: whether it is made of the compiler's own operations, which
       it splits over devices by itself.
     kept: names of what a rematerialised layer keeps: the result, where it takes
@@ -44,7 +43,6 @@ class Kernel(Protocol):
   """
 
   has_lse: ClassVar[bool]
-  takes_other_queries: ClassVar[bool]
   partitionable: ClassVar[bool]
   kept: ClassVar[tuple[str, ...]]
 
@@ -61,19 +59,6 @@ class Kernel(Protocol):
     Returns:
       Partial, differentiable in both fields. A query with no key in this block
       has out = 0 and lse = -1e30, never NaN. Products accumulate in float32.
-    """
-    ...
-
-  def check(self, platform: str, head_width: int, dtype: str) -> None:
-    """Refuses what it cannot do, before anything is compiled.
-
-    Args:
-      platform: of the devices: "cpu", "gpu" or "tpu".
-      head_width: dh.
-      dtype: of q, k and v, "float32" or "bfloat16".
-
-    Raises:
-      ValueError: with the kernel to take instead.
     """
     ...
 

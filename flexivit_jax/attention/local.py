@@ -3,6 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
+from flexivit_jax.attention.distribution import FLOAT32, Held, Sent
 from flexivit_jax.attention.kernel import Kernel, Partial
 from flexivit_jax.devices import axes
 
@@ -28,6 +29,16 @@ class Local:
         "seq=1"
       )
 
+  def sent(self, activation, parts, itemsize):
+    return Sent()
+
+  def held(self, activation, parts, itemsize):
+    # Gradients of queries, keys and values, summed in float32.
+    return Held(0, 3 * activation * FLOAT32 / itemsize)
+
+  def logits(self, length, num_heads, parts):
+    return num_heads, length, length
+
 
 def attend(kernel, q, k, v, q_segments, kv_segments) -> Partial:
   """The kernel on whole rows."""
@@ -38,7 +49,7 @@ def attend(kernel, q, k, v, q_segments, kv_segments) -> Partial:
   if kv_segments is not q_segments:
     segments.append(kv_segments)
 
-  def own(_, whole, __):
+  def own(_, whole):
     (q, k, v), segments = whole
     q_segments, kv_segments = (segments * 2)[:2]
     return kernel(q, k, v, q_segments=q_segments, kv_segments=kv_segments)

@@ -10,6 +10,7 @@ from jax import lax
 
 from flexivit_jax.attention import distribution, local
 from flexivit_jax.attention import kernel as kernel_lib
+from flexivit_jax.attention.distribution import Held, Sent
 from flexivit_jax.attention.kernel import NO_KEY, Kernel, Mergeable, Partial
 from flexivit_jax.devices import axes
 
@@ -37,7 +38,7 @@ class Ring:
       # Cut from those of all tokens, which are then all that is sent.
       q_segments = None
 
-    def own(split, kv_segments, _):
+    def own(split, kv_segments):
       q, k, v, q_segments = split
       if q_segments is None:
         q_segments = axes.own(kv_segments)
@@ -45,7 +46,7 @@ class Ring:
 
     split = q, k, v, q_segments
     if axes.inside_shard_map():
-      return own(split, jax.tree.map(axes.gather, kv_segments), None)
+      return own(split, jax.tree.map(axes.gather, kv_segments))
     self.check(
       length=q.shape[1], num_heads=q.shape[2], parts=parts, kernel=kernel
     )
@@ -63,6 +64,22 @@ class Ring:
         f"{distribution.name_of(kernel)} does not give: take the kernel "
         "blockwise, or the distribution ulysses"
       )
+
+  def sent(self, activation, parts, itemsize):
+    if parts == 1:
+      return Sent()
+    both = 2 * activation * (parts - 1) / parts
+    # Their gradients, in float32, go all the way round, back to their device.
+    return Sent(both, both + 2 * activation * distribution.FLOAT32 / itemsize)
+
+  def held(self, activation, parts, itemsize):
+    share = activation / parts
+    # Sums and what is added to them; what comes in, is used and goes out.
+    working = 6 * share * distribution.FLOAT32 / itemsize + 4 * share
+    return Held(0, working, keeps_result=True)
+
+  def logits(self, length, num_heads, parts):
+    return num_heads, length // parts, length // parts
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -9,6 +9,7 @@ from jax import lax
 
 from flexivit_jax.attention import distribution, local
 from flexivit_jax.attention import kernel as kernel_lib
+from flexivit_jax.attention.distribution import Held, Sent
 from flexivit_jax.attention.kernel import Kernel, Partial
 from flexivit_jax.devices import axes
 
@@ -43,7 +44,7 @@ class Ulysses:
     if kv_segments is not q_segments:
       segments.append(kv_segments)
 
-    def own(split, segments, _):
+    def own(split, segments):
       q_segments, kv_segments = (segments * 2)[:2]
       # Heads over devices, tokens together: [3, b, l, h / P, dh].
       q, k, v = axes.received(
@@ -58,7 +59,7 @@ class Ulysses:
       return Partial(axes.received(out), None)
 
     if axes.inside_shard_map():
-      return own((q, k, v), jax.tree.map(axes.gather, segments), None)
+      return own((q, k, v), jax.tree.map(axes.gather, segments))
     return axes.per_device(
       own, (q, k, v), segments, check_vma=kernel.partitionable
     )
@@ -77,3 +78,16 @@ class Ulysses:
         f"{' or '.join(map(str, works))} devices, or the distribution "
         "query_sharded or ring"
       )
+
+  def sent(self, activation, parts, itemsize):
+    four = 4 * activation * (parts - 1) / parts**2
+    return Sent(four, four)
+
+  def held(self, activation, parts, itemsize):
+    share = activation / parts
+    # The output as the heads made it, and as the projection reads it.
+    working = 3 * share * distribution.FLOAT32 / itemsize + 4 * share
+    return Held(share, working, 4 * share)
+
+  def logits(self, length, num_heads, parts):
+    return num_heads // parts, length, length

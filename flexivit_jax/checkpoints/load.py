@@ -7,9 +7,7 @@ import re
 from typing import Any
 
 import flax.traverse_util
-import jax
 
-from flexivit_jax.attention import blockwise
 from flexivit_jax.checkpoints import (
   download,
   manifest,
@@ -38,7 +36,6 @@ from flexivit_jax.config import build
 from flexivit_jax.core.patch_size import FixedPatchSize
 from flexivit_jax.core.sizes import as_hw
 from flexivit_jax.core.text import cut, listed, show
-from flexivit_jax.models import vit
 
 RUN = "flexivit_jax run"
 MODEL = "flexivit_jax model"
@@ -316,7 +313,6 @@ def _read_run(path, step, ema, given) -> StoredModel:
   arrays = flatten(params)
   chosen += ", moving average of the parameters" if found.is_average else ""
   parameters.check(experiment.model, arrays, f"{path}, step {step}")
-  model, origins = _kernel_for_here(experiment.model)
   policy = experiment.patch_size
   fixed = policy.sizes[0] if isinstance(policy, FixedPatchSize) else None
   spec = Spec(
@@ -329,21 +325,5 @@ def _read_run(path, step, ema, given) -> StoredModel:
     classes=tuple(saved["classes"]),
     experiment=experiment,
     checked=True,
-    origins=origins,
   )
-  return StoredModel(model, arrays, spec, own)
-
-
-def _kernel_for_here(model: vit.ViT) -> tuple[vit.ViT, dict[str, str]]:
-  """A model that this machine can compute, which all kernels do alike, and
-  {what it has instead: why}."""
-  try:
-    model.kernel.check(
-      platform=jax.default_backend(),
-      head_width=model.size.width // model.size.num_heads,
-      dtype=model.dtype,
-    )
-  except ValueError as e:
-    reason = str(e).rpartition(":")[0]
-    return model.clone(kernel=blockwise.Blockwise()), {"blockwise": reason}
-  return model, {}
+  return StoredModel(experiment.model, arrays, spec, own)

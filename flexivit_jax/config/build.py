@@ -17,7 +17,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from flexivit_jax.config import file, registry
+from flexivit_jax.config import file, registry, retired
 from flexivit_jax.config import overrides as overrides_lib
 from flexivit_jax.config.experiment import Experiment
 from flexivit_jax.config.file import to_plain
@@ -41,12 +41,12 @@ def load(
   Raises:
     ConfigError: naming the key, the value and what would be valid.
   """
-  raw = file.read(path_and_argument)
+  raw = retired.renewed(file.read(path_and_argument), report)
   broken = None
   if overrides:
     try:
       # With every default written out, so that each of them can be changed.
-      raw = to_json(from_plain(raw))
+      raw = to_json(_experiment(raw))
     except ConfigError as e:
       broken = e  # an override may mend it: what a placeholder is for
   drops, waiting = [], []
@@ -63,10 +63,10 @@ def load(
       drops.append(overrides_lib.Dropped(override, dropped, later))
   try:
     if waiting:
-      raw = to_json(from_plain(raw))
+      raw = to_json(_experiment(raw))
       for override in waiting:
         overrides_lib.apply(raw, override)
-    experiment = from_plain(raw)
+    experiment = _experiment(raw)
   except _MissingFieldError as e:
     why = [text for d in drops if (text := d.why_missing(e.path, e.names))]
     raise ConfigError("".join((str(e), *why))) from None
@@ -85,11 +85,15 @@ class _MissingFieldError(ConfigError):
 
 
 def from_plain(raw: Mapping[str, Any]) -> Experiment:
-  """Builds the experiment from plain values, as in a run's config.json.
+  """Builds the experiment of a run's config.json, of this version or earlier.
 
   Raises:
     ConfigError: naming the key, the value and what would be valid.
   """
+  return _experiment(retired.renewed(raw))
+
+
+def _experiment(raw: Mapping[str, Any]) -> Experiment:
   try:
     return _record(Experiment, raw, "config")
   except _WrongType as e:
@@ -117,8 +121,6 @@ def _build(hint, value, path):
     return _union(hint, value, path)
   if origin is tuple:
     return _tuple(hint, arguments, value, path)
-  if origin is Mapping:
-    return _options(value, path)
   if dataclasses.is_dataclass(hint):
     return _record(hint, value, path)
   # Not isinstance: True is no whole number here.
@@ -247,28 +249,6 @@ def _tuple(hint, arguments, value, path):
   return tuple(
     _build(kind, item, f"{path}[{i}]")
     for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
-  )
-
-
-def _options(value, path):
-  """Names that only what they are for knows, with plain values."""
-  if not isinstance(value, Mapping):
-    raise ConfigError(
-      f"{path} is {show(value)}: expected names and values, {{'b1': 0.9}}"
-    )
-  return {key: _option(item, f"{path}.{key}") for key, item in value.items()}
-
-
-def _option(value, path):
-  if isinstance(value, (tuple, list)):
-    return tuple(_option(x, f"{path}[{i}]") for i, x in enumerate(value))
-  if value is None or type(value) in (bool, str):
-    return value
-  if type(value) in (int, float):
-    return _number(type(value), value, path)
-  raise ConfigError(
-    f"{path} is {show(value)}: give a number, a text, True, False, None, or a "
-    "tuple of them"
   )
 
 

@@ -17,7 +17,6 @@ from flexivit_jax.devices import mesh as mesh_lib
 from flexivit_jax.devices import parameter_sharding
 from flexivit_jax.models import vit
 from flexivit_jax.models.backbone import check_patch_size
-from flexivit_jax.nn import adaln
 from flexivit_jax.tasks import classification
 from flexivit_jax.tasks.task import Task
 from flexivit_jax.training import mixing
@@ -167,8 +166,6 @@ class Experiment:
         f"config.keep is {self.keep}: keep at least 2 checkpoints, so that one "
         "survives damage to the other"
       )
-    if self.mesh.double_averaging:
-      self._check_double_averaging()
     for i, mix in enumerate(self.mix):
       if mix.images > self.batch_size:
         raise ConfigError(
@@ -212,21 +209,6 @@ class Experiment:
     self.task.check_run(
       self.mesh, self.patch_size.sizes, packed=self.packing is not None
     )
-
-  def _check_double_averaging(self):
-    """Refuses what one `shard_map` round the whole model does not do."""
-    problem = None
-    if self.sharding != parameter_sharding.Replicated():
-      problem = 'parameters that are shared by fsdp: take sharding="replicated"'
-    elif isinstance(self.model.conditioning, adaln.AdaLNZero):
-      problem = "conditioned blocks"
-    elif self.model.standardize:
-      problem = "images standardised by all their patches: give image_mean"
-    if problem:
-      raise ValueError(
-        f"mesh.double_averaging does not go with {problem}, or "
-        "mesh.double_averaging=False"
-      )
 
   def program(self, step: int) -> tuple[int, int] | None:
     """The patch size that a step's program is compiled for; None: any, packed.

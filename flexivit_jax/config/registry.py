@@ -83,7 +83,7 @@ CHOICES: dict[Any, dict[str, Any]] = {
   Kernel: {
     "dense": dense.Dense,
     "blockwise": blockwise.Blockwise,
-    "triton": fused.Triton,
+    "fused": fused.Fused,
   },
   Distribution: {
     "local": local.Local,
@@ -167,7 +167,8 @@ CHOICES: dict[Any, dict[str, Any]] = {
   optimizer.Optimizer: {
     "adamw": optimizer.AdamW,
     "sgd": optimizer.Sgd,
-    "optax": optimizer.Optax,
+    "adafactor": optimizer.Adafactor,
+    "retired": optimizer.Retired,
   },
   schedules.Schedule: {
     "cosine": schedules.Cosine,

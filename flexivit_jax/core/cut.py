@@ -1,7 +1,7 @@
 """Cutting of batches into tokens."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping
 
 import jax
 
@@ -28,28 +28,8 @@ def strided(x: jax.Array, parts: int) -> jax.Array:
   return cut.swapaxes(1, 2).reshape(x.shape)
 
 
-def contiguous(x: jax.Array, parts: int) -> jax.Array:
-  """The inverse of `strided`."""
-  return strided(x, x.shape[1] // parts)
-
-
 def reorder(tokens: Tokens, parts: int) -> Tokens:
   """`strided` tokens: each keeps its coordinates, so the model sees the same
-  image. Learned tables by token have to be reordered as well."""
+  image."""
+  tokens = dataclasses.replace(tokens, whole_grid=None)  # not row-major now
   return jax.tree.map(functools.partial(strided, parts=parts), tokens)
-
-
-def of_tables(
-  f: Callable[[jax.Array], jax.Array], tree, by_token: Mapping[str, int]
-):
-  """f of the tables by token in a tree, the rest as it is.
-
-  Args:
-    by_token: as in `parameter_sharding.placed`.
-  """
-
-  def apply(path, x):
-    rows = by_token.get(getattr(path[-1], "key", None)) if path else None
-    return f(x) if x.shape[:2] == (1, rows) else x
-
-  return jax.tree_util.tree_map_with_path(apply, tree)

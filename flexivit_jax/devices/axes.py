@@ -1,6 +1,5 @@
 """The mesh's axes, and how attention is split over them."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +41,6 @@ def per_device(
   f: Callable,
   split: Any,
   whole: Any,
-  replicated: Any = None,
   *,
   whole_rows: bool = False,
   check_vma: bool = True,
@@ -50,13 +48,10 @@ def per_device(
   """f on each device's share: one `shard_map`, manual over every axis.
 
   Args:
-    f: of three pytrees of arrays, as `split`, `whole` and `replicated`;
-      returns arrays `[b, l, ...]`, of the device's own tokens.
+    f: of two pytrees of arrays, as `split` and `whole`; returns arrays
+      `[b, l, ...]`, of the device's own tokens.
     split: arrays `[b or 1, l, ...]` of which f sees its own tokens.
     whole: the same, of which f sees all tokens.
-    replicated: arrays of which f sees everything, and has a gradient of its
-      own; these are summed once, at the end, so that f may have a derivative
-      that knows of no other devices.
     whole_rows: f returns all tokens of its rows.
     check_vma: see `jax.shard_map`; kernels of libraries lack it.
 
@@ -73,24 +68,16 @@ def per_device(
 
     return of
 
-  def on_device(split, whole, replicated):
-    if check_vma:
-      names = (SEQ,) if data is None else (DATA, SEQ)
-      vary = functools.partial(lax.pcast, axis_name=names, to="varying")
-      replicated = jax.tree.map(vary, replicated)
-    return f(split, whole, replicated)
-
   return jax.shard_map(
-    on_device,
+    f,
     in_specs=(
       jax.tree.map(spec(SEQ), split),
       jax.tree.map(spec(None), whole),
-      jax.tree.map(lambda _: PartitionSpec(), replicated),
     ),
     out_specs=PartitionSpec(data, None if whole_rows else SEQ),
     axis_names=set(mesh.axis_names) - set(mesh.manual_axes),
     check_vma=check_vma,
-  )(split, whole, replicated)
+  )(split, whole)
 
 
 def everywhere(x):

@@ -20,14 +20,11 @@ class MeshSpec:
     order: of the tokens over a group: "contiguous" or "strided". Strided, the
       images of a packed row are spread over all its devices, so that each has
       about as many blocks of other images to skip.
-    double_averaging: gradients are averaged explicitly (`double_averaging`)
-      instead of by the compiler: once for all microbatches.
   """
 
   data: int | None = None
   seq: int = 1
   order: str = cut.CONTIGUOUS
-  double_averaging: bool = False
 
   def __post_init__(self):
     for name in ("data", "seq"):

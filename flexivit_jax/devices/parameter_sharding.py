@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Protocol
 
 import jax
@@ -57,31 +56,14 @@ class Fsdp:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
-def placed(
-  shapes,
-  sharding: ParameterSharding,
-  mesh: Mesh,
-  by_token: Mapping[str, int] | None = None,
-):
-  """Shapes that say where each array lies.
-
-  Args:
-    shapes: a tree of arrays or shapes.
-    by_token: names of tables with a row for each token, `[1, l, d]`, and their
-      l: such a table, its average and its moments lie where the tokens lie,
-      over `seq`.
-  """
-  by_token = by_token or {}
-
-  def place(path, x):
-    rows = by_token.get(getattr(path[-1], "key", None)) if path else None
-    if x.shape[:2] == (1, rows):
-      where = NamedSharding(mesh, PartitionSpec(None, "seq"))
-    else:
-      where = sharding(x.shape, mesh)
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-
-  return jax.tree_util.tree_map_with_path(place, shapes)
+def placed(shapes, sharding: ParameterSharding, mesh: Mesh):
+  """A tree of shapes, with the place of each array."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding(x.shape, mesh)
+    ),
+    shapes,
+  )
 
 
 def gathered(params, where):

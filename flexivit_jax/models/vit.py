@@ -291,10 +291,6 @@ class ViT(nn.Module):
   def _table(self, name, init, shape):
     """The parameter of a name that may have a slash."""
     group, _, leaf = name.rpartition("/")
-    if axes.inside_shard_map():
-      # Maybe the rows of the device's own tokens alone, not what `shape` says.
-      found = self.get_variable("params", group or leaf)
-      return found[leaf] if group else found
     if not group:
       return self.param(name, init, shape)
     return self.param(group, lambda key: {leaf: init(key, shape)})[leaf]
@@ -409,23 +405,15 @@ class ViT(nn.Module):
     return head(pooled)
 
 
-def check_model(model: ViT, *, parts: int, platform: str) -> None:
-  """Refuses a model that attention could not compute for rows of any length,
-  before anything is compiled.
+def check_model(model: ViT, *, parts: int) -> None:
+  """Refuses a model that devices could not share, for rows of any length.
 
   Args:
     parts: devices that share a row.
-    platform: of the devices: "cpu", "gpu" or "tpu".
 
   Raises:
     ValueError: with what would work.
   """
-  heads = model.size.num_heads
-  model.kernel.check(
-    platform=platform,
-    head_width=model.size.width // heads,
-    dtype=model.dtype,
-  )
   if parts > 1:
     _check_tokens(model, parts)
   check_length(model, length=parts, parts=parts)

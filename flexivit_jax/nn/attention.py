@@ -6,8 +6,6 @@ import jax.numpy as jnp
 from flexivit_jax.attention import dense, local
 from flexivit_jax.attention.distribution import Distribution
 from flexivit_jax.attention.kernel import Kernel
-from flexivit_jax.attention.query_sharded import QuerySharded
-from flexivit_jax.devices import axes
 from flexivit_jax.nn.linear import Dense
 from flexivit_jax.nn.norms import norm
 from flexivit_jax.nn.positions.relation import RelativeIndex, Rotation
@@ -46,31 +44,17 @@ class Attention(nn.Module):
     d = x.shape[-1]
     segments = {"q_segments": x_segments, "kv_segments": y_segments}
     q = self._query(x, relation)
-    if self._gathers_activations():
-      attended = self.distribution.from_activations(
-        self.kernel,
-        q,
-        y,
-        {
-          name: self.variables["params"][name]
-          for name in ("key", "value", "key_ln")[: 3 if self.qk_norm else 2]
-        },
-        self._keys_values_of,
-        extra=relation,
-        **segments,
-      )
+    k = self._normed("key_ln", self._project("key", d)(y))
+    if isinstance(relation, Rotation):
+      k = relation(k)
+    v = self._project("value", d)(y)
+    # For analysis, which computes the weights again; jit drops them unread.
+    self.sow("intermediates", "queries", q)
+    self.sow("intermediates", "keys", k)
+    if isinstance(relation, RelativeIndex):
+      attended = self._biased(q, k, v, relation, segments)
     else:
-      k = self._normed("key_ln", self._project("key", d)(y))
-      if isinstance(relation, Rotation):
-        k = relation(k)
-      v = self._project("value", d)(y)
-      # For analysis, which computes the weights again; jit drops them unread.
-      self.sow("intermediates", "queries", q)
-      self.sow("intermediates", "keys", k)
-      if isinstance(relation, RelativeIndex):
-        attended = self._biased(q, k, v, relation, segments)
-      else:
-        attended = self.distribution(self.kernel, q, k, v, **segments)
+      attended = self.distribution(self.kernel, q, k, v, **segments)
     return Dense(
       (d,), self.dtype, contract=2, use_bias=self.out_bias, name="out"
     )(attended.out)
@@ -90,28 +74,6 @@ class Attention(nn.Module):
 
   def _normed(self, name, x):
     return norm(self.eps, self.rms_norm, name)(x) if self.qk_norm else x
-
-  def _gathers_activations(self) -> bool:
-    return (
-      isinstance(self.distribution, QuerySharded)
-      and self.distribution.gather == "activations"
-      and axes.parts() > 1
-      and not self.is_initializing()
-    )
-
-  def _keys_values_of(self, parameters, y, relation):
-    """The keys and values of y with these parameters: a pure function."""
-
-    def apply(module, name, x):
-      return module.apply({"params": parameters[name]}, x)
-
-    k, v = (
-      apply(self._project(None, y.shape[-1], parent=None), name, y)
-      for name in ("key", "value")
-    )
-    if self.qk_norm:
-      k = apply(norm(self.eps, self.rms_norm, None, parent=None), "key_ln", k)
-    return (relation(k) if isinstance(relation, Rotation) else k), v
 
   def _biased(self, q, k, v, relation, segments):
     if not isinstance(self.kernel, dense.Dense):

@@ -23,7 +23,7 @@ from flexivit_jax.nn.stems import stem
 from flexivit_jax.run import teacher as teacher_lib
 from flexivit_jax.run.loaders import eval_reading, teacher_hw, train_loader
 from flexivit_jax.run.programs import Run
-from flexivit_jax.tasks import distillation, masked_autoencoding
+from flexivit_jax.tasks import distillation
 from flexivit_jax.tasks.diffusion import Diffusion
 
 
@@ -52,14 +52,8 @@ def prepare(
   with config_errors_at("config.mesh"):
     mesh = mesh_lib.make_mesh(experiment.mesh)
     shard = placement.process_rows(mesh)
-  platform = mesh.devices.flat[0].platform
   with config_errors_at("config.model"):
-    vit.check_model(
-      experiment.model, parts=mesh.shape["seq"], platform=platform
-    )
-  if isinstance(experiment.task, masked_autoencoding.MaskedAutoencoder):
-    with config_errors_at("config.task.decoder"):
-      experiment.task.decoder.check(experiment.model, platform)
+    vit.check_model(experiment.model, parts=mesh.shape["seq"])
   if experiment.packing is not None:  # before its images are looked at
     with config_errors_at("config.model"):
       stem.check_packing(experiment.model.stem)

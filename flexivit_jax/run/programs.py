@@ -15,7 +15,6 @@ from flexivit_jax.core import cut
 from flexivit_jax.core.cut import to_tokens
 from flexivit_jax.core.errors import config_errors_at
 from flexivit_jax.core.text import format_bytes
-from flexivit_jax.core.tokens import grid_shape
 from flexivit_jax.data.loading import loader as loading_loader
 from flexivit_jax.data.packing import loader as packing_loader
 from flexivit_jax.devices import (
@@ -31,14 +30,13 @@ from flexivit_jax.evaluation import reading as reading_lib
 from flexivit_jax.evaluation import sweep
 from flexivit_jax.evaluation import validation as validation_lib
 from flexivit_jax.models import cost
-from flexivit_jax.nn.positions.learned_grid import TABLE, LearnedGrid
 from flexivit_jax.run import metrics as metrics_lib
 from flexivit_jax.run import speed
 from flexivit_jax.run.loaders import teacher_hw
 from flexivit_jax.run.memory_report import costliest
 from flexivit_jax.run.state import begin, init_params, init_state
 from flexivit_jax.tasks import distillation, losses
-from flexivit_jax.training import double_averaging, mixing, step
+from flexivit_jax.training import mixing, step
 from flexivit_jax.training import state as state_lib
 
 
@@ -108,24 +106,6 @@ class Run:
   def _strides(self) -> bool:
     order = self.experiment.mesh.order
     return order == cut.STRIDED and self.mesh.shape["seq"] > 1
-
-  def stored(self, state):
-    """A state as checkpoints have it, whatever devices it was trained on."""
-    return self._reordered(state, cut.contiguous)
-
-  def shared(self, state):
-    """The inverse of `stored`."""
-    return self._reordered(state, cut.strided)
-
-  def _reordered(self, state, order):
-    if not self._strides:
-      return state
-
-    def table(x):
-      f = functools.partial(order, parts=self.mesh.shape["seq"])
-      return jax.jit(f, out_shardings=x.sharding)(x)
-
-    return cut.of_tables(table, state, self._by_token)
 
   def augment(self, key, batch):
     """What each step draws on the devices."""
@@ -203,7 +183,7 @@ class Run:
     init = jax.jit(init, out_shardings=self.state_shardings)
     state = init(self._one_row, self.initial)
     self.initial.clear()  # they would take the memory of a second model
-    return self.shared(state)
+    return state
 
   @functools.cached_property
   def state_shapes(self) -> state_lib.TrainState:
@@ -213,24 +193,7 @@ class Run:
       jax.eval_shape(init, self.parameter_shapes),
       self.experiment.sharding,
       self.mesh,
-      self._by_token,
     )
-
-  @property
-  def _by_token(self) -> dict[str, int]:
-    """Tables that have a row for each token, where these are shared."""
-    position = self.experiment.model.position
-    grids = {
-      grid_shape(self.loader.image_hw, size)
-      for size in self.experiment.programs
-      if size is not None
-    }
-    shared = self.mesh.shape["seq"] > 1
-    if (
-      shared and isinstance(position, LearnedGrid) and grids == {position.size}
-    ):
-      return {TABLE: math.prod(position.size)}
-    return {}
 
   @functools.cached_property
   def parameter_shapes(self):
@@ -276,7 +239,6 @@ class Run:
         augment=self.augment if self.experiment.mix else None,
         accumulate=self.experiment.accumulate,
         ema=self.experiment.ema,
-        gradients_of=self._gradients_of,
       )
 
     everywhere = placement.replicated(self.mesh)
@@ -302,15 +264,6 @@ class Run:
   def evaluation(self) -> validation_lib.Validation:
     """How its checkpoints are evaluated."""
     return validation_lib.of(self.experiment.task)
-
-  @property
-  def _gradients_of(self):
-    if not self.experiment.mesh.double_averaging:
-      return None
-    is_by_token = jax.tree_util.tree_map_with_path(
-      lambda path, _: path[-1].key in self._by_token, self.parameter_shapes
-    )
-    return functools.partial(double_averaging.gradients, by_token=is_by_token)
 
   def compile_evaluation(self, params, report, sizes=None):
     """Programs of the evaluation by setting; none without validation data.
@@ -457,4 +410,4 @@ def start(
   with config_errors_at(f"the checkpoint of step {restored.step}"):
     run.loader.set_state(restored.progress["loader"])
   report(f"resuming after step {restored.step} of {run.total_steps}")
-  return run.shared(restored.arrays["state"]), restored.arrays["running"]
+  return restored.arrays["state"], restored.arrays["running"]

@@ -161,11 +161,6 @@ class Distill(Classifies):
         "task distill and packing: a teacher sees images of one size, so give "
         "images a size in train.transforms and leave packing out"
       )
-    if mesh.double_averaging:
-      raise ValueError(
-        "mesh.double_averaging does not go with a teacher: take the task "
-        "supervised, or mesh.double_averaging=False"
-      )
     if mesh.order == cut.STRIDED:
       raise ValueError(
         "mesh.order=strided does not go with a teacher, which has an order of "

@@ -123,11 +123,6 @@ class MaskedAutoencoder:
         f"mesh.seq is {mesh.seq}, but the task mae takes visible patches out "
         "of whole rows, which devices then cannot share: give mesh.seq=1"
       )
-    if mesh.double_averaging:
-      raise ValueError(
-        "mesh.double_averaging does not go with masked patches: take the task "
-        "supervised, or mesh.double_averaging=False"
-      )
     if self.target == mae_target.PATCH and (1, 1) in patch_sizes:
       raise ValueError(
         'task.target is "patch", each patch normalised by its own pixels, and '

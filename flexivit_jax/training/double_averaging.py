@@ -14,7 +14,6 @@ def gradients(
   batch,
   key,
   *,
-  by_token,
   images: float | None = None,
   accumulate: int = 1,
 ):
@@ -25,25 +24,18 @@ def gradients(
   averages make it the gradient of the batch (arXiv:2311.02382, double gradient
   averaging), both at the end, once for all microbatches:
 
-  1. over the devices of a sequence, of all that they share. A table with a row
-     for each token is not in it: each device has the rows of its own tokens,
-     which no other knows of.
-  2. over the devices with the same tokens of other sequences, of everything.
+  1. over the devices of a sequence;
+  2. over the devices with the same tokens of other sequences.
 
-  The first needs care about its scale. Where images are pooled, the loss of a
-  row reaches every device of its sequence, and each hands its gradient on to
-  all: what arrives is P times the device's part, for P devices. The mean over P
-  devices is then the gradient of what they share, but a table by token has to
-  be divided by P as well. Without it, it is P times too large, which Adam does
-  not show and a step of SGD, or clipping by the norm, does.
+  Where images are pooled, the loss of a row reaches every device of its
+  sequence, and each hands its gradient on to all: what arrives is P times the
+  device's part, for P devices. The mean over P devices is then the gradient.
 
   Stochastic depth draws alike on the devices of a sequence, so that a branch is
   left out of the whole image; dropout draws for each token.
 
   Args:
     measure: of the whole model, for rows and tokens of one device.
-    by_token: a tree of bool like params: whether it is a table by token, which
-      lies over `seq`.
   """
   mesh = jax.sharding.get_abstract_mesh()
   groups = mesh.shape[DATA]
@@ -56,27 +48,14 @@ def gradients(
     measured = lax.psum(measured, DATA)
     count = measured["loss"].count if images is None else images
 
-    def average(gradient, is_by_token):
-      if is_by_token:
-        return lax.pmean(_own_share(gradient), DATA)
-      # Both means at once: the same number, fewer bytes.
-      return lax.pmean(gradient, (DATA, SEQ))
-
-    means = jax.tree.map(average, found, by_token)
+    # Both means at once: the same number, fewer bytes.
+    means = lax.pmean(found, (DATA, SEQ))
     return step.divided(means, count / groups), measured
 
-  where = jax.tree.map(
-    lambda by: PartitionSpec(None, SEQ) if by else PartitionSpec(),
-    by_token,
-  )
   return jax.shard_map(
     own,
-    in_specs=(where, PartitionSpec(DATA), PartitionSpec()),
-    out_specs=(where, PartitionSpec()),
+    in_specs=(PartitionSpec(), PartitionSpec(DATA), PartitionSpec()),
+    out_specs=(PartitionSpec(), PartitionSpec()),
     # What a device computes is meant to differ from the others'.
     check_vma=False,
   )(params, batch, key)
-
-
-def _own_share(gradient):
-  return gradient / lax.axis_size(SEQ)

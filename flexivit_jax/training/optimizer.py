@@ -1,16 +1,13 @@
 """Optimisers, as optax transformations of gradients into steps."""
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from flexivit_jax.core.errors import check
-from flexivit_jax.core.text import cut, listed, nearest, show
 from flexivit_jax.training import parameter_groups
 from flexivit_jax.training.parameter_groups import Group
 from flexivit_jax.training.schedules import Cosine, Schedule
@@ -222,136 +219,60 @@ class Sgd(_Descent):
     return (optax.trace(decay=self.momentum),)
 
 
-# Values of a config.
-Option = bool | int | float | str | tuple | None
-
-
 @dataclasses.dataclass(frozen=True)
-class Optax(_Descent):
-  """One of optax's optimisers or transformations, by its name there.
+class Adafactor(_Descent):
+  """Adafactor (arXiv:1804.04235): second moments by row and column.
 
   Attributes:
-    transform: "lion", "scale_by_belief": `optax_names.direction`.
-    options: its arguments, as in optax: {"b1": 0.95}.
+    min_dim_size_to_factor: smaller axes keep a second moment by number.
+    decay_rate: exponent of the second moments' decay.
+    multiply_by_parameter_scale: a step is relative to the parameter's size.
+    clipping_threshold: largest root mean square of a step; None: no clipping.
+    momentum: None: none.
+    eps: added to squared gradients.
   """
 
-  transform: str = dataclasses.field(kw_only=True)
-  options: Mapping[str, Option] = dataclasses.field(
-    default_factory=dict, kw_only=True
-  )
+  min_dim_size_to_factor: int = 128
+  decay_rate: float = 0.8
+  multiply_by_parameter_scale: bool = True
+  clipping_threshold: float | None = 1.0
+  momentum: float | None = None
+  eps: float = 1e-30
 
   def __post_init__(self):
     super().__post_init__()
-    self.directions()
+    check("min_dim_size_to_factor", self.min_dim_size_to_factor, at_least=1)
+    check("decay_rate", self.decay_rate, above=0, at_most=1)
+    check("clipping_threshold", self.clipping_threshold, above=0)
+    check("momentum", self.momentum, at_least=0, below=1)
+    check("eps", self.eps, above=0)
 
   def directions(self):
-    return (direction(self.transform, self.options),)
-
-
-# Optimisers whose update is the learning rate times something that does not
-# depend on it. Others find a learning rate of their own, or need the loss.
-OPTIMIZERS = (
-  *("adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adan"),
-  *("amsgrad", "lamb", "lars", "lion", "novograd", "radam", "rmsprop", "sgd"),
-  *("sign_sgd", "signum", "sm3", "yogi"),
-  # Of optax.contrib.
-  *("acprop", "ademamix", "adopt", "muon", "simplified_ademamix"),
-)
-PREFIX = "scale_by_"
-
-
-def direction(
-  name: str, options: Mapping[str, Option]
-) -> optax.GradientTransformation:
-  """What turns gradients into the direction of a step, uphill.
-
-  An optimiser is taken with learning rate 1 and, unless the options say
-  otherwise, without its own weight decay.
-
-  Args:
-    name: "lion", say, one of OPTIMIZERS; or any transformation "scale_by_..."
-      that needs no more than gradients and parameters.
-    options: arguments of the function of that name.
-
-  Raises:
-    ValueError: there is none of that name, it has no such option, or it cannot
-      be used with these options; naming what there is.
-  """
-  function = _find(name)
-  parameters = inspect.signature(function).parameters
-  valid = [p for p in parameters if _may_be_given(p)]
-  for option in options:
-    if option not in valid:
-      meant = nearest(option, valid)
-      hint = f" (did you mean {meant!r}?)" if meant else ""
-      raise ValueError(
-        f"optax's {name} has no option {show(option)}{hint}; valid: "
-        f"{listed(valid or ['none'])}"
-      )
-    _check_kind(
-      f"optax's {name}: option {option}",
-      value=options[option],
-      default=parameters[option].default,
+    adafactor = optax.adafactor(
+      learning_rate=1.0,
+      min_dim_size_to_factor=self.min_dim_size_to_factor,
+      decay_rate=self.decay_rate,
+      multiply_by_parameter_scale=self.multiply_by_parameter_scale,
+      clipping_threshold=self.clipping_threshold,
+      momentum=self.momentum,
+      weight_decay_rate=0.0,
+      eps=self.eps,
     )
-  fixed = {}
-  if not name.startswith(PREFIX):
-    fixed = {"learning_rate": 1.0}
-    decays = {"weight_decay", "weight_decay_rate"} & parameters.keys()
-    fixed |= dict.fromkeys(decays, 0.0)
-  try:
-    found = function(**fixed | dict(options))
-    _try(found)
-  except Exception as e:
+    return (optax.chain(adafactor, optax.scale(-1.0)),)  # it goes downhill
+
+
+@dataclasses.dataclass(frozen=True)
+class Retired(_Descent):
+  """An optimiser of earlier versions: its runs open, and do not train on.
+
+  Attributes:
+    was: its name then.
+  """
+
+  was: str = ""
+
+  def build(self, total_steps):
     raise ValueError(
-      f"optax's {name} cannot be used with options {show(dict(options))}: "
-      f"{cut(' '.join(str(e).split()), 200)}"
-    ) from e
-  if name.startswith(PREFIX):
-    return found
-  return optax.chain(found, optax.scale(-1.0))  # it goes downhill itself
-
-
-def _find(name: str) -> Callable[..., Any]:
-  known = name in OPTIMIZERS or name.startswith(PREFIX)
-  for module in (optax, optax.contrib) if known else ():
-    function = getattr(module, name, None)
-    if inspect.isfunction(function):
-      return function
-  meant = nearest(name, (*OPTIMIZERS, *_transformations()))
-  hint = f" (did you mean {meant!r}?)" if meant else ""
-  raise ValueError(
-    f"transform {show(name)} is none of optax's that can be used here{hint}; "
-    f"valid: {', '.join(OPTIMIZERS)}, and optax's {PREFIX}..."
-  )
-
-
-def _transformations():
-  for module in (optax, optax.contrib):
-    yield from (name for name in dir(module) if name.startswith(PREFIX))
-
-
-def _may_be_given(parameter: str) -> bool:
-  # Learning rate and patterns belong to the config.
-  return parameter != "learning_rate" and "mask" not in parameter
-
-
-def _check_kind(what, *, value, default):
-  """Refuses what is no number where the default is one, for instance: optax
-  would compute with it."""
-  if value is None:  # may switch something off
-    return
-  is_number = type(value) in (int, float)
-  if type(default) is bool and type(value) is not bool:
-    raise ValueError(f"{what} is {show(value)}: give True or False")
-  if type(default) in (int, float) and not is_number:
-    raise ValueError(f"{what} is {show(value)}: give a number, {default} say")
-
-
-def _try(tx) -> None:
-  """Refuses what needs more than gradients and parameters."""
-  params = {
-    "kernel": jax.ShapeDtypeStruct((2, 3), jnp.float32),
-    "bias": jax.ShapeDtypeStruct((3,), jnp.float32),
-  }
-  state = jax.eval_shape(tx.init, params)
-  jax.eval_shape(tx.update, params, state, params)
+      f"the optimiser {self.was} is gone. Set optimizer.name=adamw, sgd or "
+      "adafactor and start from the run by init_from"
+    )

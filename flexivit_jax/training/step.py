@@ -16,8 +16,6 @@ from flexivit_jax.training.state import TrainState, averaged, stream
 Measure = Callable[..., dict[str, Metric]]
 # (key, batch) -> batch, what is drawn on the devices for each step.
 Augment = Callable[..., Any]
-# (measure, params, batch, key, images=, accumulate=) -> gradients, metrics.
-Gradients = Callable[..., tuple[Any, dict[str, Metric]]]
 
 
 def zero_metrics(names) -> dict[str, Metric]:
@@ -37,7 +35,6 @@ def train_step(
   beside: Mapping[str, Metric] | None = None,
   accumulate: int = 1,
   ema: float | None = None,
-  gradients_of: Gradients | None = None,
 ) -> tuple[TrainState, dict[str, Metric]]:
   """One step down the gradient of the batch's loss.
 
@@ -56,8 +53,6 @@ def train_step(
       t it is (1 + t) / (10 + t) where that is less, so that the average forgets
       the initial parameters soon (as TensorFlow's ExponentialMovingAverage with
       num_updates).
-    gradients_of: how gradients are averaged over devices; None: as the
-      compiler does it (`mean_gradients`).
 
   Returns:
     The new state, and `metrics` with this step's sums and counts added.
@@ -67,7 +62,7 @@ def train_step(
   if augment is not None:
     batch = augment(stream(run_key, "augment", state.step), batch)
 
-  gradients, measured = (gradients_of or mean_gradients)(
+  gradients, measured = mean_gradients(
     measure, state.params, batch, key, images=images, accumulate=accumulate
   )
   updates, opt_state = tx.update(gradients, state.opt_state, state.params)

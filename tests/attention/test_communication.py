@@ -7,10 +7,17 @@ import jax.numpy as jnp
 import pytest
 from attention_cases import QUICK, mesh, on_mesh
 
-from flexivit_jax.attention import dense, query_sharded, ring, ulysses
+from benchmarks import collectives
+from benchmarks.collectives import Collectives, Sent
+from flexivit_jax.attention import (
+  dense,
+  distribution,
+  local,
+  query_sharded,
+  ring,
+  ulysses,
+)
 from flexivit_jax.attention.blockwise import Blockwise
-from flexivit_jax.core import collectives
-from flexivit_jax.core.collectives import Collectives, Sent
 from flexivit_jax.devices import axes
 
 LAYERS, P, B, L, H, E = 3, 8, 2, 64, 8, 4
@@ -22,17 +29,11 @@ KEEP = jax.checkpoint_policies.save_only_these_names(axes.GATHERED)
 SHARE = (P - 1) / P
 FORWARD = {
   "query_sharded": Collectives(all_gather=Sent(1, 2 * A * SHARE)),
-  "activations": Collectives(all_gather=Sent(1, A * SHARE)),
   "ring": Collectives(collective_permute=Sent(P - 1, 2 * A * SHARE)),
   "ulysses": Collectives(all_to_all=Sent(2, 4 * A * SHARE / P)),
 }
 BACKWARD = {
   "query_sharded": Collectives(reduce_scatter=Sent(1, 2 * A * SHARE)),
-  # The weights' gradients are summed, too: 2 times [H * E, 2 * H * E].
-  "activations": Collectives(
-    reduce_scatter=Sent(1, A * SHARE),
-    all_reduce=Sent(1, 2 * 4 * 2 * (H * E) ** 2 * SHARE),
-  ),
   "ring": Collectives(
     collective_permute=Sent(2 * P - 1, 2 * A * SHARE + 2 * A)
   ),
@@ -54,18 +55,9 @@ ATTEND = {
 def _layer(name, kernel, segments, x, w):
   given = dict(q_segments=segments, kv_segments=segments)
   heads = x.reshape(B, -1, H, E)
-  if name != "activations":
-    # No projections: the compiler's sums of weights' gradients stay out.
-    total = ATTEND[name](kernel, heads, heads, heads, **given)
-  else:
-
-    def project(w, y, _):
-      kv = (y @ w).reshape(*y.shape[:2], 2, H, E)
-      return kv[:, :, 0], kv[:, :, 1]
-
-    total = query_sharded.QuerySharded("activations").from_activations(
-      kernel, heads, x, w, project, **given
-    )
+  # No projections: the compiler's sums of weights' gradients stay out.
+  del w
+  total = ATTEND[name](kernel, heads, heads, heads, **given)
   return x + total.out.reshape(x.shape), None
 
 
@@ -142,6 +134,14 @@ def test_the_compiled_program_of_query_sharded_sends_no_more():
   assert got == _expected("query_sharded", "gathered kept")
 
 
+@pytest.mark.parametrize("name", ATTEND)
+def test_the_planner_counts_the_same(name):
+  sent = ATTEND[name].sent(A, P, 4)
+  assert sent.forward == FORWARD[name].total.bytes
+  assert sent.backward == BACKWARD[name].total.bytes
+  assert local.Local().sent(A, P, 4) == distribution.Sent()
+
+
 def test_keys_and_values_apart_would_be_noticed():
   expected = _expected("query_sharded", "none")
   assert expected.all_gather.count == LAYERS
@@ -152,7 +152,7 @@ def test_keys_and_values_apart_would_be_noticed():
     return dense.Dense()(q, k, v).out
 
   with jax.set_mesh(mesh(1, P)):
-    f = functools.partial(axes.per_device, lambda x, _, __: apart(*x))
+    f = functools.partial(axes.per_device, lambda x, _: apart(*x))
     jaxpr = jax.make_jaxpr(f)((q, q, q), None)
   got = collectives.of_jaxpr(jaxpr)
   assert got.all_gather == Sent(2, 2 * A * SHARE)

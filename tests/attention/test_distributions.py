@@ -4,14 +4,10 @@ import functools
 
 import attention_cases as cases
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import (
-  AbstractMesh,
-  AxisType,
   PartitionSpec,
-  use_abstract_mesh,
 )
 
 from flexivit_jax.attention import (
@@ -157,91 +153,6 @@ def test_with_one_device_for_a_row_it_is_the_kernel_itself(distribution):
     assert "shard_map" in str(jax.make_jaxpr(attend)(q, k, v))
 
 
-def _project(parameters, y, extra):
-  """Keys and values of 4 heads of 3, keys scaled by token."""
-  k, v = ((y @ parameters[name]).reshape(*y.shape[:2], 4, 3) for name in "kv")
-  return k * extra[..., None, None], v
-
-
-def _from_activations():
-  """(f, its arguments): gradients of q, y and parameters, and out."""
-  q, *_, d_out, _ = cases.inputs("float64")
-  rng = np.random.default_rng(3)
-  y = jnp.asarray(rng.normal(size=(2, 20, 6)))
-  parameters = {x: jnp.asarray(rng.normal(size=(6, 12))) for x in "kv"}
-  extra = jnp.asarray(rng.uniform(1, 2, size=(1, 20)))
-  distribution = QuerySharded("activations")
-
-  def f(q, y, parameters, d_out, extra, q_segments, kv_segments):
-    def out(q, y, parameters):
-      return distribution.from_activations(
-        dense.Dense(),
-        q,
-        y,
-        parameters,
-        _project,
-        extra=extra,
-        q_segments=q_segments,
-        kv_segments=kv_segments,
-      ).out
-
-    result, gradient = jax.vjp(out, q, y, parameters)
-    return result, *gradient(d_out)
-
-  return f, (q, y, parameters, d_out, extra, *cases.segments())
-
-
-@pytest.mark.parametrize("way", ["global", "manual", "manual, unchecked"])
-def test_gathered_activations_equal_projecting_first(float64, way):
-  f, args = _from_activations()
-  expected = jax.jit(f, compiler_options=cases.QUICK)(*args)
-  mesh = cases.mesh(1, 4)
-  tokens = PartitionSpec(None, "seq")
-  if way != "global":
-    inner, unchecked = f, way == "manual, unchecked"
-
-    def own(*args):
-      out, d_q, d_y, d_parameters = inner(*args)
-      if unchecked:
-        # Each device has its own queries' share.
-        d_parameters = jax.lax.psum(d_parameters, "seq")
-      return out, d_q, d_y, d_parameters
-
-    f = jax.shard_map(
-      own,
-      mesh=mesh,
-      in_specs=(tokens, tokens, PartitionSpec(), *[tokens] * 4),
-      out_specs=(tokens, tokens, tokens, PartitionSpec()),
-      check_vma=not unchecked,
-    )
-  with jax.set_mesh(mesh):
-    got = jax.jit(f, compiler_options=cases.QUICK)(*args)
-  for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-    # As TOLERANCES; values are of order 1 to 100.
-    np.testing.assert_allclose(x, y, rtol=0, atol=1e-12 * np.abs(y).max())
-
-
-def test_only_keys_and_values_or_activations_are_gathered():
-  message = "gather is keys_values or activations, not 'queries'"
-  with pytest.raises(ValueError) as error:
-    QuerySharded("queries")
-  assert str(error.value) == message
-  q, k, v, *_ = cases.inputs("float32")
-  shared = QuerySharded("activations")
-  # On one device it is the kernel itself.
-  np.testing.assert_array_equal(
-    shared(dense.Dense(), q, k, v).out, dense.Dense()(q, k, v).out
-  )
-  kinds = (AxisType.Auto, AxisType.Auto)
-  mesh = AbstractMesh((1, 8), (axes.DATA, axes.SEQ), axis_types=kinds)
-  with use_abstract_mesh(mesh), pytest.raises(ValueError) as error:
-    shared(dense.Dense(), q, k, v)
-  assert str(error.value) == (
-    "QuerySharded(gather='activations') gathers what keys and values are made "
-    "of: call from_activations"
-  )
-
-
 REFUSALS = {
   "local": (
     local.Local(),
@@ -276,16 +187,9 @@ REFUSALS = {
   ),
   "ring without lse": (
     ring.Ring(),
-    dict(length=64, num_heads=6, parts=8, kernel=fused.Triton()),
-    "the distribution ring merges by the lse, which kernel triton does not "
+    dict(length=64, num_heads=6, parts=8, kernel=fused.Fused()),
+    "the distribution ring merges by the lse, which kernel fused does not "
     "give: take the kernel blockwise, or the distribution ulysses",
-  ),
-  "query_sharded with one set of segments": (
-    QuerySharded(),
-    dict(length=64, num_heads=6, parts=8, kernel=fused.Triton()),
-    "kernel triton attends among one set of tokens, but query_sharded from a "
-    "device's own to all: take the distribution ulysses, or the kernel "
-    "blockwise",
   ),
 }
 

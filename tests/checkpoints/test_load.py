@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 import flexivit_jax
-from flexivit_jax.attention import blockwise, dense, fused
-from flexivit_jax.checkpoints import load
 from flexivit_jax.checkpoints.formats import parameters
 from flexivit_jax.checkpoints.model import LoadedModel
 from flexivit_jax.checkpoints.origin import Spec
@@ -399,20 +397,3 @@ def test_a_published_name_is_its_file_in_the_cache(
   assert named.spec.origins["trained_sizes"] == "its name"
   with pytest.raises(ValueError, match="did you mean 'flexivit_s_i1k'"):
     flexivit_jax.load("flexivit_s_ilk")
-
-
-def test_a_kernel_of_another_machine_is_replaced_and_told():
-  model = vit_lib.ViT(
-    size=sizes.SIZES["mu"],
-    position=position_lib.NoPosition(),
-    pool=pooling.Gap(),
-    kernel=fused.Triton(),
-  )
-  # mu has heads of 16, which it would take.
-  here, why = load._kernel_for_here(model)
-  assert here == model.clone(kernel=blockwise.Blockwise())
-  assert why == {
-    "blockwise": "kernel triton needs an NVIDIA GPU, but runs on cpu"
-  }
-  kept = model.clone(kernel=dense.Dense())
-  assert load._kernel_for_here(kept) == (kept, {})

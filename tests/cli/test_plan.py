@@ -2,14 +2,14 @@
 
 import json
 
-import jax
 import pytest
 
-from flexivit_jax.cli import plan, plan_workload
+from flexivit_jax.cli import plan
 from flexivit_jax.config import build
 from flexivit_jax.core.errors import ConfigError
 from flexivit_jax.models import cost
-from flexivit_jax.run.plan.workload import Layout
+from flexivit_jax.run.plan import workload
+from flexivit_jax.run.plan.layout import Layout
 
 LONG = "--config=configs/long_digits.py"
 SMALL = (LONG, "--config.model.num_classes=10")
@@ -28,11 +28,10 @@ def run(capsys):
 
 def test_a_row_for_each_mesh_and_each_way(run):
   lines = run(*SMALL, "--devices=4", "--memory=1GiB")
-  assert lines[:4] == [
+  assert lines[:3] == [
     "model      width 64, depth 3, MLP 256, 4 heads, 187,850 parameters",
-    "step       32 rows of 576 tokens: images of 24x24 px in patches of 1x1",
+    "step       32 rows of 576 tokens: images of 24x24 px in patches of 1 px",
     "as         float32, kernel blockwise, without remat, microbatches: 1",
-    "positions  36,864 parameters, cut with the tokens",
   ]
   head = lines.index(next(x for x in lines if x.startswith("mesh ")))
   rows = [line.split() for line in lines[head + 1 :] if line[1:2] == "x"]
@@ -43,10 +42,8 @@ def test_a_row_for_each_mesh_and_each_way(run):
       for mesh in ("2x2", "1x4")
       for name in (
         "query_sharded",
-        "query_sharded,",
         "ring",
         "ulysses",
-        "tensor",
       )
     ),
   ]
@@ -76,20 +73,17 @@ def test_what_cannot_be_is_said_once_for_a_mesh(run, capsys):
     "not data=1,seq=8 ulysses: 4 heads do not divide over the 8 devices of the "
     "mesh's axis seq, as the distribution ulysses needs: take 1 or 2 or 4 "
     "devices, or the distribution query_sharded or ring",
-    "not data=1,seq=8 tensor + sequence: 4 heads and 576 tokens do not both "
-    "divide over 8 devices",
   ]
 
 
 def test_files_hold_the_numbers(run, tmp_path):
-  written, figure = tmp_path / "plan.json", tmp_path / "longest.svg"
+  written = tmp_path / "plan.json"
   run(
     *SMALL,
     "--devices=2",
     "--memory=16GB",
     "--config.model.remat=true",
     f"--json={written}",
-    f"--figure={figure}",
     "--length=50176",
   )
   found = json.loads(written.read_text())
@@ -101,7 +95,6 @@ def test_files_hold_the_numbers(run, tmp_path):
     "query_sharded",
     "query_sharded, again",
   ]
-  assert shared[0]["break_even_length"] == pytest.approx(4e14 / 4.5e11 * 2)
   parts = local["memory"]["blockwise"]["remat"]
   assert set(parts) == {
     "parameters",
@@ -112,7 +105,6 @@ def test_files_hold_the_numbers(run, tmp_path):
     "working",
   }
   assert found["choice"] == local
-  assert "longest row (tokens)" in figure.read_text()
 
 
 def test_data_stays_closed_where_the_config_says_all(run):
@@ -123,7 +115,7 @@ def test_data_stays_closed_where_the_config_says_all(run):
     "--devices=8",
   )
   assert lines[1] == (
-    "step       4096 rows of 784 tokens: images of 28x28 px in patches of 1x1"
+    "step       4096 rows of 784 tokens: images of 28x28 px in patches of 1 px"
   )
   with pytest.raises(ConfigError) as e:
     run("--config=configs/pit_in1k.py:/nowhere", "--devices=8")
@@ -148,11 +140,6 @@ def test_data_stays_closed_where_the_config_says_all(run):
     ),
     (["--devices=2", "--memory=lots"], "--memory 'lots': give 80GiB say"),
     (["--devices=2", "--memory=0GiB"], "--memory '0GiB': give 80GiB say"),
-    (["--devices=2", "--figure=x.png"], "--figure needs --memory, 80GiB say"),
-    (
-      ["--devices=2", "--memory=1GiB", "--figure=x.pdf"],
-      "--figure x.pdf: give a name with .png or .svg",
-    ),
     (
       ["--devices=2", "--json=/nowhere/x.json"],
       "--json /nowhere/x.json is in no directory that exists: give a file",
@@ -167,26 +154,16 @@ def test_data_stays_closed_where_the_config_says_all(run):
       "--bandwidth inf: give a number above 0, 4.5e+11 say",
     ),
     (["--devices=2", "--length=0"], "--length 0: give at least 1"),
-    (
-      ["--devices=8", "--length=64", "--check"],
-      "--check compiles the config: leave --length out",
-    ),
-    (
-      ["--devices=4", "--check"],
-      "--check needs 4 devices, but there are 8 of cpu: give --devices 8, or "
-      "JAX_PLATFORMS=cpu to simulate 4",
-    ),
   ],
 )
 def test_refusals(run, arguments, message):
-  assert jax.device_count() == 8  # from now on there are no others
   with pytest.raises(ConfigError) as e:
     run(LONG, *arguments)
   assert str(e.value) == message
 
 
 def test_a_workload_has_the_numbers_of_its_experiment(small_experiment):
-  planned = plan_workload.read(small_experiment("model.scan=true"))
+  planned = workload.read(small_experiment("model.scan=true"))
   assert planned.patch_hw == (6, 6)
   work = planned.workload(Layout(1, 1), "gpu")
   model = planned.experiment.model
@@ -195,8 +172,6 @@ def test_a_workload_has_the_numbers_of_its_experiment(small_experiment):
   assert counted == pytest.approx(
     cost.multiply_adds(model, planned.image_hw, (6, 6))
   )
-  # FlexiViT's 7x7 table is interpolated, so every device has all of it.
-  assert work.table == (0, 0, 0)
   # Adam's two moments, and a few counts.
   numbers = work.weights.numbers
   assert work.weights.parameters == 4 * numbers
@@ -207,7 +182,7 @@ def test_fully_sharded_parameters_lie_on_the_groups(small_experiment):
   experiment = small_experiment(
     "sharding=fsdp", "sharding.min_size=0", "ema=0.9"
   )
-  planned = plan_workload.read(experiment)
+  planned = workload.read(experiment)
   one, eight = (planned.workload(Layout(n, 1), "gpu") for n in (1, 8))
   assert eight.weights.numbers == one.weights.numbers
   ratio = one.weights.parameters / eight.weights.parameters
@@ -220,7 +195,7 @@ def test_fully_sharded_parameters_lie_on_the_groups(small_experiment):
 
 def test_packed_rows():
   experiment = build.load("configs/navit_digits.py")
-  planned = plan_workload.read(experiment)
+  planned = workload.read(experiment)
   work = planned.workload(Layout(2, 1), "gpu")
   packing = experiment.packing
   assert (planned.patch_hw, planned.image_hw) == (None, None)
@@ -228,20 +203,3 @@ def test_packed_rows():
     planned.experiment.model, packing.row_length, packing.max_images
   )
   assert work.rows == experiment.batch_size
-  assert work.table.numbers == 0
-
-
-@pytest.mark.slow
-def test_the_check_compiles_on_simulated_devices(command):
-  done = command(
-    *("-m", "flexivit_jax.cli.plan", *SMALL, "--mesh=data=2,seq=2", "--check"),
-    JAX_PLATFORMS="cpu",
-  )
-  assert done.returncode == 0, done.stderr
-  lines = done.stdout.splitlines()
-  assert lines[-4].split() == [
-    *("of", "each", "device", "planned", "compiled", "for", "cpu", "ratio"),
-  ]
-  ratios = {line[:21].strip(): float(line.split()[-1]) for line in lines[-3:]}
-  assert ratios["parameters, optimizer"] == pytest.approx(1, abs=0.05)
-  assert 0.7 < ratios["the rest"] < 1.7

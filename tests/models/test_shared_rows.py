@@ -15,7 +15,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from flexivit_jax.attention import (
   blockwise,
   dense,
-  fused,
   local,
   query_sharded,
   ring,
@@ -35,7 +34,6 @@ TASK = Supervised()
 SIZE = encoder.Size(16, 2, 32, 4)
 DISTRIBUTIONS = {
   "query_sharded": query_sharded.QuerySharded(),
-  "gathers activations": query_sharded.QuerySharded(gather="activations"),
   "ring": ring.Ring(),
   "ulysses": ulysses.Ulysses(),
 }
@@ -95,15 +93,6 @@ def _params(model, batch):
   )
 
 
-def _twice(params, batch):
-  """`double_averaging.gradients` for these."""
-  grids = not isinstance(batch.inputs, Tokens)
-  by_token = jax.tree_util.tree_map_with_path(
-    lambda path, _: grids and path[-1].key == "pos_embedding", params
-  )
-  return functools.partial(double_averaging.gradients, by_token=by_token)
-
-
 def _gradients(model, params, batch, mesh=None, how=step.mean_gradients):
   """Of a step, and its metrics; on a mesh where there is one."""
 
@@ -113,10 +102,8 @@ def _gradients(model, params, batch, mesh=None, how=step.mean_gradients):
 
   if mesh is None:
     return jax.jit(gradients)(params, batch)
-  packed = isinstance(batch.inputs, Tokens)
-  by_token = {} if packed else {"pos_embedding": 64}
   placed = parameter_sharding.placed(
-    params, parameter_sharding.Replicated(), mesh, by_token
+    params, parameter_sharding.Replicated(), mesh
   )
   where = jax.tree.map(lambda x: x.sharding, placed)
   return jax.jit(
@@ -170,8 +157,7 @@ def test_gradients_are_those_of_one_device(name, changes, data):
   mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(data=2, seq=4))
   # Sums in another order, of up to 64 numbers of order 1.
   _assert_equal(_gradients(model, params, batch, mesh), expected, 1e-12)
-  twice = _twice(params, batch)
-  got = _gradients(model, params, batch, mesh, twice)
+  got = _gradients(model, params, batch, mesh, double_averaging.gradients)
   _assert_equal(got, expected, 1e-12)
 
 
@@ -190,34 +176,15 @@ def test_one_group_of_all_devices(name):
 
 
 @pytest.mark.usefixtures("float64")
-def test_a_table_by_token_lies_with_the_tokens_and_so_does_its_gradient():
-  batch, model = _grids(), _model()
-  params = _params(model, batch)
-  mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(data=2, seq=4))
-  for how in (
-    step.mean_gradients,
-    _twice(params, batch),
-  ):
-    gradients, _ = _gradients(model, params, batch, mesh, how)
-    shards = gradients["pos_embedding"].addressable_shards
-    assert {x.data.shape for x in shards} == {(1, 16, 16)}
-    assert gradients["head"]["kernel"].sharding.is_fully_replicated
-
-
-@pytest.mark.usefixtures("float64")
-def test_the_naive_average_is_too_large_for_positions_by_the_devices(
-  monkeypatch,
-):
-  """Averages over a sequence for all but positions, and over data for all, as
-  a reading of the paper suggests: no division by the devices of a sequence."""
+def test_a_sum_over_the_sequence_would_be_too_large(monkeypatch):
   batch, model = _grids(), _model()
   params = _params(model, batch)
   mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(data=2, seq=4))
   expected, _ = _gradients(model, params, batch)
-  naive = _twice(params, batch)
-  monkeypatch.setattr(double_averaging, "_own_share", lambda x: x)
-  got, _ = _gradients(model, params, batch, mesh, naive)
-  wrong = expected | {"pos_embedding": 4 * expected["pos_embedding"]}
+  monkeypatch.setattr(jax.lax, "pmean", jax.lax.psum)
+  got, _ = _gradients(model, params, batch, mesh, double_averaging.gradients)
+  # 2 of the groups, which the count of images takes into account, 4 of devices.
+  wrong = jax.tree.map(lambda x: 8 * x, expected)
   _assert_equal(got, wrong, 1e-12)
 
 
@@ -231,7 +198,7 @@ def test_microbatches_add_up(double):
   mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(data=2, seq=4))
   how = step.mean_gradients
   if double:
-    how = _twice(params, batch)
+    how = double_averaging.gradients
   got = _gradients(
     model, params, batch, mesh, functools.partial(how, accumulate=2)
   )
@@ -266,7 +233,7 @@ def test_stochastic_depth_is_of_whole_images_of_packs():
 
   expected = _gradients(model, params, batch, how=on_one_device)
   mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(1, 8))
-  got = _gradients(model, params, batch, mesh, _twice(params, batch))
+  got = _gradients(model, params, batch, mesh, double_averaging.gradients)
   _assert_equal(got[0], expected[0], 1e-12)
   whole = _gradients(_model(size=model.size), params, batch)
   with pytest.raises(AssertionError):
@@ -416,30 +383,24 @@ def test_a_model_that_shares_no_rows_has_no_collectives():
       "mesh's axis seq share each row: take learned_grid, sincos2d or rotary "
       "positions, or seq=1",
     ),
-    (
-      {"kernel": fused.Triton()},
-      {"parts": 1},
-      "kernel triton needs an NVIDIA GPU, but runs on cpu: take the kernel "
-      "blockwise",
-    ),
   ],
 )
 def test_refusals(changes, options, error):
   model = _model(**{"dtype": "float32"} | changes)
-  options = dict(length=64, parts=4, platform="cpu") | options
+  options = dict(length=64, parts=4) | options
   with pytest.raises(ValueError) as caught:
     check(model, **options)
   assert str(caught.value) == error
 
 
-def check(model, *, length, parts, platform):
-  vit.check_model(model, parts=parts, platform=platform)
+def check(model, *, length, parts):
+  vit.check_model(model, parts=parts)
   vit.check_length(model, length=length, parts=parts)
 
 
 def test_what_goes_is_let_through():
   for kernel in (dense.Dense(), blockwise.Blockwise()):
     model = _model(dtype="float32", kernel=kernel)
-    check(model, length=64, parts=4, platform="cpu")
+    check(model, length=64, parts=4)
     model = dataclasses.replace(model, pool=pooling.ClassToken(), registers=2)
-    check(model, length=65, parts=1, platform="cpu")
+    check(model, length=65, parts=1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from flexivit_jax.core import collectives
+from benchmarks import collectives
 from flexivit_jax.nn import attention as attention_lib
 from flexivit_jax.nn import block as block_lib
 from flexivit_jax.nn import encoder as encoder_lib

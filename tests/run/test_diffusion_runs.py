@@ -125,15 +125,6 @@ def test_devices_that_share_rows_or_parameters_learn_the_same(overrides):
   )
 
 
-def test_double_averaging_is_refused():
-  with pytest.raises(ConfigError) as error:
-    build.load("configs/dit_digits.py", ("mesh.double_averaging=True",))
-  assert str(error.value) == (
-    "config: mesh.double_averaging does not go with conditioned blocks, or "
-    "mesh.double_averaging=False"
-  )
-
-
 @pytest.mark.parametrize(
   "overrides",
   [

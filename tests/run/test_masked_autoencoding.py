@@ -42,11 +42,6 @@ CONFIG = "configs/mae_digits.py:smoke"
       "the images: give mix=()",
     ),
     (
-      ("mesh.double_averaging=True",),
-      "config: mesh.double_averaging does not go with masked patches: take the "
-      "task supervised, or mesh.double_averaging=False",
-    ),
-    (
       (
         "packing={'row_length':64,'max_images':4}",
         "train.resolution='native'",
@@ -95,14 +90,6 @@ def test_configs_that_cannot_be(overrides, text):
       ("model.pool=map",),
       'config.model.pool is "map", and the task mae trains what comes before '
       'the pool alone: take pool="gap" or "tok"',
-    ),
-    (
-      (
-        "model.kernel={'name':'triton','interpret':True}",
-        "task.decoder.size.num_heads=8",
-      ),
-      "config.task.decoder: kernel triton takes heads of 16 to 256, not 8: "
-      "take the kernel blockwise",
     ),
   ],
 )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from flexivit_jax.core import collectives
+from benchmarks import collectives
 from flexivit_jax.core.tokens import Batch
 from flexivit_jax.devices import mesh as mesh_lib
 from flexivit_jax.models import vit
@@ -23,7 +23,7 @@ BYTES = 4  # of a float32
 
 
 def _trace(position, accumulate=1):
-  """(what a step sends, numbers of its parameters, those by token)."""
+  """What a step sends, and the numbers of its parameters."""
   model = vit.ViT(
     size=encoder.Size(16, 3, 32, 4),
     position=position,
@@ -40,32 +40,22 @@ def _trace(position, accumulate=1):
   params = jax.eval_shape(
     lambda: TASK.init(model, jax.random.key(0), batch.inputs[:1], (2, 2))
   )
-  by_token = jax.tree_util.tree_map_with_path(
-    lambda path, _: path[-1].key == "pos_embedding", params
-  )
   step = functools.partial(
     double_averaging.gradients,
     functools.partial(TASK.measure, model, patch_hw=(2, 2)),
-    by_token=by_token,
     accumulate=accumulate,
   )
   mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(DATA, SEQ))
   program = jax.make_jaxpr(mesh_lib.on_mesh(step, mesh))(
     params, batch, jax.random.key(0)
   )
-  leaves = jax.tree.leaves(jax.tree.map(lambda x: x.size, params))
-  flags = jax.tree.leaves(by_token)
-  table = sum(n for n, own in zip(leaves, flags, strict=True) if own)
-  sent = collectives.of_jaxpr(program)
-  return sent, sum(leaves), table
+  numbers = sum(x.size for x in jax.tree.leaves(params))
+  return collectives.of_jaxpr(program), numbers
 
 
-def _gradients_bytes(shared, table):
+def _gradients_bytes(numbers):
   """A ring's: 2 n (P - 1) / P of what P devices add up."""
-  every = DATA * SEQ
-  return BYTES * (
-    2 * shared * (every - 1) / every + 2 * table / SEQ * (DATA - 1) / DATA
-  )
+  return 2 * BYTES * numbers * (DATA * SEQ - 1) / (DATA * SEQ)
 
 
 @pytest.mark.parametrize(
@@ -77,10 +67,9 @@ def _gradients_bytes(shared, table):
   ],
   ids=["learned", "sincos", "none"],
 )
-def test_positions_by_token_are_summed_over_data_alone(position):
-  sent, numbers, table = _trace(position)
-  assert (table > 0) == isinstance(position, learned_grid.LearnedGrid)
-  gradients = _gradients_bytes(numbers - table, table)
+def test_gradients_are_added_up_once(position):
+  sent, numbers = _trace(position)
+  gradients = _gradients_bytes(numbers)
   # Beside the gradients: pooled vectors, forward and backward, and the metrics'
   # sums and counts, of no more than 100 numbers a row.
   beside = sent.all_reduce.bytes - gradients
@@ -93,8 +82,8 @@ def test_positions_by_token_are_summed_over_data_alone(position):
 
 def test_gradients_are_reduced_once_for_all_microbatches():
   position = learned_grid.LearnedGrid((8, 8))
-  (once, numbers, table), (four, *_) = (_trace(position, n) for n in (1, 4))
-  gradients = _gradients_bytes(numbers - table, table)
+  (once, numbers), (four, _) = (_trace(position, n) for n in (1, 4))
+  gradients = _gradients_bytes(numbers)
   # What each microbatch sends for itself, pooled vectors, is of its rows.
   assert four.all_reduce.bytes - gradients < 1.01 * (
     once.all_reduce.bytes - gradients

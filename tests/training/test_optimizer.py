@@ -2,12 +2,14 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from flexivit_jax.training.optimizer import AdamW, Sgd
+from flexivit_jax.training.optimizer import Adafactor, AdamW, Sgd
 from flexivit_jax.training.schedules import Constant, Cosine
 
 # float32 arithmetic on numbers below 10.
@@ -242,3 +244,24 @@ def test_sgd_has_momentum():
   for steps, total in ((1, 1.0), (2, 1.9), (3, 2.71)):
     step = updates(Sgd(1.0, Constant()), gradients, params, steps=steps)
     np.testing.assert_allclose(step["a"], [-total], **TOL)
+
+
+def test_adafactor_steps_as_optax_does_at_a_constant_rate():
+  params = {
+    "kernel": jnp.linspace(-1, 1, 12).reshape(3, 4),
+    "bias": jnp.ones(4),
+  }
+  own = Adafactor(
+    0.01, Constant(), min_dim_size_to_factor=2, decay_pattern="kernel"
+  ).build(10)
+  theirs = optax.adafactor(0.01, min_dim_size_to_factor=2)
+
+  def walk(tx):
+    state, p = tx.init(params), params
+    for _ in range(3):
+      updates, state = tx.update(jax.tree.map(jnp.sin, p), state, p)
+      p = optax.apply_updates(p, updates)
+    return p
+
+  # The rate is applied before the rounding in one, after it in the other.
+  chex.assert_trees_all_close(walk(own), walk(theirs), rtol=1e-5)

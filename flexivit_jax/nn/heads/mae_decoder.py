@@ -47,18 +47,6 @@ class DecoderSpec:
       )
     self.position.tables(self.size.width)  # says why not
 
-  def check(self, model, platform: str) -> None:
-    """Refuses heads that the model's attention kernel does not take.
-
-    Args:
-      platform: of the devices: "cpu", "gpu" or "tpu".
-
-    Raises:
-      ValueError: with what would work.
-    """
-    width = self.size.width // self.size.num_heads
-    model.kernel.check(platform=platform, head_width=width, dtype=model.dtype)
-
   def build(self, model) -> "Decoder":
     """The module beside an encoder, with its conventions."""
     return Decoder(

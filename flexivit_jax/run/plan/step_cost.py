@@ -9,9 +9,13 @@ import math
 from typing import NamedTuple
 
 from flexivit_jax.attention import blockwise
-from flexivit_jax.attention.distribution import name_of
-from flexivit_jax.run.plan.ways import Way
-from flexivit_jax.run.plan.workload import Layout, Workload
+from flexivit_jax.attention.distribution import (
+  FLOAT32,
+  Distribution,
+  name_of,
+)
+from flexivit_jax.run.plan.layout import Layout
+from flexivit_jax.run.plan.workload import Workload
 
 # Vectors that a block keeps for the backward pass, for each token: of the
 # encoder's width (inputs of norms and projections, queries, keys, values, the
@@ -26,7 +30,6 @@ _AROUND = 8
 # Of dense attention: logits and their gradient in float32, and one of them in
 # the type of the activations or, where XLA unrolls a loop, once more.
 _LOGITS = 2.5 * 4
-_FLOAT32 = 4
 
 KERNELS = ("dense", "blockwise")
 # Queries and keys of a tile in blockwise attention, and arrays of a tile.
@@ -55,7 +58,7 @@ class Memory:
     optimizer: the optimiser's state, and the parameters' moving average.
     gradients: as many as parameters, twice where they are accumulated.
     kept: activations from the forward to the backward pass.
-    gathered: keys and values, or activations, of whole rows, kept as long.
+    gathered: keys and values of whole rows, kept as long.
     working: what the costliest block needs at once, logits included.
   """
 
@@ -85,7 +88,7 @@ class Cost:
 
   work: Workload
   layout: Layout
-  distribution: Way
+  distribution: Distribution
 
   @property
   def refusal(self) -> str | None:
@@ -104,7 +107,22 @@ class Cost:
         f"{work.prefix} class and register tokens in a row that is shared: "
         "give pool gap or map, and registers 0"
       )
-    return self.distribution.refusal(work, layout)
+    try:
+      self.distribution.check(
+        length=work.length,
+        num_heads=work.size.num_heads,
+        parts=layout.seq,
+        kernel=work.kernel,
+      )
+    except ValueError as e:
+      return str(e)
+    return None
+
+  @property
+  def name(self) -> str:
+    """Of the distribution; "again" where remat gathers again."""
+    again = getattr(self.distribution, "keep", True) is False
+    return name_of(self.distribution) + (", again" if again else "")
 
   @property
   def activation(self) -> float:
@@ -121,11 +139,11 @@ class Cost:
     """
     work, p = self.work, self.layout.seq
     remat = work.remat if remat is None else remat
-    parameters, optimizer, whole = self._weights
-    gradients = parameters * (2 if work.accumulate > 1 else 1)
+    weights = work.weights
+    gradients = weights.parameters * (2 if work.accumulate > 1 else 1)
     share = self.activation / p
     tokens = share / (work.size.width * work.itemsize)
-    lse = tokens * work.size.num_heads * _FLOAT32
+    lse = tokens * work.size.num_heads * FLOAT32
     block = share * _kept_by_block(work) + lse
     around = _AROUND * share
     held = self.distribution.held(self.activation, p, work.itemsize)
@@ -143,25 +161,14 @@ class Cost:
       kept, gathered = depth * block, depth * held.kept
       working = around + in_attention
     return Memory(
-      parameters=whole,
-      optimizer=optimizer,
+      # Whole while they are used, wherever they lie.
+      parameters=max(weights.parameters, FLOAT32 * weights.numbers),
+      optimizer=weights.optimizer,
       gradients=gradients,
-      kept=kept + tokens * work.patch_numbers * _FLOAT32,
+      kept=kept + tokens * work.patch_numbers * FLOAT32,
       gathered=gathered,
       working=working,
     )
-
-  @property
-  def _weights(self) -> tuple[float, float, float]:
-    """Bytes of parameters and optimiser on a device; of the parameters while
-    they are used."""
-    work, p = self.work, self.layout.seq
-    blocks = work.block_numbers / max(1, work.weights.numbers)
-    own = 1 - blocks + blocks / self.distribution.weights_over(p)
-    parameters = own * work.weights.parameters + work.table.parameters / p
-    optimizer = own * work.weights.optimizer + work.table.optimizer / p
-    whole = own * work.weights.numbers + work.table.numbers / p
-    return parameters, optimizer, max(parameters, _FLOAT32 * whole)
 
   def logits(self, kernel: str) -> float:
     """Bytes of logits, and of what has their shape."""
@@ -173,7 +180,7 @@ class Cost:
     if kernel != "dense":
       sides = (blockwise.Blocks.of(n, BLOCK).size for n in (queries, keys))
       tile = math.prod(sides)
-      return _TILES * _FLOAT32 * rows * heads * tile
+      return _TILES * FLOAT32 * rows * heads * tile
     if work.platform == "cpu":
       heads = 1
     return _LOGITS * rows * heads * queries * keys
@@ -186,13 +193,14 @@ class Cost:
   @property
   def sent_backward(self) -> float:
     """The same backward, where remat sends forward's once more."""
-    remat = self.work.remat and self.distribution.sends_again
-    again = self._sent.forward if remat else 0
-    return self.work.accumulate * (self._sent.backward + again)
+    sent = self._sent
+    again = sent.again if self.work.remat else 0
+    return self.work.accumulate * (sent.backward + again)
 
   def _keeps_result(self, kernel: str) -> bool:
     """Whether remat keeps what attention gave."""
-    return kernel == "blockwise" or self.distribution.keeps_result
+    held = self.distribution.held(1, self.layout.seq, self.work.itemsize)
+    return kernel == "blockwise" or held.keeps_result
 
   @property
   def _sent(self):
@@ -203,17 +211,10 @@ class Cost:
   def sent_gradients(self) -> float:
     """Bytes that each device sends to add up the gradients, once a step.
 
-    2 n (P - 1) / P for n bytes on P devices that all have them. Those of a
-    table of positions that is cut along `seq` are added up over `data` alone.
+    2 n (P - 1) / P for n bytes on P devices that all have them.
     """
-    work, (data, p) = self.work, self.layout
-    cut = work.block_numbers if self.distribution.weights_over(p) > 1 else 0
-    summed = _all_reduce(work.weights.numbers - cut, data * p)
-    return (
-      summed
-      + _all_reduce(cut / self.distribution.weights_over(p), data)
-      + _all_reduce(work.table.numbers / p, data)
-    )
+    devices = self.layout.devices
+    return 2 * FLOAT32 * self.work.weights.numbers * (devices - 1) / devices
 
   @property
   def sent(self) -> float:
@@ -237,10 +238,7 @@ class Cost:
       (3.5 + attends_again) * work.attention_multiply_adds
       + (3 + again) * work.other_multiply_adds
     ) / layout.seq
-    twice = work.size.depth * self.distribution.again(
-      work.length, work.size.width, layout.seq
-    )
-    return 2 * rows * (shared + (3 + again) * twice)
+    return 2 * rows * shared
 
   def seconds(self, rates: Rates) -> tuple[float, float]:
     """(least, most): sending behind computing as far as it goes; and all
@@ -249,24 +247,9 @@ class Cost:
     sending = self.sent / rates.bandwidth
     return max(computing, sending), computing + sending
 
-  def break_even_length(self, rates: Rates) -> float:
-    """Tokens of a row at which the forward pass of a block's attention takes as
-    long to compute as to send; longer rows compute for longer. Projections and
-    MLP do not count."""
-    # Sent grows with the length, the logits and sums with its square: one row.
-    p, d = self.layout.seq, self.work.size.width
-    one = d * self.work.itemsize
-    per_token = self.distribution.sent(one, p, self.work.itemsize).forward
-    return per_token / rates.bandwidth * rates.flops * p / (4 * d)
-
 
 def _kept_by_block(work: Workload) -> float:
   """Activations, in vectors of the encoder's width."""
   wide, hidden = _KEPT_BY_SCAN if work.scan else _KEPT
   hidden += _GATE if work.gated_mlp else 0
   return wide + hidden * work.size.mlp_dim / work.size.width
-
-
-def _all_reduce(numbers: float, devices: int) -> float:
-  """Bytes that each of the devices sends to add up float32 numbers."""
-  return 2 * _FLOAT32 * numbers * (devices - 1) / devices

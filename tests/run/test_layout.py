@@ -1,15 +1,8 @@
-"""Meshes as text, and rows of another length."""
+"""Meshes as text."""
 
 import pytest
 
-from flexivit_jax.nn.encoder import Size
-from flexivit_jax.run.plan.workload import (
-  Layout,
-  Weights,
-  Workload,
-  layouts,
-  parse_layout,
-)
+from flexivit_jax.run.plan.layout import Layout, layouts, parse_layout
 
 
 def test_meshes_of_eight_devices():
@@ -44,21 +37,3 @@ def test_other_texts_are_refused(text):
   with pytest.raises(ValueError) as e:
     parse_layout(text)
   assert str(e.value) == f"{text!r} is no mesh: give data=2,seq=4 say"
-
-
-def test_the_table_grows_with_the_rows():
-  work = Workload(
-    rows=1,
-    length=100,
-    size=Size(8, 2, 16, 2),
-    weights=Weights(7, 28, 56),
-    block_numbers=7,
-    table=Weights(800, 3200, 6400),
-    outside=0.0,
-    patch_numbers=3,
-  )
-  longer = work.of_length(250)
-  assert longer.table == (2000, 8000, 16000)
-  assert longer.weights == work.weights
-  assert longer.activation == 2.5 * work.activation
-  assert longer.attention_multiply_adds == 2 * 2 * 250**2 * 8

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from flexivit_jax.core import collectives
-from flexivit_jax.core.collectives import Collectives, Sent
+from benchmarks import collectives
+from benchmarks.collectives import Collectives, Sent
 
 MESH = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
 # Each device holds [2, 4] float32: 32 bytes.

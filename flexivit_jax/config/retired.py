@@ -1,0 +1,64 @@
+"""Names and fields of earlier versions' configs, as today's."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_ADAFACTOR = (
+  "min_dim_size_to_factor",
+  "decay_rate",
+  "multiply_by_parameter_scale",
+  "clipping_threshold",
+  "momentum",
+  "eps",
+)
+
+
+def renewed(
+  raw: Mapping[str, Any], report: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+  """The plain values of a config with today's names and fields.
+
+  Args:
+    report: called with a line for each field that was dropped.
+  """
+  raw = dict(raw)
+  for place, field in (
+    (("model", "distribution"), "gather"),
+    (("mesh",), "double_averaging"),
+  ):
+    raw = _without(raw, place, field, report)
+  if _name(_at(raw, ("model", "kernel"))) == "triton":
+    raw["model"] = {**raw["model"], "kernel": "fused"}
+  if _name(raw.get("optimizer")) == "optax":
+    raw["optimizer"] = _optimizer(raw["optimizer"])
+  return raw
+
+
+def _optimizer(old):
+  """An optimiser that was one of optax's by name."""
+  new = {k: v for k, v in old.items() if k not in ("transform", "options")}
+  transform, options = old.get("transform"), dict(old.get("options") or {})
+  if transform == "adafactor" and options.keys() <= set(_ADAFACTOR):
+    return {**new, "name": "adafactor", **options}
+  return {**new, "name": "retired", "was": f"optax's {transform}"}
+
+
+def _without(raw, place, field, report):
+  inner = _at(raw, place)
+  if not isinstance(inner, Mapping) or field not in inner:
+    return raw
+  report(f"config.{'.'.join((*place, field))} is gone and was left out")
+  new = {k: v for k, v in inner.items() if k != field}
+  for i in reversed(range(len(place))):
+    new = {**_at(raw, place[:i]), place[i]: new}
+  return new
+
+
+def _at(raw, place):
+  for key in place:
+    raw = raw.get(key) if isinstance(raw, Mapping) else None
+  return raw
+
+
+def _name(choice) -> str | None:
+  return choice.get("name") if isinstance(choice, Mapping) else choice
