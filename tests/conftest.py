@@ -1,4 +1,4 @@
-"""JAX for the tests: eight simulated devices, no implicit rank promotion."""
+"""Fixtures of all tests, and JAX as tests/jax_settings.py sets it."""
 
 import importlib
 import os
@@ -12,11 +12,12 @@ import pytest
 
 from flexivit_jax.cli import errors
 from flexivit_jax.config import build
+from tests import jax_settings, runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_numpy_rank_promotion", "raise")
+jax_settings.simulate_devices()
+jax_settings.share_compilations()
 
 
 @pytest.fixture
@@ -27,14 +28,13 @@ def float64():
 
 
 @pytest.fixture(scope="session")
-def command(tmp_path_factory):
+def command():
   """Runs `python SCRIPT ARGS...` at the root, as a user would.
 
   Returns a function; with `wait=False` it gives the running process. Further
   keywords are environment variables, None to leave one out.
   """
-  cache = tmp_path_factory.mktemp("xla")
-  environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+  environment = os.environ | jax_settings.cache_environment()
 
   def run(
     script,
@@ -75,9 +75,23 @@ def here(capsys):
       errors.run(lambda: main([*map(str, arguments)]))
     except SystemExit as e:
       status = e.code
+    finally:
+      jax_settings.share_compilations()
     return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
 
   return run
+
+
+@pytest.fixture
+def trained(tmp_path, tmp_path_factory):
+  """Copies a finished run of tests/runs.py by name; returns its directory."""
+
+  def copy(name):
+    directory = runs.shared_directory(tmp_path_factory)
+    workdir = tmp_path / f"trained_{name}"
+    return shutil.copytree(runs.trained(name, directory), workdir)
+
+  return copy
 
 
 @pytest.fixture

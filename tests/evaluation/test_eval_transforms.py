@@ -14,9 +14,8 @@ from flexivit_jax.data.pixels import transforms as transforms_lib
 from flexivit_jax.data.sources import digits, image_folder
 from flexivit_jax.evaluation import eval_transforms
 from flexivit_jax.evaluation.eval_transforms import Preprocessing
-from flexivit_jax.models import sizes, vit
-from flexivit_jax.nn import pooling
 from flexivit_jax.nn.positions import learned_grid, waves
+from tests import tiny
 
 FOLDER = image_folder.ImageFolder("/data")
 DIGITS = digits.Digits("test", 28)
@@ -26,13 +25,8 @@ PADDED = transforms_lib.PadSquare()
 
 
 def _of(experiment, **spec):
-  model = vit.ViT(
-    sizes.SIZES["mu"],
-    spec.pop("position", learned_grid.LearnedGrid((7, 5))),
-    pooling.Gap(),
-    kernel_hw=(8, 6),
-    num_classes=2,
-  )
+  position = spec.pop("position", learned_grid.LearnedGrid((7, 5)))
+  model = tiny.tiny(position=position, kernel_hw=(8, 6))
   spec = Spec("made up", "x", experiment=experiment, **spec)
   return LoadedModel(model, {}, spec)
 

@@ -8,39 +8,24 @@ import pytest
 
 from flexivit_jax.checkpoints.model import LoadedModel
 from flexivit_jax.checkpoints.origin import Spec
-from flexivit_jax.core.tokens import Batch, patchify
+from flexivit_jax.core.tokens import Batch
 from flexivit_jax.evaluation.linear_probe import features
-from flexivit_jax.models import sizes, vit
-from flexivit_jax.nn import pooling
-from flexivit_jax.nn.positions import learned_grid
+from tests import tiny
 
-MODEL = vit.ViT(
-  size=sizes.SIZES["mu"],
-  position=learned_grid.LearnedGrid((7, 7)),
-  pool=pooling.Gap(),
-  num_classes=5,
-  representation=True,
-)
+MODEL = tiny.tiny(representation=True)
 
 
 def test_features_are_what_the_head_reads():
   """With the weights of a model that has a head, and of one that has not."""
-  rng = np.random.default_rng(0)
-  images = rng.integers(0, 256, (3, 24, 24, 3), np.uint8)
-  shapes = jax.eval_shape(
-    MODEL.init, jax.random.key(0), patchify(images, (8, 8))
-  )
-  params = jax.tree.map(
-    lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes["params"]
-  )
+  images, params = tiny.images(3), tiny.parameters(MODEL)
   expected = LoadedModel(MODEL, params, Spec("test", "test")).features(
-    images, 8
+    images, 6
   )
   index = np.array([[4], [2], [-1]], np.int32)
   batch = Batch(images, index % 3, (index >= 0).astype(np.float32), index)
   without = {name: x for name, x in params.items() if name != "head"}
   headless = functools.partial(
-    features.forward, MODEL.clone(num_classes=0), patch_hw=(8, 8)
+    features.forward, MODEL.clone(num_classes=0), patch_hw=(6, 6)
   )
   for given in (params, without):
     made = jax.jit(headless)(given, batch)
