@@ -143,7 +143,7 @@ def evaluate(args) -> Sweep:
   found, failure = (), None
   if chosen_on is not None:
     try:
-      found = cascades.measure(args, vit, task, at, whole, chosen_on, mesh)
+      found = cascades.measure(args, vit, at, whole, chosen_on, mesh)
     except ValueError as e:  # after the report, which has all but the cascade
       failure = ConfigError(f"--target: {e}")
   result = Sweep(

@@ -19,14 +19,14 @@ import statistics
 import tempfile
 import time
 
-from benchmarks import machine, markdown
+from benchmarks import machine, markdown, sample_metrics
 from benchmarks.process import ROOT, python
 
 RESULTS = ROOT / "benchmarks" / "results"
 FIGURE = ROOT / "docs" / "figures" / "samples_digits.png"
 COUNT = 50  # of each class
 # The judge's, of those it was trained at: it is the most accurate there.
-JUDGE_PATCH_SIZE = 6
+JUDGE_PATCH_SIZE = "6"
 # Label: arguments of cli.sample. The first is the config's own.
 SETTINGS = {
   "guidance 1.5": (),
@@ -72,10 +72,11 @@ def run(directory, patch_size, seed):
     python(
       *("-m", "flexivit_jax", "sample", f"--checkpoint={workdir}"),
       *(f"--output={output}", f"--count={COUNT}", f"--seed={seed}"),
-      *(f"--judge={directory / 'judge'}", *arguments),
-      f"--judge_patch_size={JUDGE_PATCH_SIZE}",
+      *arguments,
     )
-    judged = json.loads((output / "samples.json").read_text())["judged"]
+    judged = sample_metrics.judge(
+      workdir, output / "samples.npz", directory / "judge", JUDGE_PATCH_SIZE
+    )
     found[label] = {key: judged[key] for key in KEPT}
     print(seed, label, found[label], flush=True)
   # The sheet that readers see: 8 of each class, as the config samples them.

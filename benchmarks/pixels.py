@@ -27,7 +27,7 @@ import math
 import pathlib
 import statistics
 
-from benchmarks import machine, markdown
+from benchmarks import machine, markdown, sample_metrics
 from benchmarks.process import ROOT, python
 from flexivit_jax.checkpoints.run_metrics import read_rows
 
@@ -136,11 +136,11 @@ def of_run(args, chosen: Recipes, p: int, seed: int) -> dict[str, float]:
   )
   python(
     *("-m", "flexivit_jax", "sample", f"--checkpoint={dit}"),
-    *("--count=50", f"--seed={seed}", f"--judge={judge}"),
+    *("--count=50", f"--seed={seed}"),
     f"--output={dit}/samples",
   )
   shots = json.loads((mae / "few_shot" / "few_shot.json").read_text())
-  judged = json.loads((dit / "samples" / "samples.json").read_text())["judged"]
+  judged = sample_metrics.judge(dit, dit / "samples" / "samples.npz", judge)
   point = evaluate(classifier)
   return {
     "tokens": point["tokens"],

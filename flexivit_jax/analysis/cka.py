@@ -25,23 +25,6 @@ from flexivit_jax.nn import pooling
 _CONSTANT = 1e-6
 
 
-def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
-  """|Yc^T Xc|^2 / (|Xc^T Xc| |Yc^T Yc|) in Frobenius norms, c for centred.
-
-  Args:
-    x, y: `[n, p]` and `[n, q]`, features of the same n images.
-
-  Returns:
-    0 to 1: 1 where one is the other turned and scaled. For p = q features that
-    are independent of each other about p / n where n is much larger, and
-    towards 1 where p is. NaN where one is constant.
-
-  Raises:
-    ValueError: not the same number of images, or fewer than 2.
-  """
-  return float(between(gram(x)[None], gram(y)[None])[0, 0])
-
-
 def gram(x: np.ndarray) -> np.ndarray:
   """Centred products of images, of norm 1: CKA is a product of two of them.
 
@@ -66,6 +49,11 @@ def gram(x: np.ndarray) -> np.ndarray:
 
 def between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   """CKA of every representation with every other.
+
+  |Yc^T Xc|^2 / (|Xc^T Xc| |Yc^T Yc|) in Frobenius norms, c for centred: 1
+  where one is the other turned and scaled. Of p features each that are
+  independent about p / n where n is much larger, towards 1 where p is. NaN
+  where one is constant.
 
   Args:
     a, b: f64 `[i, n, n]` and `[j, n, n]`: `gram` of each, of the same images.

@@ -19,7 +19,6 @@ from flexivit_jax.cli import main as main_lib
 from flexivit_jax.cli.analyses import (
   attention_distance,
   attention_maps,
-  attention_share,
   cka,
   filters,
   packing,
@@ -39,7 +38,6 @@ ANALYSES: tuple[Analysis, ...] = (
   attention_distance.ANALYSIS,
   rollout.ANALYSIS,
   attention_maps.ANALYSIS,
-  attention_share.ANALYSIS,
   cka.ANALYSIS,
   pca.ANALYSIS,
   packing.ANALYSIS,

@@ -6,7 +6,6 @@ import math
 
 from flexivit_jax.cli import data_arguments, views
 from flexivit_jax.core.errors import ConfigError, config_errors_at
-from flexivit_jax.core.tokens import Batch
 from flexivit_jax.data.pixels import preprocessing
 from flexivit_jax.devices import placement
 from flexivit_jax.evaluation import reading, sweep
@@ -101,7 +100,7 @@ def validation(args, vit, data, whole, batch_size, policy) -> reading.Reading:
   return found
 
 
-def measure(args, vit, task, at, whole, chosen_on, mesh) -> tuple[Route, ...]:
+def measure(args, vit, at, whole, chosen_on, mesh) -> tuple[Route, ...]:
   """Chooses, compiles and measures."""
   say = functools.partial(print, flush=True)
   ((*settings,),) = whole.views
@@ -117,13 +116,12 @@ def measure(args, vit, task, at, whole, chosen_on, mesh) -> tuple[Route, ...]:
     s.patch_hw: cost.multiply_adds(vit.model, s.image_hw, s.patch_hw)
     for s in settings
   }
-  loader = reading.OneView(whole.loader)
-  result = measure_lib.measure_cascade(
+  chosen, measured = measure_lib.measure_cascade(
     forward,
     params,
     validation={s.patch_hw: x.answers for s, x in seen.items()},
     costs=multiply_adds,
-    loader=loader,
+    loader=reading.OneView(whole.loader),
     mesh=mesh,
     report=say,
     target=args.target,
@@ -132,13 +130,8 @@ def measure(args, vit, task, at, whole, chosen_on, mesh) -> tuple[Route, ...]:
   sizes = sorted(multiply_adds, key=math.prod, reverse=True)
   there = {s.patch_hw: x.answers for s, x in seen.items()}[sizes[-1]]
   say(
-    f"chosen on {len(there)} other images: {result.chosen.cascade} is right on "
-    f"{100 * result.chosen.top1:.1f} % of them, the smallest patches on "
+    f"chosen on {len(there)} other images: {chosen.cascade} is right on "
+    f"{100 * chosen.top1:.1f} % of them, the smallest patches on "
     f"{100 * there.top(1):.1f} %"
   )
-
-  def logits(params, batch: Batch, *, patch_hw):
-    return task.logits(vit.model, params, batch, patch_hw=patch_hw)
-
-  together = measure_lib.measure_ensembles(logits, sizes, params, loader, mesh)
-  return measure_lib.routes(result, together, multiply_adds)
+  return measure_lib.routes(chosen, measured, multiply_adds)

@@ -3,13 +3,10 @@
   flexivit sample --checkpoint runs/dit --output samples
   flexivit sample --checkpoint runs/dit --output samples \\
       --classes 0,1,2 --count 8 --steps 50 --guidance 2 --eta 0 --seed 0
-  flexivit sample --checkpoint runs/dit --output samples \\
-      --count 50 --judge runs/flexivit --judge_patch_size 6
 
 Writes samples.png, a row for each class, and samples.npz: `images`, u8 (or what
-the data is, of latents), `labels` and `classes`, the names. With --judge a
-classifier compares them with real images, and samples.json has what it says:
-docs/diffusion.md.
+the data is, of latents), `labels` and `classes`, the names.
+samples.json says how they were made: docs/diffusion.md.
 """
 
 import json
@@ -22,12 +19,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from flexivit_jax.checkpoints import atomic, load, provenance
-from flexivit_jax.cli import (
-  arguments,
-  checkpoint_arguments,
-  data_arguments,
-  judging,
-)
+from flexivit_jax.cli import arguments, checkpoint_arguments
 from flexivit_jax.cli import main as main_lib
 from flexivit_jax.core.errors import ConfigError, config_errors_at
 from flexivit_jax.core.sizes import parse_hw, size_name
@@ -57,8 +49,6 @@ def main(argv=None):
   add("--image_size", help="32 or 32x48; default: that of the training images")
   add("--batch_size", type=int, default=64, help="images at once; default: 64")
   add("--output", required=True, help="directory to write to")
-  judging.add_arguments(add)
-  data_arguments.add_arguments(add)
   args, _ = arguments.parse(parser, argv)
   words = sys.argv[1:] if argv is None else argv
   args.command = shlex.join(["python", "-m", "flexivit_jax", "sample", *words])
@@ -66,7 +56,7 @@ def main(argv=None):
 
 
 def sample(args) -> None:
-  """Samples, writes, and has them judged if asked.
+  """Draw samples and write them.
 
   Raises:
     ConfigError: an argument cannot be used.
@@ -95,12 +85,6 @@ def sample(args) -> None:
   image_hw = choose_image_size(args.image_size, run)
   with config_errors_at("--patch_size"):
     check_patch_size(found.model, image_hw, patch_hw)
-  referee = None
-  if args.judge is not None:
-    referee = judging.open_judge(args, found, image_hw)
-    referee.check(args.count * len(classes))
-  elif args.data or args.judge_patch_size or args.copies:
-    raise ConfigError("--data, --judge_patch_size and --copies need --judge")
   output.mkdir(parents=True, exist_ok=True)
 
   compilation.enable_persistent_cache()
@@ -143,10 +127,6 @@ def sample(args) -> None:
     "provenance": provenance.describe(),
   }
   print(f"wrote {output / 'samples.png'} and samples.npz, {len(images)} images")
-  if referee is not None:
-    asked = labels if run.task.num_classes else None
-    record["judged"] = referee.judge(shown, asked)
-    print(referee.table(record["judged"]))
   with atomic.replacing(output / "samples.json") as path:
     path.write_text(json.dumps(record, indent=2) + "\n")
 

@@ -142,35 +142,29 @@ def measure_time(
 
 # Of each measurement, in seconds.
 LONG_ENOUGH = 1.0
+# Calls of one measurement.
+MOST = 1000
 
 
-def seconds_each(
-  run: Callable[[], object],
-  *,
-  long_enough: float | None = None,
-  least: int = 3,
-  most: int = 1000,
-  clock: Callable[[], float] = time.perf_counter,
-) -> np.ndarray:
-  """Seconds of each of many calls, one after the other, after one to warm up.
+def seconds_each(run: Callable[[], object], least: int = 3) -> np.ndarray:
+  """Time many calls, one after the other, after one to warm up.
+
+  Calls stop after `LONG_ENOUGH`, but are `least` to `MOST`.
 
   Args:
     run: starts the computation and returns its arrays, which are waited for.
-    long_enough: when to stop, in seconds, between `least` and `most` calls;
-      None: `LONG_ENOUGH`.
 
   Returns:
     float64 `[n]`.
   """
-  long_enough = LONG_ENOUGH if long_enough is None else long_enough
   jax.block_until_ready(run())
-  seconds, start = [], clock()
+  seconds, start = [], time.perf_counter()
   while len(seconds) < least or (
-    clock() - start < long_enough and len(seconds) < most
+    time.perf_counter() - start < LONG_ENOUGH and len(seconds) < MOST
   ):
-    before = clock()
+    before = time.perf_counter()
     jax.block_until_ready(run())
-    seconds.append(clock() - before)
+    seconds.append(time.perf_counter() - before)
   return np.asarray(seconds)
 
 

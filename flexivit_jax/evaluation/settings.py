@@ -103,14 +103,13 @@ class Route:
   """A way through one or more patch sizes, measured in turn with others.
 
   Attributes:
-    kind: "single size", "cascade" or "ensemble".
-    name: "12 -(0.93)> 4", "12 + 8".
+    kind: "single size" or "cascade".
+    name: "12 -(0.93)> 4", "12".
     top1: share of images.
     difference: top-1 less that of the smallest patches on the same images, and
       its standard error.
     multiply_adds: of an image on the mean.
-    seconds: of an image on the mean, in whole batches; of an ensemble those of
-      its sizes together.
+    seconds: of an image on the mean, in whole batches.
     chosen: whether it is the cascade that was asked for.
   """
 
@@ -138,7 +137,7 @@ class Sweep:
     provenance: versions, hardware, commit.
     points: in the order asked for.
     answers: of each point.
-    routes: cascades and ensembles beside single sizes; of one resolution.
+    routes: cascades beside single sizes; of one resolution.
     resize: how the patch embedding was resized, of `core.resize.RESIZES`.
   """
 

@@ -60,21 +60,3 @@ def test_maps_have_a_column_for_each_head_and_the_query_outlined(heads):
     )
   figure = attention_maps.draw_maps(images, maps, "Title")
   assert not figure.axes[0].patches
-
-
-def test_shares_are_percent_and_marks_lie_on_their_curve():
-  lengths = np.array([4, 64, 1024])
-  shares = {f"width {i}": np.array([0.1, 0.3, 0.6]) for i in range(9)}
-  marks = {"8 px": (64, 0.3), "16 px": (4, 0.1)}
-  figure = attention_distance.draw_shares(
-    lengths, shares, marks, "images of 24x24 px"
-  )
-  words = texts_inside(figure)
-  assert {"8 px", "16 px", "images of 24x24 px", "width 8"} <= words
-  (axes,) = figure.axes
-  lines = axes.get_lines()
-  np.testing.assert_allclose(lines[0].get_ydata(), [10, 30, 60])
-  np.testing.assert_allclose(lines[-1].get_xydata(), [[64, 30], [4, 10]])
-  # Nine curves are told apart.
-  looks = {(x.get_color(), x.get_linestyle()) for x in lines[:-1]}
-  assert len(looks) == 9

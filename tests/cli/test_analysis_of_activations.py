@@ -252,31 +252,6 @@ def test_blocks_are_counted_from_the_first_or_the_last(run, checkpoints):
     assert np.abs(found[a] - found[b]).max() > 1e-2
 
 
-def test_attention_share_without_a_checkpoint(run):
-  lines, files, numbers = run("attention-share", "--widths=768,64")
-  assert files == names("attention_share", numbers="attention-share")
-  assert lines[0].split() == ["tokens", "width", "768", "width", "64"]
-  of_512 = next(x for x in lines if x.split()[0] == "512")
-  assert of_512.split() == ["512", "10.0", "%", "57.1", "%"]
-  assert {*numbers} == {"lengths", "width_768", "width_64"}
-
-
-def test_attention_share_marks_a_checkpoint(run, checkpoints):
-  lines, _, numbers = run(
-    "attention-share",
-    f"--checkpoint={checkpoints['tok']}",
-    *("--widths=8,64", "--resolution=24x48"),
-  )
-  # MLPs of 12, not of 32: it has a line of its own. A class token in front.
-  assert "width 8 with MLP 12" in lines[0]
-  marks = [33 / (33 + 16 + 12), 9 / (9 + 16 + 12)]
-  assert lines[-2:] == [
-    f"images of 24x48 px, {p} px: {l} tokens, {100 * share:.1f} %"
-    for p, l, share in zip((6, 12), (33, 9), marks)
-  ]
-  np.testing.assert_allclose(numbers["marks"][:, 1], marks, rtol=1e-12)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("pool", ["tok", "map"])
 def test_images_of_any_shape_are_packed(run, checkpoints, photographs, pool):
@@ -444,23 +419,6 @@ def test_what_cannot_work_is_refused(
   assert refused(name, *own) == text
 
 
-@pytest.mark.parametrize(
-  ("arguments", "text"),
-  [
-    (
-      ("--widths=a",),
-      "--widths 'a': give widths of models, 192,384 say",
-    ),
-    (("--widths=0",), "--widths 0: give 1 to 250000"),
-    (("--resolution=24",), "--resolution needs --checkpoint"),
-    (("--patch_sizes=8",), "--patch_sizes needs --checkpoint"),
-    (("--step=8",), "--step needs --checkpoint"),
-  ],
-)
-def test_shares_that_make_no_sense_are_refused(no_output, arguments, text):
-  assert refused("attention-share", *arguments) == text
-
-
 def test_a_checkpoint_that_says_too_little_is_refused(
   no_output, checkpoints, tmp_path
 ):
@@ -468,10 +426,6 @@ def test_a_checkpoint_that_says_too_little_is_refused(
   path = checkpoints["gap"]
   assert refused("rollout", own) == (
     f"{path} names no data: give --data digits, folder:PATH or tfds:NAME"
-  )
-  assert refused("attention-share", own) == (
-    f"--resolution: {path} does not say at which size of images to use it: "
-    "give one, 240 say"
   )
   bare = dataclasses.replace(make(), spec=Spec("test", "made up"))
   save.save(bare, tmp_path / "bare", "orbax")

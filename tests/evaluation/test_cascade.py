@@ -86,13 +86,6 @@ def test_what_is_no_cascade_is_refused(sizes, thresholds, message):
   assert str(caught.value) == message
 
 
-def test_as_text():
-  assert str(Cascade((LARGE, MIDDLE, SMALL), (0.93, STOP))) == (
-    "12 -(0.93)> 6x8 -(-1)> 4"
-  )
-  assert str(Cascade((LARGE,))) == "12"
-
-
 def test_who_goes_on():
   """0.1 in float32 is a little more than 0.1, but not more than itself."""
   confidence = np.array([0, 0.1, 0.5, 1, 1 + 1e-6, math.nan], np.float32)

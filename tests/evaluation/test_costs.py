@@ -125,12 +125,6 @@ def test_the_image_whose_latency_is_measured(setting, image_hw):
     assert cost.tokens(image_hw, setting.patch_hw) <= setting.budget
 
 
-def test_that_image_has_no_more_patches_than_there_are_positions():
-  setting = Setting((4, 8), budget=1024)
-  assert costs.one_image_hw(setting, (40, 40)) == (32 * 4, 32 * 8)
-  assert costs.one_image_hw(setting, (24, 40)) == (24 * 4, 24 * 8)
-
-
 @pytest.mark.parametrize(
   "make", [grid, pytest.param(packed, marks=pytest.mark.slow)]
 )

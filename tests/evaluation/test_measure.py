@@ -12,11 +12,7 @@ from flexivit_jax.devices import mesh
 from flexivit_jax.evaluation.cascade import measure as measure_lib
 from flexivit_jax.evaluation.cascade import run as run_lib
 from flexivit_jax.evaluation.cascade.cascade import Cascade, predict
-from flexivit_jax.evaluation.cascade.measure import (
-  measure,
-  measure_cascade,
-  spread,
-)
+from flexivit_jax.evaluation.cascade.measure import measure, measure_cascade
 from flexivit_jax.evaluation.cascade.run import Ran
 from flexivit_jax.evaluation.cascade.thresholds import Choice
 from flexivit_jax.tasks.predictions import Answers
@@ -94,17 +90,15 @@ def result():
     loader=Loader(),
     mesh=mesh.make_mesh(),
     report=lines.append,
-    num_curve=3,
   )
   return found, lines
 
 
 def test_the_chosen_cascade_measured_on_other_images(result):
-  found, lines = result
+  (found, measured), lines = result
   chosen = Cascade((LARGE, SMALL), (0.25,))
-  assert found.chosen == Choice(chosen, 1.0, 1 + 9 / 3)
-  assert found.front == (Choice(Cascade((LARGE,)), 20 / 30, 1.0), found.chosen)
-  outcome = found.measured.outcome
+  assert found == Choice(chosen, 1.0, 1 + 9 / 3)
+  outcome = measured[chosen].outcome
   expected = predict(chosen, answers(range(24)))
   np.testing.assert_array_equal(outcome.answers.index, range(24))
   np.testing.assert_array_equal(outcome.answers.loss, range(24))
@@ -113,52 +107,19 @@ def test_the_chosen_cascade_measured_on_other_images(result):
   # What is predicted from its thresholds is what is counted.
   assert outcome.cost(COSTS) == expected.cost(COSTS) == (24 + 9 * 8) / 24
   # 6, 2 and 0 images go on of three batches of 16 rows, on eight devices.
-  assert found.measured.rows == (48, 16)
-  assert found.difference == (0, 0)
+  assert measured[chosen].rows == (48, 16)
   # Two whole ones, and 8 and 16 rows of the smaller patches.
   assert len(lines) == 4
+  # Single sizes first; the front has only one more.
+  singles = [Cascade((LARGE,)), Cascade((SMALL,))]
+  assert list(measured) == [*singles, chosen]
+  assert [measured[c].outcome.answers.top(1) for c in singles] == [16 / 24, 1]
+  assert [measured[c].rows for c in singles] == [(48,), (48,)]
+  assert all(0 < one.seconds < 10 for one in measured.values())
 
 
-def test_single_sizes_and_the_curve_are_measured_too(result):
-  found, _ = result
-  singles = [one.outcome for one in found.singles]
-  assert [x.cascade for x in singles] == [Cascade((LARGE,)), Cascade((SMALL,))]
-  assert [x.answers.top(1) for x in singles] == [16 / 24, 1]
-  assert [one.rows for one in found.singles] == [(48,), (48,)]
-  curve = [one.outcome.cascade for one in found.curve]
-  assert curve == [choice.cascade for choice in found.front]
-  times = [found.measured.seconds, *(x.seconds for x in found.singles)]
-  assert all(0 < seconds < 10 for seconds in times)
-  assert found.time_ratio == times[0] / times[2]
-
-
-@pytest.mark.parametrize(
-  ("wanted", "message"),
-  [
-    ({"target": 0.9, "budget": 3.0}, "a target and a budget: give one of them"),
-    (
-      {"budget": 0.5},
-      "no cascade costs at most 0.5 per image: the cheapest, 12, costs 1",
-    ),
-  ],
-)
-def test_what_cannot_be_chosen_is_refused_before_compiling(wanted, message):
-  with pytest.raises(ValueError) as caught:
-    measure_cascade(
-      None,
-      None,
-      validation=answers(range(30)),
-      costs=COSTS,
-      loader=None,
-      mesh=None,
-      report=None,
-      **wanted,
-    )
-  assert str(caught.value) == message
-
-
-def test_a_target_and_a_budget_choose(monkeypatch):
-  def chosen(**wanted):
+def test_a_target_chooses(monkeypatch):
+  def chosen(target):
     found = measure_cascade(
       forward,
       np.float32(1),
@@ -167,19 +128,16 @@ def test_a_target_and_a_budget_choose(monkeypatch):
       loader=Loader(),
       mesh=None,
       report=None,
-      num_curve=0,
-      **wanted,
+      target=target,
     )
-    return found.chosen.cascade.sizes, found.curve
+    return found[0].cascade.sizes
 
   monkeypatch.setattr(run_lib, "compile_cascades", lambda *_, **__: None)
   monkeypatch.setattr(
     measure_lib, "measure", lambda _, cascades, *__, **___: cascades
   )
-  assert chosen(target=0.6) == ((LARGE,), ())
-  assert chosen(target=0.7) == ((LARGE, SMALL), ())
-  assert chosen(budget=3.9) == ((LARGE,), ())
-  assert chosen(budget=4.0) == ((LARGE, SMALL), ())
+  assert chosen(0.6) == (LARGE,)
+  assert chosen(0.7) == (LARGE, SMALL)
 
 
 def test_cascades_take_turns_and_each_batch_counts_its_median(monkeypatch):
@@ -215,10 +173,3 @@ def test_cascades_take_turns_and_each_batch_counts_its_median(monkeypatch):
   # Three batches at their medians, over 24 images.
   assert [x.seconds for x in found] == [3 * 2 / 24, 3 * 1 / 24]
   assert [x.rows for x in found] == [(48,), (48,)]
-
-
-def test_points_of_a_front_are_spread_evenly():
-  assert spread(range(10), 4) == [0, 3, 6, 9]
-  assert spread(range(2), 5) == [0, 1]
-  assert spread(range(9), 1) == [0]
-  assert spread(range(9), 0) == []

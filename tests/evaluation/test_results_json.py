@@ -9,7 +9,6 @@ import re
 import invented_sweeps
 
 from flexivit_jax.evaluation.report import results
-from flexivit_jax.evaluation.settings import Setting
 
 DOC = pathlib.Path(__file__).parents[2] / "docs" / "evaluation.md"
 
@@ -44,18 +43,6 @@ def test_every_number_of_a_sweep():
       "latency_p95_s": cost.latency_s[1],
       "images_per_s": cost.images_per_s,
     }
-
-
-def test_what_was_not_measured_is_null():
-  where = [Setting((8, 8), None, 64), Setting((8, 8))]
-  where[1] = Setting((8, 8), (240, 240))
-  first, second = results.to_json(invented_sweeps.sweep(where, latency=False))[
-    "points"
-  ]
-  for name in ("latency_median_s", "latency_p95_s", "images_per_s"):
-    assert first[name] is None
-  assert (first["image_hw"], first["budget"]) == (None, 64)
-  assert (second["image_hw"], second["budget"]) == ([240, 240], None)
 
 
 def test_json_can_hold_it():

@@ -133,18 +133,6 @@ def test_a_draw_is_balanced_and_takes_nothing_twice():
       "few: give at most 2, or data with more",
     ),
     (
-      [0, 1, 1, 2],
-      3,
-      "3 shots, but class 'a' has 1 training image, and 2 other classes have "
-      "too few: give at most 1, or data with more",
-    ),
-    (
-      [0, 0, 1, 2, 2],
-      2,
-      "2 shots, but class 'b' has 1 training image: give at most 1, or data "
-      "with more",
-    ),
-    (
       [0, 0, 1],
       1,
       "1 shot, but class 'c' has 0 training images: give data with more",

@@ -174,20 +174,6 @@ def test_padding_goes_nowhere(thresholds):
     assert ran.rows == (8, 4, 4)
 
 
-def test_what_fills_up_rows_goes_nowhere():
-  """It has the pixels of the first row, which is unsure at all sizes here."""
-  index = [0, 1, 2, 3, 4, -1, -1, -1]
-  batch = make_batch(index)
-  oracle, chosen = Oracle(8), Cascade(SIZES, (0.5, 0.5))
-  oracle.confidence[LARGE] = np.full(8, 0.25, np.float32)
-  oracle.confidence[MIDDLE] = np.float32([0.25] + [0.75] * 7)
-  programs, on_devices, _ = compiled(oracle, [chosen], batch, 1)
-  ran = run.run(programs, chosen, THREE, on_devices)
-  assert ran.stages.tolist() == [2, 1, 1, 1, 1, 0, 0, 0]
-  # 5 of 8 rows at the second size, so 3 that are nobody's.
-  assert ran.rows == (8, 8, 1)
-
-
 def test_nothing_is_traced_or_compiled_once_compiled():
   batch = make_batch(range(16))
   cascades = [
@@ -230,26 +216,6 @@ def logged_by_jax():
     yield seen
   finally:
     logger.removeHandler(handler)
-
-
-@pytest.mark.parametrize(
-  ("thresholds", "transfers"),
-  [((0.9, 0.9), 3), ((0.9, STOP), 2), ((STOP, 0.9), 1)],
-)
-def test_one_transfer_for_each_decision_and_one_for_the_answers(
-  thresholds, transfers, monkeypatch
-):
-  _, programs, on_devices = compiled_oracle(1)
-  chosen = Cascade(SIZES, thresholds)
-  taken, device_get = [], jax.device_get
-  monkeypatch.setattr(
-    jax, "device_get", lambda x: taken.append(x) or device_get(x)
-  )
-  run.run(programs, chosen, THREE, on_devices)
-  assert len(taken) == transfers
-  # Confidence and index, of as many images as were computed.
-  for decision in taken[:-1]:
-    assert len(decision) == 2
 
 
 MODEL = vit.ViT(

@@ -1,6 +1,9 @@
 """Timing, on a clock of our own."""
 
+import types
+
 import numpy as np
+import pytest
 
 from flexivit_jax.evaluation import costs
 
@@ -20,19 +23,24 @@ class Clock:
     return np.zeros(())
 
 
-def test_the_first_call_warms_up_and_is_not_counted():
-  clock = Clock(100.0, 0.25)
-  seconds = costs.seconds_each(clock.run, long_enough=1.0, clock=clock)
-  assert seconds.tolist() == [0.25] * 4
+@pytest.mark.parametrize(
+  ("calls", "found"),
+  [
+    # The first warms up; the rest until a second has passed.
+    ((100.0, 0.25), [0.25] * 4),
+    ((9.0,), [9.0] * 3),
+    ((0.0,), [0.0] * costs.MOST),
+  ],
+)
+def test_calls_are_timed_until_a_second_has_passed(calls, found, monkeypatch):
+  clock = Clock(*calls)
+  monkeypatch.setattr(costs, "time", types.SimpleNamespace(perf_counter=clock))
+  assert costs.seconds_each(clock.run).tolist() == found
 
 
-def test_at_least_and_at_most_so_many_calls():
-  slow, quick = Clock(9.0), Clock(0.0)
-  assert len(costs.seconds_each(slow.run, least=3, clock=slow)) == 3
-  assert len(costs.seconds_each(quick.run, most=7, clock=quick)) == 7
+def test_what_was_started_is_waited_for(monkeypatch):
+  monkeypatch.setattr(costs, "LONG_ENOUGH", 0.0)
 
-
-def test_what_was_started_is_waited_for():
   class Pending:
     waited = 0
 
@@ -40,7 +48,7 @@ def test_what_was_started_is_waited_for():
       Pending.waited += 1
       return self
 
-  costs.seconds_each(Pending, least=3, long_enough=0.0)
+  costs.seconds_each(Pending, least=3)
   assert Pending.waited == 4
 
 

@@ -126,17 +126,6 @@ def test_the_figure_has_a_line_for_each_number_of_shots():
   ]
 
 
-def test_resolutions_differ_in_their_dashes():
-  settings = [Setting((p, p), (s, s)) for s in (24, 48) for p in (4, 8)]
-  figure = draw_few_shot(found(settings, seeds=1).points)
-  lines = _lines(figure)
-  assert [line.get_linestyle() for line in lines] == ["-", "-", "--", "--"]
-  assert lines[0].get_color() == lines[2].get_color()
-  (legend,) = figure.legends
-  texts = [text.get_text() for text in legend.get_texts()]
-  assert texts[2:] == ["24 px", "48 px"]
-
-
 @pytest.mark.parametrize(
   "made",
   [

@@ -67,20 +67,23 @@ def brute_force(sizes, by_size, costs, most, quantiles=None):
   return tuple(front)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
   ("most", "count", "levels"), [(1, 4, 9), (2, 4, 40), (3, 3, 7), (4, 4, 3)]
 )
-def test_the_front_is_that_of_brute_force(seed, most, count, levels):
+def test_the_front_is_that_of_brute_force(
+  seed, most, count, levels, monkeypatch
+):
+  monkeypatch.setattr(thresholds, "MAX_STAGES", most)
   sizes = SIZES[:count]
   by_size = random_answers(seed, 30, levels, sizes)
-  front = thresholds.front(sizes, by_size, COSTS, max_stages=most)
+  front = thresholds.front(sizes, by_size, COSTS)
   # Exactly, also which of equals is taken.
   assert front == brute_force(sizes, by_size, COSTS, most)
   assert len(front) > 1
 
 
-def test_three_sizes_and_many_images_have_thresholds_at_quantiles():
+def test_three_sizes_and_many_images_have_thresholds_at_quantiles(monkeypatch):
   rng = np.random.default_rng(0)
   sizes, n, most = SIZES[1:], 64, 6
   # What a size can do, the smaller ones can; each is surer of what it can.
@@ -90,59 +93,15 @@ def test_three_sizes_and_many_images_have_thresholds_at_quantiles():
     felt = 4 * (hard - able) + rng.normal(0, 0.3, n)
     by_size[size] = answers(1 / (1 + np.exp(felt)), hard < able)
   costs = dict(zip(sizes, (1.0, 8.0, 64.0)))
-  cells = (most + 1) ** 2
-  front = thresholds.front(sizes, by_size, costs, max_cells=cells)
+  exact = thresholds.front(sizes, by_size, costs)
+  monkeypatch.setattr(thresholds, "MAX_CELLS", (most + 1) ** 2)
+  front = thresholds.front(sizes, by_size, costs)
   # A sixth of the 63 steps from the least confidence to the most is 10.5.
   places = [11, 21, 32, 42, 53, 63]
   quantiles = {s: np.sort(x.confidence)[places] for s, x in by_size.items()}
   assert front == brute_force(sizes, by_size, costs, 3, quantiles)
-  assert front != thresholds.front(sizes, by_size, costs)
+  assert front != exact
   assert any(len(choice.cascade.sizes) == 3 for choice in front)
-
-
-def test_max_cells_limits_the_thresholds_of_three_sizes_alone():
-  by_size = random_answers(0, 120, 1000, SIZES[:3])
-  two = SIZES[:2]
-  assert thresholds.front(two, by_size, COSTS, max_cells=1) == (
-    thresholds.front(two, by_size, COSTS)
-  )
-  with pytest.raises(ValueError) as caught:
-    thresholds.front(SIZES[:3], by_size, COSTS, max_cells=1)
-  assert str(caught.value) == (
-    "max_cells is 1: give 4 at least, so that there is a threshold to try"
-  )
-
-
-def test_the_order_of_the_images_does_not_matter():
-  by_size = random_answers(3, 40, 6, SIZES[:3])
-  order = np.random.default_rng(0).permutation(40)
-  shuffled = {
-    size: answers(x.confidence[order], x.rank[order] == 0)
-    for size, x in by_size.items()
-  }
-  assert thresholds.front(SIZES[:3], shuffled, COSTS) == (
-    thresholds.front(SIZES[:3], by_size, COSTS)
-  )
-
-
-def test_a_confidence_that_knows_saves_all_that_can_be_saved():
-  """Sure where right: then exactly the wrong ones need small patches."""
-  right = np.arange(20) < 15
-  by_size = {
-    SIZES[0]: answers(np.where(right, 0.9, 0.4), right),
-    SIZES[3]: answers(np.full(20, 0.5), np.ones(20)),
-  }
-  front = thresholds.front((SIZES[0], SIZES[3]), by_size, COSTS)
-  low = float(np.float32(0.4))
-  assert front == (
-    Choice(Cascade((SIZES[0],)), 0.75, 1.0),
-    # 5 of 20 images pay 11 more; small patches for all would cost 11.
-    Choice(Cascade((SIZES[0], SIZES[3]), (low,)), 1.0, 1 + 11 * 5 / 20),
-  )
-  # And where all are as sure, there is nothing between none and all.
-  by_size[SIZES[0]] = answers(np.full(20, 0.9), right)
-  front = thresholds.front((SIZES[0], SIZES[3]), by_size, COSTS)
-  assert [c.cascade.sizes for c in front] == [(SIZES[0],), (SIZES[3],)]
 
 
 def test_what_is_no_probability():
@@ -172,35 +131,26 @@ FRONT = (
 )
 
 
-def test_the_cheapest_for_an_accuracy_and_the_best_for_a_budget():
+def test_the_cheapest_for_an_accuracy():
   for target, i in ((0.0, 0), (0.5, 0), (0.51, 1), (0.75, 1), (0.8, 2)):
     assert thresholds.for_accuracy(FRONT, target) is FRONT[i]
-  for budget, i in ((1.0, 0), (3.9, 0), (4.0, 1), (math.inf, 2)):
-    assert thresholds.for_budget(FRONT, budget) is FRONT[i]
 
 
-def test_what_no_cascade_can_do_is_refused():
-  for function, wanted, message in (
+@pytest.mark.parametrize(
+  ("target", "message"),
+  [
     (
-      thresholds.for_accuracy,
       0.805,
       "no cascade reaches 80.5 % on its validation data: the most is 80 %, by "
       "4",
     ),
-    (
-      thresholds.for_accuracy,
-      80.5,
-      "target 80.5: give a share of images, 0 to 1",
-    ),
-    (
-      thresholds.for_budget,
-      0.99,
-      "no cascade costs at most 0.99 per image: the cheapest, 12, costs 1",
-    ),
-  ):
-    with pytest.raises(ValueError) as caught:
-      function(FRONT, wanted)
-    assert str(caught.value) == message
+    (80.5, "target 80.5: give a share of images, 0 to 1"),
+  ],
+)
+def test_what_no_cascade_can_do_is_refused(target, message):
+  with pytest.raises(ValueError) as caught:
+    thresholds.for_accuracy(FRONT, target)
+  assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("cost", [0.0, -1.0, math.nan, math.inf, None])
@@ -221,9 +171,6 @@ def test_what_has_no_front_is_refused():
   with pytest.raises(ValueError) as caught:
     thresholds.front(SIZES[::-1], by_size, COSTS)
   assert str(caught.value).startswith("patch sizes 4, 6, 8, 12: a cascade goes")
-  with pytest.raises(ValueError) as caught:
-    thresholds.front(SIZES, by_size, COSTS, max_stages=0)
-  assert str(caught.value) == "max_stages is 0: give at least 1"
   del by_size[8, 8]
   with pytest.raises(ValueError) as caught:
     thresholds.front(SIZES, by_size, COSTS)

@@ -1,7 +1,5 @@
 """What an evaluation says, of tasks that classify and of others."""
 
-import types
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -96,18 +94,3 @@ def test_an_accuracy_is_better_where_it_is_higher():
     "validation/loss@6": 1.5,
   }
   assert run_metrics.score(values) == 0.625
-
-
-def test_the_best_of_a_run_is_read_from_its_rows(tmp_path):
-  path = tmp_path / "metrics.jsonl"
-  file = run_metrics.MetricsFile(path, 0)
-  for step, loss in ((10, 0.7), (20, 0.4), (30, 0.5)):
-    file.write(step, {"validation/loss": loss, "validation/loss@4": 1.0})
-    file.write(step, {"loss": 0.1})
-  file.close()
-  assert run_metrics.best(run_metrics.read_scores(path)) == 20
-
-
-def test_training_rows_are_no_evaluation():
-  row = types.MappingProxyType({"loss": 0.5, "loss@4": 0.5})
-  assert not run_metrics.is_evaluation(row)

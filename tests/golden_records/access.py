@@ -26,7 +26,7 @@ PROGRESS = run_store.PROGRESS
 read_rows = run_metrics.read_rows
 
 # Keys of a recorded config.json that a newer version reads and does not write.
-RETIRED_KEYS: tuple[str, ...] = ()
+RETIRED_KEYS = ("model.distribution.gather", "mesh.double_averaging")
 
 
 def experiment(path, changes):

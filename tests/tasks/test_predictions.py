@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flexivit_jax.tasks.predictions import BINS, Answers, answer, gather
+from flexivit_jax.tasks.predictions import Answers, answer, gather
 
 
 def answered(logits, labels):
@@ -110,21 +110,3 @@ def test_calibration_by_hand():
   expected = (abs(1 - 0.9 + 0 - 0.92) + 2 * 0.7) / 4
   # Confidences are float32.
   np.testing.assert_allclose(got.calibration_error, expected, rtol=1e-6)
-
-
-def test_who_is_as_right_as_confident_is_calibrated():
-  rng = np.random.default_rng(0)
-  confidence = rng.uniform(0.2, 1, 100_000)
-  wrong = rng.uniform(size=confidence.size) > confidence
-  got = some(range(confidence.size), rank=wrong, confidence=confidence)
-  # The noise of a bin of 8,300 images is 0.005.
-  assert got.calibration_error < 0.01
-  sure = some(range(confidence.size), rank=wrong)
-  np.testing.assert_allclose(sure.calibration_error, 0.4, atol=0.01)
-
-
-def test_the_edges_of_bins():
-  edges = np.arange(BINS + 1) / BINS
-  got = some(range(BINS + 1), confidence=edges)
-  # All right, so a gap is 1 - confidence wherever its bin is.
-  np.testing.assert_allclose(got.calibration_error, 0.5, rtol=1e-6)

@@ -1,7 +1,6 @@
 """Cascades chosen, run and timed beside the single patch sizes."""
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,21 +8,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import jax
 import numpy as np
 
-from flexivit_jax.core.sizes import size_name
 from flexivit_jax.core.text import align
 from flexivit_jax.core.tokens import Batch
 from flexivit_jax.devices import placement
-from flexivit_jax.evaluation import ensembles
 from flexivit_jax.evaluation.cascade import run, thresholds
 from flexivit_jax.evaluation.cascade.cascade import (
   Cascade,
   Outcome,
   paired_difference,
 )
+from flexivit_jax.evaluation.cascade.thresholds import Choice
 from flexivit_jax.evaluation.reading import OneView
 from flexivit_jax.evaluation.settings import Route
 from flexivit_jax.tasks import predictions
 from flexivit_jax.tasks.predictions import Answers
+
+# Cascades that are measured beside the chosen one and the single sizes.
+NUM_CURVE = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,36 +101,6 @@ def _measured(cascade: Cascade, runs: Sequence[run.Ran], seconds) -> Measured:
   return Measured(outcome, rows, seconds / len(found))
 
 
-@dataclasses.dataclass(frozen=True)
-class CascadeResult:
-  """A chosen cascade beside the single sizes, on other data than chose it.
-
-  Attributes:
-    chosen: with its accuracy and cost on the validation data.
-    measured: the chosen one.
-    singles: each patch size alone, by decreasing area.
-    front: all that are worth their cost on the validation data.
-    curve: some of the front, by rising cost there.
-  """
-
-  chosen: thresholds.Choice
-  measured: Measured
-  singles: tuple[Measured, ...]
-  front: tuple[thresholds.Choice, ...]
-  curve: tuple[Measured, ...]
-
-  @property
-  def difference(self) -> tuple[float, float]:
-    """Top-1 less that of the smallest patches, and its standard error."""
-    smallest = self.singles[-1].outcome.answers
-    return paired_difference(self.measured.outcome.answers, smallest)
-
-  @property
-  def time_ratio(self) -> float:
-    """Measured time of an image, as a share of that of the smallest patches."""
-    return self.measured.seconds / self.singles[-1].seconds
-
-
 def measure_cascade(
   forward: run.Forward,
   params,
@@ -140,10 +111,8 @@ def measure_cascade(
   mesh: jax.sharding.Mesh,
   report: Callable[[str], None],
   target: float | None = None,
-  budget: float | None = None,
   rounds: int = 1,
-  num_curve: int = 5,
-) -> CascadeResult:
+) -> tuple[thresholds.Choice, dict[Cascade, Measured]]:
   """Chooses a cascade on validation data, and measures it on other data.
 
   Everything is compiled before anything is measured.
@@ -154,122 +123,56 @@ def measure_cascade(
     loader: of the other images.
     target: top-1 that the cascade is to have on the validation data, 0 to 1;
       None: that of the smallest patches.
-    budget: mean cost that it may have instead.
     rounds: as of `measure`.
-    num_curve: cascades of the front to measure as well.
+
+  Returns:
+    The chosen cascade, with its accuracy and cost on the validation data; and
+    by cascade what was measured: each patch size alone, by decreasing area,
+    then some of those that are worth their cost, the chosen one among them.
 
   Raises:
-    ValueError: both are given, or no cascade reaches what was asked for.
+    ValueError: no cascade reaches the target.
   """
-  if target is not None and budget is not None:
-    raise ValueError("a target and a budget: give one of them")
   sizes = sorted(validation, key=math.prod, reverse=True)
   front = thresholds.front(sizes, validation, costs)
-  if budget is not None:
-    chosen = thresholds.for_budget(front, budget)
-  else:
-    target = validation[sizes[-1]].top(1) if target is None else target
-    chosen = thresholds.for_accuracy(front, target)
+  target = validation[sizes[-1]].top(1) if target is None else target
+  chosen = thresholds.for_accuracy(front, target)
   singles = [Cascade((size,)) for size in sizes]
-  curve = [choice.cascade for choice in spread(front, num_curve)]
-  # Each once: the cheapest of a front is a single size.
-  cascades = list(dict.fromkeys([*singles, chosen.cascade, *curve]))
+  # From the cheapest to the most accurate, spread evenly; each once.
+  places = np.linspace(0, len(front) - 1, min(NUM_CURVE, len(front)))
+  curve = [front[i].cascade for i in places.round().astype(int)]
+  cascades = list(dict.fromkeys([*singles, *curve, chosen.cascade]))
   programs = run.compile_cascades(
     forward, cascades, params, loader.example(), mesh=mesh, report=report
   )
   measured = measure(programs, cascades, params, loader, rounds=rounds)
-  by_cascade = dict(zip(cascades, measured, strict=True))
-  return CascadeResult(
-    chosen=chosen,
-    measured=by_cascade[chosen.cascade],
-    singles=tuple(map(by_cascade.get, singles)),
-    front=front,
-    curve=tuple(map(by_cascade.get, curve)),
-  )
-
-
-def spread(
-  front: Sequence[thresholds.Choice], count: int
-) -> list[thresholds.Choice]:
-  """At most so many, from the cheapest to the most accurate, spread evenly."""
-  if not count:
-    return []
-  places = np.linspace(0, len(front) - 1, min(count, len(front)))
-  return [front[i] for i in places.round().astype(int)]
-
-
-Size = tuple[int, int]
-
-
-def measure_ensembles(
-  predict: ensembles.Predict,
-  sizes: Sequence[Size],
-  params,
-  loader: OneView,
-  mesh: jax.sharding.Mesh,
-) -> dict[tuple[Size, ...], Answers]:
-  """Answers of the mean of the probabilities of the first two sizes, the first
-  three, ..., all of them."""
-  everywhere = placement.replicated(mesh)
-  program = jax.jit(
-    ensembles.ensembles(predict, sizes),
-    in_shardings=(everywhere, placement.over_rows(mesh)),
-    out_shardings=everywhere,
-  )
-  parts = [
-    jax.device_get(program(params, placement.to_devices(batch, mesh)))
-    for batch in loader
-  ]
-  return {
-    tuple(sizes[:count]): predictions.gather(list(own))
-    for count, own in enumerate(zip(*parts), start=1)
-    if count > 1
-  }
+  return chosen, dict(zip(cascades, measured, strict=True))
 
 
 def routes(
-  result: CascadeResult,
-  together: Mapping[tuple[Size, ...], Answers],
-  multiply_adds: Mapping[Size, float],
+  chosen: Choice,
+  measured: Mapping[Cascade, Measured],
+  multiply_adds: Mapping[tuple[int, int], float],
 ) -> tuple[Route, ...]:
-  """All that were measured: single sizes, the curve of cascades with the chosen
-  one among them, ensembles.
+  """List what was measured, each compared with the smallest patches.
 
   Args:
-    together: answers of ensembles, by their sizes.
+    chosen, measured: of `measure_cascade`.
     multiply_adds: by patch size.
   """
-  smallest = result.singles[-1].outcome.answers
-  compared = functools.partial(paired_difference, others=smallest)
-  seconds = {
-    one.outcome.cascade.sizes[0]: one.seconds for one in result.singles
-  }
-  found = {}
-  for one in (*result.singles, *result.curve, result.measured):
-    cascade = one.outcome.cascade
-    kind = "cascade" if len(cascade.sizes) > 1 else "single size"
-    found[cascade] = Route(
-      kind,
+  last = min(multiply_adds, key=math.prod)
+  smallest = measured[Cascade((last,))].outcome.answers
+  return tuple(
+    Route(
+      "cascade" if len(cascade.sizes) > 1 else "single size",
       str(cascade),
       one.outcome.answers.top(1),
-      compared(one.outcome.answers),
+      paired_difference(one.outcome.answers, smallest),
       one.outcome.cost(multiply_adds),
       one.seconds,
-      chosen=cascade == result.chosen.cascade,
+      chosen=cascade == chosen.cascade,
     )
-  return (
-    *found.values(),
-    *(
-      Route(
-        "ensemble",
-        " + ".join(map(size_name, sizes)),
-        answers.top(1),
-        compared(answers),
-        sum(multiply_adds[size] for size in sizes),
-        sum(seconds[size] for size in sizes),
-      )
-      for sizes, answers in together.items()
-    ),
+    for cascade, one in measured.items()
   )
 
 

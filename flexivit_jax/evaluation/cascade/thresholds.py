@@ -30,6 +30,8 @@ from flexivit_jax.evaluation.cascade.cascade import (
 )
 from flexivit_jax.tasks.predictions import Answers
 
+# Most sizes of a cascade.
+MAX_STAGES = 3
 # Combinations of thresholds to try for one choice of three or more sizes.
 MAX_CELLS = 2**16
 
@@ -54,9 +56,6 @@ def front(
   sizes: Sequence[tuple[int, int]],
   answers: Mapping[tuple[int, int], Answers],
   costs: Mapping[tuple[int, int], float],
-  *,
-  max_stages: int = 3,
-  max_cells: int = MAX_CELLS,
 ) -> tuple[Choice, ...]:
   """Cascades than which none is both cheaper and at least as accurate.
 
@@ -68,8 +67,6 @@ def front(
     sizes: of decreasing area.
     answers: by size, on the same images.
     costs: by size, of one image: multiply-adds, seconds, ...
-    max_stages: most sizes of a cascade.
-    max_cells: combinations of thresholds to try for three or more sizes.
 
   Returns:
     By rising cost and rising accuracy.
@@ -79,8 +76,6 @@ def front(
       images, or a cost is no positive number.
   """
   check_sizes(sizes)
-  if max_stages < 1:
-    raise ValueError(f"max_stages is {max_stages}: give at least 1")
   parts = dict(zip(sizes, aligned(sizes, answers)))
   for size in sizes:
     if not 0 < costs.get(size, math.nan) < math.inf:
@@ -89,10 +84,10 @@ def front(
         f"{size_name(size)}: give a positive number"
       )
   candidates = []
-  for count in range(1, min(max_stages, len(sizes)) + 1):
+  for count in range(1, min(MAX_STAGES, len(sizes)) + 1):
     for chosen in itertools.combinations(sizes, count):
       own = [parts[size] for size in chosen]
-      grid = _Grid.of(own, max_cells)
+      grid = _Grid.of(own)
       right = grid.right(own)
       cost = grid.cost([costs[size] for size in chosen])
       for at in _undominated(cost.ravel(), right.ravel()):
@@ -125,22 +120,6 @@ def for_accuracy(choices: Sequence[Choice], target: float) -> Choice:
   )
 
 
-def for_budget(choices: Sequence[Choice], budget: float) -> Choice:
-  """The most accurate of a front with at most this mean cost of an image.
-
-  Raises:
-    ValueError: none has, naming the least that there is.
-  """
-  affordable = [choice for choice in choices if choice.cost <= budget]
-  if not affordable:
-    least = choices[0]
-    raise ValueError(
-      f"no cascade costs at most {budget:.4g} per image: the cheapest, "
-      f"{least.cascade}, costs {least.cost:.4g}"
-    )
-  return affordable[-1]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Grid:
   """All combinations of thresholds of a cascade, as axes of arrays.
@@ -158,7 +137,7 @@ class _Grid:
   images: int
 
   @classmethod
-  def of(cls, parts: Sequence[Answers], max_cells: int) -> "_Grid":
+  def of(cls, parts: Sequence[Answers]) -> "_Grid":
     axes = len(parts) - 1
     values, places = [], []
     for part in parts[:-1]:
@@ -167,12 +146,7 @@ class _Grid:
       confidence = np.nan_to_num(confidence, nan=0.0)
       own = np.unique(confidence)
       if axes > 1:
-        most = int(max_cells ** (1 / axes) + 1e-9) - 1
-        if most < 1:
-          raise ValueError(
-            f"max_cells is {max_cells}: give {2**axes} at least, so that there "
-            "is a threshold to try"
-          )
+        most = int(MAX_CELLS ** (1 / axes) + 1e-9) - 1
         own = _thin(own, confidence, most)
       values.append(own)
       places.append(1 + np.searchsorted(own, confidence, side="left"))

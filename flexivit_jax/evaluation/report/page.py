@@ -5,25 +5,27 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from PIL import Image
 
 from flexivit_jax.evaluation import deploy, table
 from flexivit_jax.evaluation.cascade import measure
 from flexivit_jax.evaluation.deploy import describe
-from flexivit_jax.evaluation.report import html, looks
+from flexivit_jax.evaluation.report import looks
 from flexivit_jax.evaluation.report.figures import thumbnails
-from flexivit_jax.evaluation.report.figures.all_figures import Drawing, ImageOf
+from flexivit_jax.evaluation.report.figures.all_figures import Drawing
 from flexivit_jax.evaluation.report.hard_images import HardImage
 from flexivit_jax.evaluation.report.html import Html, element, join
 from flexivit_jax.evaluation.settings import Sweep
+
+# Pixels of an image by its index: u8 `[h, w, 3]`.
+ImageOf = Callable[[int], np.ndarray]
 
 
 def render(
   sweep: Sweep,
   *,
-  curves: Sequence[Drawing],
-  together: Sequence[Drawing],
-  views: Sequence[Drawing],
+  drawings: Sequence[Drawing],
   worst: Sequence[HardImage],
   sensitive: Sequence[HardImage],
   image: ImageOf | None,
@@ -58,10 +60,9 @@ def render(
     "main",
     element("h1", title),
     _summary(sweep),
-    _curves(sweep, columns, curves),
+    element("div", *map(_figure, drawings), class_="figures"),
+    _routes(sweep),
     _section("Every point", _table(columns), _meanings(columns)),
-    *(_routes(sweep, drawing) for drawing in together),
-    element("div", *map(_view, views), class_="views"),
     _worst(sweep, worst, image),
     _sensitive(sweep, sensitive, image),
     _origin(sweep),
@@ -98,54 +99,6 @@ def _summary(sweep):
     "Most accurate": f"{describe(best.setting)}: {100 * best.top1:.1f} % top-1",
   }
   return _facts({k: v for k, v in facts.items() if v is not None})
-
-
-def _curves(sweep, columns, drawings):
-  buttons = element(
-    "div",
-    *(
-      element("button", d.title, type="button", data_shows=d.name)
-      for d in drawings
-    ),
-    class_="choice",
-    role="group",
-    aria_label="cost",
-    hidden=True,
-  )
-  figures = []
-  for drawing in drawings:
-    tips = {gid: _tip(sweep, columns, i) for gid, i in drawing.points.items()}
-    label = f"Top-1 accuracy against cost: {drawing.title.lower()}"
-    svg = html.inline(drawing.svg, drawing.name, label, tips)
-    figures.append(
-      element(
-        "figure",
-        svg,
-        element("div", class_="tip", hidden=True),
-        class_="curve",
-        id=drawing.name,
-      )
-    )
-  return _section(
-    "Accuracy against cost",
-    buttons,
-    *figures,
-    element(
-      "p", drawings[0].text, " Point, tap or tab to one for its numbers."
-    ),
-  )
-
-
-def _tip(sweep, columns, i):
-  """All numbers of a point, two in a line: a taller box would hide the
-  curve."""
-  numbers = [
-    f"{column.head} {column.cells[i]}"
-    for column in columns
-    if column.key not in ("patch_hw", "image_hw", "budget")
-  ]
-  pairs = (", ".join(numbers[k : k + 2]) for k in range(0, len(numbers), 2))
-  return "\n".join([describe(sweep.points[i].setting), *pairs])
 
 
 def _table(columns):
@@ -193,32 +146,28 @@ def _meanings(columns):
   )
 
 
-def _routes(sweep, drawing):
+def _figure(drawing):
+  image = element(
+    "img", src=_data(drawing.svg, "svg+xml"), alt=drawing.title, class_="figure"
+  )
+  return _section(drawing.title, image, element("p", drawing.text))
+
+
+def _routes(sweep):
+  if not sweep.routes:
+    return None
+  head = (element("th", name, scope="col") for name in measure.HEAD)
   rows = (
     element("tr", *(element("td", cell) for cell in row))
     for row in measure.cells(sweep.routes)
   )
-  head = (element("th", name, scope="col") for name in measure.HEAD)
-  svg = html.inline(drawing.svg, drawing.name, drawing.title, {})
-  return _section(
-    drawing.title,
-    element("figure", svg, class_="routes"),
-    element("p", drawing.text),
-    _scrolling(
-      element(
-        "table",
-        element("thead", element("tr", *head)),
-        element("tbody", *rows),
-      ),
-      drawing.title,
+  return _scrolling(
+    element(
+      "table",
+      element("thead", element("tr", *head)),
+      element("tbody", *rows),
     ),
-  )
-
-
-def _view(drawing):
-  svg = html.inline(drawing.svg, drawing.name, drawing.title, {})
-  return _section(
-    drawing.title, element("figure", svg), element("p", drawing.text)
+    "cascades",
   )
 
 
@@ -259,24 +208,28 @@ def _images(sweep, found, image):
   )
 
 
-def _image(
-  one: HardImage, names: Sequence[str], image: Callable | None
-) -> Html:
+def _image(one: HardImage, names: Sequence[str], image: ImageOf | None) -> Html:
   first, *others = thumbnails.captions(one, names)
   picture = None
   if image is not None:
     made = thumbnails.thumbnail(image(one.index))
-    picture = element("img", src=_data(made), alt=f"image {one.index}")
+    picture = element(
+      "img", src=_data(_png(made), "png"), alt=f"image {one.index}"
+    )
   lines = (element("span", x) for x in (*others, f"image {one.index}"))
   return element(
     "figure", picture, element("figcaption", element("span", first), *lines)
   )
 
 
-def _data(picture: Image.Image) -> str:
+def _png(picture: Image.Image) -> bytes:
   file = io.BytesIO()
   picture.save(file, "PNG")
-  return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+  return file.getvalue()
+
+
+def _data(content: bytes, form: str) -> str:
+  return f"data:image/{form};base64," + base64.b64encode(content).decode()
 
 
 def _origin(sweep):

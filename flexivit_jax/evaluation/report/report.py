@@ -8,7 +8,7 @@ from flexivit_jax.evaluation import deploy
 from flexivit_jax.evaluation.report import hard_images, results
 from flexivit_jax.evaluation.report import page as page_lib
 from flexivit_jax.evaluation.report.figures import all_figures, style
-from flexivit_jax.evaluation.report.figures.all_figures import ImageOf
+from flexivit_jax.evaluation.report.page import ImageOf
 from flexivit_jax.evaluation.settings import Sweep
 
 # Thumbnails of each kind.
@@ -17,7 +17,7 @@ MOST_IMAGES = 16
 # older report in the same directory leaves nothing behind.
 FIGURES = (
   *("curve_multiply_adds", "curve_latency", "curve_tokens"),
-  *("routes", "heat_map", "per_class", "confusion", "worst", "sensitive"),
+  *("routes", "heat_map", "classes"),
 )
 
 
@@ -48,12 +48,7 @@ def write(
   best = deploy.most_accurate(sweep.points)
   worst = hard_images.worst(sweep, best, MOST_IMAGES)
   sensitive = hard_images.sensitive(sweep, MOST_IMAGES)
-  curves, views = all_figures.draw_curves(sweep), all_figures.draw_views(sweep)
-  together = all_figures.draw_routes(sweep)
-  drawings = [*curves, *together, *views]
-  if image is not None:
-    for name, found in (("worst", worst), ("sensitive", sensitive)):
-      drawings += all_figures.draw_images(name, found, sweep.classes, image)
+  drawings = all_figures.draw(sweep)
   written = []
   for drawing in drawings:
     for suffix, content in (
@@ -70,9 +65,7 @@ def write(
   page = directory / "report.html"
   text = page_lib.render(
     sweep,
-    curves=curves,
-    together=together,
-    views=views,
+    drawings=drawings,
     worst=worst,
     sensitive=sensitive,
     image=image,

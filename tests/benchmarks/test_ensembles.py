@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.ensembles import ensembles
 from flexivit_jax.core.tokens import Batch
-from flexivit_jax.evaluation.ensembles import ensembles
 
 SIZES = ((12, 12), (8, 8), (4, 4))
 PROBABILITIES = np.array(
@@ -67,9 +67,3 @@ def test_means_of_probabilities_and_of_their_logs_differ():
 
   assert predicted(of_logs=False) == [1, 0, 2]
   assert predicted(of_logs=True) == [1, 1, 2]
-
-
-def test_one_size_alone_is_no_other():
-  (alone,) = jax.jit(ensembles(predict, SIZES[:1]))(np.float32(0), BATCH)
-  assert alone.predicted[:, 0].tolist() == [0, 0, 2]
-  assert alone.rank[:, 0].tolist() == [1, 0, 0]

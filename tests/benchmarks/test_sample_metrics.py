@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flexivit_jax.evaluation import generated
+from benchmarks import sample_metrics
 
 
 def _with_moments(rng, n, mean, covariance):
@@ -32,24 +32,26 @@ def test_frechet_distance_is_that_of_the_moments():
   values = np.linalg.eigvals(covariances[0] @ covariances[1]).real
   want = np.square(means[0] - means[1]).sum() + np.trace(sum(covariances))
   want -= 2 * np.sqrt(values).sum()
-  found = generated.frechet_distance(a, b)
+  found = sample_metrics.frechet_distance(a, b)
   # Float64; moments are made to 1e-12.
   np.testing.assert_allclose(found, want, rtol=1e-9)
-  np.testing.assert_allclose(generated.frechet_distance(b, a), want, rtol=1e-9)
+  np.testing.assert_allclose(
+    sample_metrics.frechet_distance(b, a), want, rtol=1e-9
+  )
 
 
 def test_frechet_distance_of_numbers_is_that_of_mean_and_deviation():
   a, b = np.array([[0.0], [2.0]]), np.array([[5.0], [5.0], [8.0]])
   want = (1 - 6) ** 2 + (np.std(a, ddof=1) - np.std(b, ddof=1)) ** 2
-  np.testing.assert_allclose(generated.frechet_distance(a, b), want)
+  np.testing.assert_allclose(sample_metrics.frechet_distance(a, b), want)
 
 
 def test_frechet_distance_with_fewer_images_than_features():
   """Of the same ones 0, and shifted the square of the shift."""
   x = np.random.default_rng(1).normal(size=(6, 40))
   # The root of a rounding of 1e-16 is 1e-8.
-  assert abs(generated.frechet_distance(x, x)) < 1e-6
-  found = generated.frechet_distance(x, x[::-1] + 0.5)
+  assert abs(sample_metrics.frechet_distance(x, x)) < 1e-6
+  found = sample_metrics.frechet_distance(x, x[::-1] + 0.5)
   np.testing.assert_allclose(found, 40 * 0.25, atol=1e-6)
 
 
@@ -59,11 +61,11 @@ LINE = np.arange(5.0)[:, None]  # each has its nearest neighbour at 1
 def test_precision_and_recall_on_a_line():
   # Within 1 of the line: -1 and 4.5; without: 5.5 and 100.
   made = np.array([[-1.0], [4.5], [5.5], [100.0]])
-  precision, recall = generated.precision_recall(LINE, made, neighbours=1)
+  precision, recall = sample_metrics.precision_recall(LINE, made, neighbours=1)
   assert precision == 2 / 4
   # -1 reaches 5.5 far, 4.5 and 5.5 reach 1 and 100 reaches 94.5.
   assert recall == 5 / 5
-  precision, recall = generated.precision_recall(
+  precision, recall = sample_metrics.precision_recall(
     LINE, np.array([[4.0], [4.1], [4.2]]), neighbours=1
   )
   assert (precision, recall) == (1.0, 1 / 5)
@@ -71,37 +73,41 @@ def test_precision_and_recall_on_a_line():
 
 def test_copies_are_precise_and_one_copy_recalls_little():
   x = np.random.default_rng(2).normal(size=(100, 8))
-  assert generated.precision_recall(x, x) == (1.0, 1.0)
+  assert sample_metrics.precision_recall(x, x) == (1.0, 1.0)
   one = np.repeat(x[:1], 10, axis=0)
-  precision, recall = generated.precision_recall(x, one)
+  precision, recall = sample_metrics.precision_recall(x, one)
   assert precision == 1.0
   assert recall <= 0.01
 
 
-def test_judging_puts_them_together():
+def test_all_measures_of_one_comparison():
   x = np.random.default_rng(3).normal(size=(40, 3))
   asked, answers = np.array([0, 0, 2, 2, 2]), np.array([0, 1, 2, 2, 2])
-  found = generated.judge(asked, answers, x[:5], x)
-  assert found.asked_share == 4 / 5
-  assert found.asked_share_by_class == {0: 0.5, 2: 1.0}
-  nothing = generated.judge(None, answers, x[:5], x)
-  assert (nothing.asked_share, nothing.asked_share_by_class) == (None, {})
-  assert nothing.frechet_distance == found.frechet_distance
-  assert found.frechet_distance == generated.frechet_distance(x, x[:5])
-  halves = generated.frechet_distance(x[::2], x[1::2])
-  assert found.real_frechet_distance == halves
-  assert (found.generated, found.real) == (5, 40)
-  assert (found.precision, found.recall) == generated.precision_recall(x, x[:5])
+  found = sample_metrics.measures(asked, answers, x[:5], x)
+  halves = sample_metrics.frechet_distance(x[::2], x[1::2])
+  precision, recall = sample_metrics.precision_recall(x, x[:5])
+  assert found == {
+    "asked_share": 4 / 5,
+    "asked_share_by_class": {0: 0.5, 2: 1.0},
+    "frechet_distance": sample_metrics.frechet_distance(x, x[:5]),
+    "real_frechet_distance": halves,
+    "precision": precision,
+    "recall": recall,
+    "generated": 5,
+    "real": 40,
+  }
+  nothing = sample_metrics.measures(None, answers, x[:5], x)
+  assert nothing == found | {"asked_share": None, "asked_share_by_class": {}}
 
 
 def test_too_few_images():
   with pytest.raises(ValueError) as error:
-    generated.frechet_distance(LINE, LINE[:1])
+    sample_metrics.frechet_distance(LINE, LINE[:1])
   assert str(error.value) == (
     "5 and 1 images: a Frechet distance needs 2 of each"
   )
   with pytest.raises(ValueError) as error:
-    generated.precision_recall(LINE, LINE[:3])
+    sample_metrics.precision_recall(LINE, LINE[:3])
   assert str(error.value) == (
     "3 generated and 5 real images: precision and recall need more than 3 of "
     "each"
@@ -115,23 +121,17 @@ def _pictures(rng, n):
 def test_copies_are_found(monkeypatch):
   rng = np.random.default_rng(2)
   training, real, fresh = (_pictures(rng, n) for n in (300, 400, 500))
-  found = generated.copies(training[:50], real, training)
-  assert (found.nearest, found.nearer_share, found.training) == (0, 1, 300)
-  # Two levels off everywhere, which wraps nowhere.
-  near = np.clip(training[:50], 2, 255) - 2
-  near = generated.copies(near, real, np.clip(training, 2, 255))
-  assert near.nearest == 2
-  assert near.nearer_share == 1
+  found = sample_metrics.copies(training[:50], real, training)
+  assert (found["nearest"], found["nearer_share"]) == (0, 1)
+  found = sample_metrics.copies(fresh, real, training)
   # Images of the same kind are as near as the real ones: a hundredth of 500,
   # within four deviations of the binomial of both.
-  found = generated.copies(fresh, real, training)
-  assert abs(found.nearer_share - 0.01) < 4 * np.sqrt(
-    0.01 * (1 / 500 + 1 / 400)
-  )
+  deviation = np.sqrt(0.01 * (1 / 500 + 1 / 400))
+  assert abs(found["nearer_share"] - 0.01) < 4 * deviation
   # The difference that is least, by hand.
   differences = fresh[:, None].astype(float) - training[None]
   root = np.sqrt(np.square(differences).mean((2, 3, 4))).min(1)
-  np.testing.assert_allclose(found.nearest, np.median(root), rtol=1e-12)
+  np.testing.assert_allclose(found["nearest"], np.median(root), rtol=1e-12)
   # Whatever number is compared at once.
-  monkeypatch.setattr(generated, "CHUNK", 7)
-  assert generated.copies(fresh, real, training) == found
+  monkeypatch.setattr(sample_metrics, "CHUNK", 7)
+  assert sample_metrics.copies(fresh, real, training) == found
