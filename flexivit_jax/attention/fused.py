@@ -1,11 +1,10 @@
 """Accelerated attention of the library: `jax.nn.dot_product_attention`."""
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
+from jax import export
 
 from flexivit_jax.attention import kernel
 from flexivit_jax.attention.kernel import Partial
@@ -33,37 +32,35 @@ class Fused:
   def __call__(self, q, k, v, *, q_segments=None, kv_segments=None) -> Partial:
     mask = kernel.mask(q_segments, kv_segments)
     mask = None if mask is None else mask[:, None]
-    if not (_taken_by_cudnn(q, k) and _has_cudnn()):
-      return Partial(_attend(q, k, v, mask, "xla"), None)
+    if not _taken_by_cudnn(q, k):
+      return Partial(_on_xla(q, k, v, mask), None)
     out = jax.lax.platform_dependent(
-      *(q, k, v, mask),
-      cuda=functools.partial(_attend, implementation="cudnn"),
-      default=functools.partial(_attend, implementation="xla"),
+      q, k, v, mask, cuda=_on_cuda, default=_on_xla
     )
     return Partial(out, None)
 
 
-def _attend(q, k, v, mask, implementation):
-  return jax.nn.dot_product_attention(
-    q, k, v, mask=mask, implementation=implementation
+def _taken_by_cudnn(q, k) -> bool:
+  width = q.shape[-1]
+  # Its call holds all sizes, so a program for any batch cannot have it.
+  fixed = not any(map(export.is_symbolic_dim, (*q.shape, *k.shape)))
+  return (
+    fixed
+    and q.dtype.name in TYPES
+    # Its gradient takes pairs of tokens.
+    and q.shape[1] % 2 == k.shape[1] % 2 == 0
+    and width % MULTIPLE == 0
+    and width <= MOST
   )
 
 
-def _taken_by_cudnn(q, k) -> bool:
-  width = q.shape[-1]
-  # Its gradient takes pairs of tokens.
-  even = q.shape[1] % 2 == k.shape[1] % 2 == 0
-  fits = width % MULTIPLE == 0 and width <= MOST
-  return q.dtype.name in TYPES and fits and even
+def _on_xla(q, k, v, mask):
+  return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
 
 
-@functools.cache
-def _has_cudnn() -> bool:
-  """cuDNN is installed beside jax: without it, its attention is not traced."""
-  x = jax.ShapeDtypeStruct((1, 2, 1, MULTIPLE), jnp.bfloat16)
-  attend = functools.partial(_attend, mask=None, implementation="cudnn")
+def _on_cuda(q, k, v, mask):
+  attend = jax.nn.dot_product_attention
   try:
-    jax.eval_shape(attend, x, x, x)
-  except RuntimeError:
-    return False
-  return True
+    return attend(q, k, v, mask=mask, implementation="cudnn")
+  except RuntimeError:  # traced on every machine, also where no cuDNN is found
+    return _on_xla(q, k, v, mask)
