@@ -84,7 +84,7 @@ def test_digits_trains_and_evaluates(script):
   _, _, calls = script("digits.sh")
   assert calls[-4:] == [
     "-m venv .venv",
-    "-m pip install -q -r requirements.txt",
+    "-m pip install -q -r requirements.txt -e .",
     "train.py --config configs/flexivit_digits.py --workdir runs/flexivit",
     "evaluate.py --checkpoint runs/flexivit --output runs/flexivit/eval",
   ]
