@@ -1,4 +1,4 @@
-"""What a model computes on the way, for analysis: one forward pass."""
+"""Activations of a model, for analysis: one forward pass, layer by layer."""
 
 import functools
 from typing import NamedTuple
@@ -17,7 +17,7 @@ _ATTENTION = "MultiHeadDotProductAttention_0"
 
 
 class QueriesKeys(NamedTuple):
-  """What the weights of one attention are made of.
+  """Queries, keys and bias, of which the weights of one attention are made.
 
   Attributes:
     queries: `[b, lq, h, dh]`, normalised, turned and scaled as they are used:
@@ -101,7 +101,7 @@ def activations(
 
 
 def _blocks(sown, model):
-  """What each block sowed, by the name inside the block."""
+  """Arrays that each block sowed, by the name inside the block."""
 
   def inside(prefix, pick=lambda x: x):
     return {

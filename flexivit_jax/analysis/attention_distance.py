@@ -1,15 +1,19 @@
 """Mean attention distance: how far a head looks (ViT, figure 11)."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib import colors, ticker
-from matplotlib.cm import ScalarMappable
+from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from flexivit_jax.analysis.figures import SEQUENTIAL
+from flexivit_jax.analysis import images
+from flexivit_jax.analysis.activations import block_weights
+from flexivit_jax.analysis.analysis import Analysis, Findings, Given
+from flexivit_jax.core.sizes import size_name
+from flexivit_jax.core.text import align
 from flexivit_jax.core.tokens import Tokens
 from flexivit_jax.evaluation.report.figures.style import COLOURS
 from flexivit_jax.nn import pooling
@@ -64,7 +68,7 @@ def mean_of_images(distances: list[np.ndarray]) -> np.ndarray:
   return np.nanmean(np.stack(distances), axis=0)
 
 
-def draw_distances(
+def draw(
   distances: Mapping[str, np.ndarray], uniform: Mapping[str, float]
 ) -> Figure:
   """One panel per patch size: a dot for each head, their mean by depth.
@@ -109,61 +113,52 @@ def draw_distances(
   return figure
 
 
-def draw_heat(
-  images: Sequence[np.ndarray],
-  heat: Sequence[np.ndarray],
-  title: str,
-  columns: int = 4,
-) -> Figure:
-  """Each image, and below it what it gets, on one scale.
-
-  Args:
-    images: u8 `[h, w, 3]`.
-    heat: `[rows, cols]` each: shares, drawn as multiples of the mean share of
-      a patch.
-  """
-  heat = [relative(x) for x in heat]
-  lowest, highest = min(map(np.nanmin, heat)), max(map(np.nanmax, heat))
-  # Where all get the same, one colour from the middle of the scale.
-  norm = colors.Normalize(min(lowest, 0.95), max(highest, 1.05))
-  columns = min(columns, len(images))
-  rows = -(-len(images) // columns)
-  figure = Figure(
-    figsize=(1.2 + 1.6 * columns, 0.5 + 3.2 * rows), layout="constrained"
+def run(subject: images.Subject, options) -> Findings:
+  del options
+  distances, uniform = {}, {}
+  for size in subject.sizes:
+    found = subject.of_images(_by_image, size, ("attentions", "segments"))
+    name = size_name(size)
+    distances[name] = mean_of_images([x for x, _ in found])
+    uniform[name] = float(mean_of_images([x for _, x in found]))
+  numbers = {f"distance_{name}": x for name, x in distances.items()}
+  numbers |= {f"uniform_{name}": np.array(x) for name, x in uniform.items()}
+  return Findings(
+    {"attention_distance": draw(distances, uniform)},
+    numbers,
+    (str(subject), _table(distances, uniform)),
   )
-  grid = figure.subplots(2 * rows, columns, squeeze=False)
-  for axes in grid.flat:
-    axes.set_axis_off()
-  for i, (image, values) in enumerate(zip(images, heat, strict=True)):
-    above, below = (
-      grid[2 * (i // columns) + half, i % columns] for half in (0, 1)
-    )
-    above.imshow(image)
-    over(below, values, image.shape[:2], norm)
-  figure.suptitle(title, fontsize="medium")
-  figure.colorbar(
-    ScalarMappable(norm, SEQUENTIAL),
-    ax=grid,
-    panchor=False,
-    shrink=0.6,
-    label="share, as multiple of the mean patch's",
-  )
-  return figure
 
 
-def relative(shares: np.ndarray) -> np.ndarray:
-  """Shares of patches as multiples of their mean."""
-  return shares / np.nanmean(shares)
+def _by_image(found, tokens):
+  """`[depth, h]` of each image, and the distance of uniform attention."""
+  measure = functools.partial(attention_distance, tokens=tokens)
+  blocks = range(len(found.attentions))
+  own = jnp.stack([measure(block_weights(found, i)) for i in blocks], axis=2)
+  l = tokens.patches.shape[1]
+  # Patches of one image alike; those of others have no weight.
+  even = jnp.ones((len(tokens.patches), 1, l, l))
+  if tokens.segments is not None:
+    same = tokens.segments[:, :, None] == tokens.segments[:, None]
+    even = jnp.where(same[:, None], even, 0)
+  own, even = np.asarray(own), np.asarray(measure(even)[..., 0])
+  return [(own[at[:2]], even[at[:2]]) for at in images.places(tokens)]
 
 
-def over(axes, values, image_hw, norm, alpha=1.0) -> None:
-  """Values of patches `[rows, cols]` where the patches are in an image."""
-  h, w = image_hw
-  axes.imshow(
-    values,
-    cmap=SEQUENTIAL,
-    norm=norm,
-    alpha=alpha,
-    extent=(-0.5, w - 0.5, h - 0.5, -0.5),
-    interpolation="nearest",
-  )
+def _table(distances, uniform) -> str:
+  rows = [("patch", "block", "mean px", "least head", "most", "uniform")]
+  for name, values in distances.items():
+    for block, heads in enumerate(values):
+      cells = (heads.mean(), heads.min(), heads.max(), uniform[name])
+      rows.append((name, str(block), *(f"{x:.1f}" for x in cells)))
+  return align(rows, left=1)
+
+
+ANALYSIS = Analysis(
+  "attention-distance",
+  "mean attention distance in pixels, by head and depth",
+  Given.IMAGES,
+  # So many images as in the ViT paper.
+  (images.count(128), images.PATCH_SIZES),
+  run,
+)

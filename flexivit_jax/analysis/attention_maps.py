@@ -1,5 +1,7 @@
-"""What one token attends to, over the image."""
+"""Attention of one token over the image, by head."""
 
+import functools
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -8,14 +10,23 @@ from matplotlib import colors, patches
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from flexivit_jax.analysis import images as images_lib
+from flexivit_jax.analysis import images
 from flexivit_jax.analysis.activations import (
   Activations,
   block_weights,
+  check_block,
   probe_weights,
 )
-from flexivit_jax.analysis.attention_distance import over
-from flexivit_jax.analysis.figures import SEQUENTIAL, bare
+from flexivit_jax.analysis.analysis import (
+  Analysis,
+  Findings,
+  Given,
+  Option,
+  refusing,
+  whole,
+)
+from flexivit_jax.analysis.figures import SEQUENTIAL, bare, over
+from flexivit_jax.core.sizes import size_name
 from flexivit_jax.core.tokens import Tokens
 from flexivit_jax.evaluation.report.figures.style import COLOURS
 from flexivit_jax.models.vit import ViT
@@ -46,14 +57,14 @@ def attention_maps(
     block: from 0, or below 0 from the last; the probe is no block's.
 
   Returns:
-    `[rows, cols, h]` for each image, as in `layout.places`. Sums to 1 less
+    `[rows, cols, h]` for each image, as in `images.places`. Sums to 1 less
     what class and register tokens get; NaN where a patch is missing.
 
   Raises:
     ValueError: an image has no such patch, or as `check_query`.
   """
   check_query(model, query)
-  places = images_lib.places(tokens)
+  places = images.places(tokens)
   if query == "probe":
     weights = probe_weights(found, tokens)
     queries = [place.slot for place in places]
@@ -71,7 +82,7 @@ def attention_maps(
   own = np.zeros((b, l, weights.shape[1]), weights.dtype)
   for place, q in zip(places, queries, strict=True):
     own[place.row, place.own] = weights[place.row, :, q, place.own]
-  return images_lib.to_images(tokens, own)
+  return images.to_images(tokens, own)
 
 
 def check_query(model: ViT, query: str | Patch) -> None:
@@ -105,11 +116,10 @@ def check_patch(patch: Patch, grids: Iterable[tuple[int, int]]) -> None:
 
 
 def _indices(tokens, patch: Patch) -> list[int]:
-  """Where in its row each image has a patch."""
+  """Index in its row of each image's patch."""
   b, l = tokens.patches.shape[:2]
-  numbers = images_lib.to_images(
-    tokens, np.broadcast_to(np.arange(l) + 1, (b, l))
-  )
+  order = np.broadcast_to(np.arange(l) + 1, (b, l))
+  numbers = images.to_images(tokens, order)
   check_patch(patch, (x.shape for x in numbers))
   for i, image in enumerate(numbers):
     if not image[patch]:
@@ -119,8 +129,8 @@ def _indices(tokens, patch: Patch) -> list[int]:
   return [int(image[patch]) - 1 for image in numbers]
 
 
-def draw_maps(
-  images: Sequence[np.ndarray],
+def draw(
+  pixels: Sequence[np.ndarray],
   maps: Sequence[np.ndarray],
   title: str,
   query: tuple[int, int] | None = None,
@@ -128,25 +138,26 @@ def draw_maps(
   """A row for each image: the image, then the map of each head.
 
   Args:
-    images: u8 `[h, w, 3]`.
+    pixels: u8 `[h, w, 3]`.
     maps: `[rows, cols, h]` each; every map is scaled by its own maximum.
     query: (row, col) of the patch whose attention it is, to be outlined.
   """
   heads = maps[0].shape[-1]
   figure = Figure(
-    figsize=(1.5 + 1.1 * (heads + 1), 0.9 + 1.1 * len(images)),
+    figsize=(1.5 + 1.1 * (heads + 1), 0.9 + 1.1 * len(pixels)),
     layout="constrained",
   )
-  grid = figure.subplots(len(images), heads + 1, squeeze=False)
+  grid = figure.subplots(len(pixels), heads + 1, squeeze=False)
   norm = colors.Normalize(0, 1)
-  for row, image, values in zip(grid, images, maps, strict=True):
+  for row, image, values in zip(grid, pixels, maps, strict=True):
     row[0].imshow(image)
     grey = image.mean(axis=-1)
     for axes, head in zip(row[1:], np.moveaxis(values, -1, 0), strict=True):
       axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
       largest = np.nanmax(head)
       # The image shines through.
-      over(axes, head / (largest or 1), image.shape[:2], norm, alpha=0.75)
+      shown = head / (largest or 1)
+      over(axes, shown, image.shape[:2], cmap=SEQUENTIAL, norm=norm, alpha=0.75)
     for axes in row:
       bare(axes)
       if query is not None:
@@ -174,3 +185,75 @@ def _outline(axes, query, image_hw, grid_hw):
       corner, w, h, fill=False, edgecolor=COLOURS[1], linewidth=1.5
     )
   )
+
+
+def run(subject: images.Subject, options) -> Findings:
+  query, block = options["query"], options["block"]
+  model, (size,) = subject.model, subject.sizes
+  grids = subject.grids(size)
+  if query is None:
+    query = usual_query(model, grids)
+  with refusing("--query"):
+    check_query(model, query)
+    if isinstance(query, Patch):
+      check_patch(query, grids)
+  with refusing("--block"):
+    check_block(model, block)
+  compute = functools.partial(attention_maps, model, query=query, block=block)
+  maps = subject.of_images(compute, size, ("attentions", "probe", "segments"))
+  patch = query if isinstance(query, Patch) else None
+  of = f"patch {patch.row},{patch.col}" if patch else f"the {query} token"
+  where = f"block {block % model.size.depth}"
+  if query == "probe":
+    of, where = "the probe", "the MAP head"
+  title = f"Attention of {of} in {where}, patches of {size_name(size)} px"
+  return Findings(
+    {"attention_maps": draw(subject.pixels(size), maps, title, patch)},
+    {f"image_{number}": x for number, x in zip(subject.numbers, maps)},
+    (str(subject), title),
+  )
+
+
+def parse_query(text: str) -> str | Patch:
+  """Parse "class", "probe", or "3,4" as a patch."""
+  if text in ("class", "probe"):
+    return text
+  if not re.fullmatch(r"\d{1,9},\d{1,9}", text):
+    raise ValueError("give class, probe, or row and column of a patch, 3,4 say")
+  return Patch(*map(int, text.split(",")))
+
+
+def usual_query(model, grids) -> str | Patch:
+  """The token that the head reads by; where it averages, a patch near the
+  middle that all images have."""
+  match model.pool:
+    case pooling.ClassToken():
+      return "class"
+    case pooling.Map():
+      return "probe"
+  rows, cols = (min(sides) for sides in zip(*grids))
+  return Patch(rows // 2, cols // 2)
+
+
+ANALYSIS = Analysis(
+  "attention-maps",
+  "attention of the class token, the probe or a patch, over the image",
+  Given.IMAGES,
+  (
+    images.count(8, most=images.MOST_DRAWN),
+    images.PATCH_SIZE,
+    Option(
+      "query",
+      "class, probe (of the MAP head), or ROW,COL of a patch, from 0; default: "
+      "what the head reads by, else a patch near the middle",
+      parse=parse_query,
+    ),
+    Option(
+      "block",
+      "from 0; -1 is the last; not for the probe",
+      "-1",
+      whole(),
+    ),
+  ),
+  run,
+)

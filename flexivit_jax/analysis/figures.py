@@ -1,4 +1,4 @@
-"""What the figures of all analyses share: colours, and maps of numbers."""
+"""Shared parts of all figures: colours, and maps of numbers."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -6,14 +6,14 @@ from matplotlib.image import AxesImage
 
 from flexivit_jax.evaluation.report.figures.style import COLOURS
 
-__all__ = ["COLOURS", "SEQUENTIAL", "SIGNED", "bare", "signed_map"]
+__all__ = ["COLOURS", "SEQUENTIAL", "SIGNED", "bare", "over", "signed_map"]
 
 # Both are told apart by the colour-blind; SIGNED is light at 0.
 SEQUENTIAL, SIGNED = "viridis", "PuOr_r"
 
 
 def signed_map(axes: Axes, values: np.ndarray, largest: float) -> AxesImage:
-  """Numbers `[rows, cols]` as a map, white at 0.
+  """Draw numbers `[rows, cols]` as a map, white at 0.
 
   Args:
     largest: magnitude of the darkest colours, the same for maps that share a
@@ -30,6 +30,17 @@ def signed_map(axes: Axes, values: np.ndarray, largest: float) -> AxesImage:
 
 
 def bare(axes: Axes) -> None:
-  """Leaves out ticks."""
+  """Leave out ticks."""
   axes.set_xticks([])
   axes.set_yticks([])
+
+
+def over(axes, values, image_hw, **looks) -> None:
+  """Draw values of patches `[rows, cols]` where the patches are in an image."""
+  h, w = image_hw
+  axes.imshow(
+    values,
+    extent=(-0.5, w - 0.5, h - 0.5, -0.5),
+    interpolation="nearest",
+    **looks,
+  )

@@ -6,8 +6,20 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from flexivit_jax.analysis.analysis import (
+  Analysis,
+  Findings,
+  Given,
+  Option,
+  Refusal,
+  patch_sizes,
+  refusing,
+  whole,
+)
 from flexivit_jax.analysis.figures import bare, signed_map
 from flexivit_jax.core import pi_resize
+from flexivit_jax.core.text import align
+from flexivit_jax.nn.stems.stem import NoStem
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +73,7 @@ def strongest(kernel: np.ndarray, n: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-  """Which mixtures are shown.
+  """The mixtures that are shown.
 
   Attributes:
     mixtures: `principal_components` or `strongest`.
@@ -179,3 +191,77 @@ def _draw_tile(axes, tile):
   else:
     signed_map(axes, tile.mean(axis=-1), largest=1)
   bare(axes)
+
+
+SHOW = {
+  "components": Choice(
+    principal_components, True, "principal component at each size"
+  ),
+  "stored_components": Choice(
+    principal_components, False, "principal component as stored"
+  ),
+  "strongest": Choice(strongest, False, "filter, by its norm as stored"),
+}
+
+
+def run(checkpoint, options) -> Findings:
+  model, count = checkpoint.model, options["count"]
+  if not isinstance(model.stem, NoStem):
+    raise Refusal(
+      f"--checkpoint {checkpoint.spec.path}: its patch embedding is of the "
+      "features of a convolutional stem, which are no pixels to draw: give a "
+      "model without a stem"
+    )
+  usual = [model.kernel_hw, *checkpoint.spec.trained_sizes]
+  sizes = options["patch_sizes"] or usual
+  choice = SHOW[options["show"]]
+  with refusing("--count"):
+    found = filters(
+      checkpoint.arrays["embedding/kernel"],
+      tuple(dict.fromkeys(sizes)),
+      choice,
+      n=count,
+      antialias=model.kernel_antialias,
+    )
+  names = [f"{h}x{w}" for h, w in found.patch_sizes]
+  shares = 100 * found.shares.sum(axis=1)
+  rows = [("patch", "norm", "response to grey", f"share of {count}")]
+  for name, norm, grey, share in zip(names, found.norms, found.grey, shares):
+    rows.append((name, f"{norm:.3f}", f"{grey:.3f}", f"{share:.1f} %"))
+  of = "squared norm" if choice.mixtures is strongest else "variance"
+  tiles = {f"tiles_{k}": x for k, x in zip(names, found.tiles, strict=True)}
+  numbers = ("mixtures", "shares", "norms", "grey")
+  return Findings(
+    {"filters": draw(found, name=choice.name)},
+    {name: getattr(found, name) for name in numbers} | tiles,
+    (
+      align(rows),
+      "norm and response to grey: 1 is the stored kernel's; share: of the "
+      + of,
+    ),
+  )
+
+
+ANALYSIS = Analysis(
+  "filters",
+  "filters of the patch embedding at every patch size",
+  Given.STORED,
+  (
+    Option(
+      "patch_sizes",
+      "8,16x12: a row of images for each; default: the stored size, and those "
+      "that it was trained at",
+      parse=patch_sizes,
+    ),
+    Option(
+      "show",
+      "principal components of all filters, of each size's own or of the "
+      "stored ones at each size, or the filters of the largest norm",
+      "components",
+      choices=tuple(SHOW),
+    ),
+    # A column each; ViT's figure has 28.
+    Option("count", "of them, 1 to 32", "12", whole(1, 32)),
+  ),
+  run,
+)

@@ -1,5 +1,6 @@
-"""A few images through a model, a few at a time, results by image."""
+"""A few images through a model, results by image, on grids or packed."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -7,104 +8,50 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flexivit_jax.analysis.activations import Activations, activations
+from flexivit_jax.analysis.analysis import Option, patch_sizes, whole
+from flexivit_jax.core.errors import Fault
 from flexivit_jax.core.resolution import Resolution, within_grid
 from flexivit_jax.core.tokens import Tokens, grid_shape, patchify
+from flexivit_jax.data.loading.example import Example
 from flexivit_jax.data.packing import image_list
+from flexivit_jax.data.pixels.decode import BadImageError
 from flexivit_jax.models.vit import ViT
 from flexivit_jax.nn.stems import stem
 
 # Attention weights of one block that are there at once: 32 MiB in float32.
 WEIGHTS_AT_ONCE = 2**23
 MOST_AT_ONCE = 64
+# Images in a figure that shows each.
+MOST_DRAWN = 64
+PATCH_SIZES = Option(
+  "patch_sizes",
+  "4,6,8x6; default: those that it was trained at, or is used at",
+  parse=patch_sizes,
+)
+PATCH_SIZE = Option(
+  "patch_size",
+  "16 or 16x12; default: the smallest that it was trained at, or the one that "
+  "it is used at",
+  parse=lambda text: patch_sizes(text.replace(",", "?")),
+)
 
 
-def in_rows(
-  images: Sequence[np.ndarray],
-  patch_hw: tuple[int, int],
-  model: ViT,
-  resolution: Resolution | None,
-) -> Iterator[tuple[Tokens, list[int]]]:
-  """Tokens, and the number of each of their images, as in `layout.places`.
-
-  Args:
-    images: `[h, w, c]` each, u8; all of one size where there is no resolution.
-    resolution: the size of each image, which are then packed; as in an
-      evaluation, images of more rows or columns of patches than the model has
-      positions for are scaled down. None: a grid for each image; the last of
-      them may be there more than once, beyond the numbers, so that all rows
-      have one shape.
-
-  Raises:
-    ValueError: an image is not a whole number of patches, or images are to be
-      packed for a model with a convolutional stem.
-  """
-  if resolution is not None:
-    stem.check_packing(model.stem)
-    largest = model.position.largest_grid
-
-    def sized(image_hw, patch_hw, rng):
-      hw = resolution(image_hw, patch_hw, rng)
-      return hw if largest is None else within_grid(hw, patch_hw, largest)
-
-    for tokens, placed in image_list.pack(images, patch_hw, sized, largest):
-      by_place = sorted(placed, key=lambda at: (at.row, at.slot))
-      yield tokens, [at.image for at in by_place]
-    return
-  length = math.prod(grid_shape(images[0].shape[:2], patch_hw))
-  at_once = WEIGHTS_AT_ONCE // (model.size.num_heads * length**2)
-  at_once = min(max(at_once, 1), MOST_AT_ONCE, len(images))
-  for first in range(0, len(images), at_once):
-    numbers = list(range(first, min(first + at_once, len(images))))
-    filled = numbers + [numbers[-1]] * (at_once - len(numbers))
-    yield patchify(np.stack([images[i] for i in filled]), patch_hw), numbers
-
-
-def of_images(
-  compute: Callable[[Activations, Tokens], Sequence[Any]],
-  images: Sequence[np.ndarray],
-  patch_hw: tuple[int, int],
-  *,
-  model: ViT,
-  params,
-  names: tuple[str, ...],
-  resolution: Resolution | None = None,
-) -> list[Any]:
-  """What `compute` finds for each image, in the order of the images.
-
-  Args:
-    compute: from the named fields of `Activations` and the tokens to a result
-      for each place.
-    images, patch_hw, resolution: as for `in_rows`.
-    names: as for `activations`.
-  """
-  found = [None] * len(images)
-  for tokens, numbers in in_rows(images, patch_hw, model, resolution):
-    results = compute(activations(model, params, tokens, names), tokens)
-    for number, result in zip(numbers, results):
-      found[number] = result
-  return found
-
-
-def pixels_of(
-  images: Sequence[np.ndarray],
-  patch_hw: tuple[int, int],
-  model: ViT,
-  resolution: Resolution | None,
-) -> list[np.ndarray]:
-  """The images as the model is given them, after they were resized."""
-  found = [None] * len(images)
-  for tokens, numbers in in_rows(images, patch_hw, model, resolution):
-    for number, pixels in zip(numbers, to_pixels(tokens)):
-      found[number] = pixels
-  return found
+def count(default: int, least: int = 1, most: int | None = None) -> Option:
+  """The option of how many images are looked at."""
+  return Option(
+    "images",
+    "how many, spread evenly over the data",
+    str(default),
+    whole(least, most),
+  )
 
 
 class Place(NamedTuple):
-  """Where an image is.
+  """The place of an image in its `Tokens`.
 
   Attributes:
     row, slot: in its `Tokens`; slots count from 0.
-    own: i64 `[n]`, which tokens of the row are its patches.
+    own: i64 `[n]`, tokens of the row that are its patches.
   """
 
   row: int
@@ -127,7 +74,7 @@ def places(tokens: Tokens) -> list[Place]:
 
 
 def to_images(tokens: Tokens, x) -> list[np.ndarray]:
-  """What belongs to each patch, where the patch lies in its image.
+  """Values of patches, where each patch lies in its image.
 
   Args:
     tokens: with patches in any order in their row.
@@ -157,14 +104,14 @@ def to_pixels(tokens: Tokens) -> list[np.ndarray]:
   patches = np.asarray(tokens.patches).reshape(b, l, h, w, -1)
   images = []
   restored = to_images(tokens, patches)
-  for image, (ph, pw) in zip(restored, patch_sizes(tokens), strict=True):
+  for image, (ph, pw) in zip(restored, patch_sizes_of(tokens), strict=True):
     rows, cols, *_ = image.shape
     image = image[:, :, :ph, :pw].swapaxes(1, 2)
     images.append(image.reshape(rows * ph, cols * pw, -1))
   return images
 
 
-def patch_sizes(tokens: Tokens) -> list[tuple[int, int]]:
+def patch_sizes_of(tokens: Tokens) -> list[tuple[int, int]]:
   """(height, width) in pixels of each image's patches, as in `places`."""
   found = places(tokens)
   if tokens.size_index is None:
@@ -177,3 +124,118 @@ def _rows(x, b):
   """`[b or 1, ...]` with b rows."""
   x = np.asarray(x)
   return np.broadcast_to(x, (b, *x.shape[1:]))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+  """A model, and images at patch sizes that it can be given.
+
+  Attributes:
+    images: u8 `[h, w, 3]` each; of one size where there is no resolution.
+    numbers: of the images in their data.
+    resolution: the size of each image, which are then packed.
+    sizes: of patches, in pixels.
+    data: name of the images' data.
+  """
+
+  model: ViT
+  params: Any
+  images: list[np.ndarray]
+  numbers: list[int]
+  resolution: Resolution | None
+  sizes: list[tuple[int, int]]
+  data: str = ""
+
+  def of_images(
+    self,
+    compute: Callable[[Activations, Tokens], Sequence[Any]],
+    patch_hw: tuple[int, int],
+    names: tuple[str, ...],
+  ) -> list[Any]:
+    """Results of `compute` for each image, in the order of the images.
+
+    Args:
+      compute: from the named fields of `Activations` and the tokens to a
+        result for each place.
+      names: as for `activations`.
+    """
+
+    def of_tokens(tokens):
+      found = activations(self.model, self.params, tokens, names)
+      return compute(found, tokens)
+
+    return self._by_image(of_tokens, patch_hw)
+
+  def pixels(self, patch_hw) -> list[np.ndarray]:
+    """The images as the model is given them, after they were resized."""
+    return self._by_image(to_pixels, patch_hw)
+
+  def _by_image(self, compute, patch_hw):
+    found = [None] * len(self.images)
+    for tokens, numbers in self.in_rows(patch_hw):
+      for number, result in zip(numbers, compute(tokens)):
+        found[number] = result
+    return found
+
+  def grids(self, patch_hw) -> list[tuple[int, int]]:
+    """(rows, cols) of patches of each image."""
+    return [grid_shape(x.shape[:2], patch_hw) for x in self.pixels(patch_hw)]
+
+  def in_rows(self, patch_hw) -> Iterator[tuple[Tokens, list[int]]]:
+    """Tokens, and the number of each of their images, as in `places`.
+
+    Without a resolution the last image may be there more than once, beyond
+    the numbers, so that all rows have one shape. With one, as in an
+    evaluation, images of more patches than the model has positions for are
+    scaled down.
+
+    Raises:
+      ValueError: an image is not a whole number of patches, or images are to
+        be packed for a model with a convolutional stem.
+    """
+    images, model = self.images, self.model
+    if self.resolution is not None:
+      yield from self._packed(patch_hw)
+      return
+    length = math.prod(grid_shape(images[0].shape[:2], patch_hw))
+    at_once = WEIGHTS_AT_ONCE // (model.size.num_heads * length**2)
+    at_once = min(max(at_once, 1), MOST_AT_ONCE, len(images))
+    for first in range(0, len(images), at_once):
+      numbers = list(range(first, min(first + at_once, len(images))))
+      filled = numbers + [numbers[-1]] * (at_once - len(numbers))
+      yield patchify(np.stack([images[i] for i in filled]), patch_hw), numbers
+
+  def _packed(self, patch_hw):
+    stem.check_packing(self.model.stem)
+    largest = self.model.position.largest_grid
+
+    def sized(image_hw, patch_hw, rng):
+      hw = self.resolution(image_hw, patch_hw, rng)
+      return hw if largest is None else within_grid(hw, patch_hw, largest)
+
+    packed = image_list.pack(self.images, patch_hw, sized, largest)
+    for tokens, placed in packed:
+      by_place = sorted(placed, key=lambda at: (at.row, at.slot))
+      yield tokens, [at.image for at in by_place]
+
+  def __str__(self):
+    return f"{len(self.images)} images of {self.data}"
+
+
+def evenly(source, transforms, count: int, *, one_size: bool):
+  """So many images, spread evenly over a source, and their numbers.
+
+  Raises:
+    Fault: an image cannot be decoded.
+  """
+  count = min(count, len(source))
+  numbers = np.linspace(0, len(source) - 1, count).round().astype(int).tolist()
+  example, images = Example(source, transforms), []
+  for number in numbers:
+    try:
+      images.append(example(number, None)[0])
+    except BadImageError as e:
+      raise Fault(f"{e}; mend it, or move it out of the data") from e
+    if one_size:
+      example = dataclasses.replace(example, shape=images[0].shape)
+  return images, numbers

@@ -1,13 +1,18 @@
 """Packed rows, drawn: which images share a row, and what is left empty."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from flexivit_jax.analysis import images as images_lib
+from flexivit_jax.analysis import images
+from flexivit_jax.analysis.analysis import (
+  Analysis,
+  Findings,
+  Given,
+  Option,
+  whole,
+)
 from flexivit_jax.core.tokens import Tokens
 from flexivit_jax.evaluation.report.figures.style import COLOURS
 
@@ -19,7 +24,7 @@ def draw(tokens: Tokens, *, title: str, rows: int = 6) -> Figure:
   were dropped have the image's colour in it.
   """
   length = np.asarray(tokens.segments).shape[1]
-  found = list(zip(images_lib.places(tokens), pictures(tokens), strict=True))
+  found = list(zip(images.places(tokens), pictures(tokens), strict=True))
   count = min(rows, 1 + max(place.row for place, _ in found))
   # In units of a token: a band of colour, and pictures below it.
   band, height = length / 60, length / 11
@@ -69,27 +74,54 @@ def draw(tokens: Tokens, *, title: str, rows: int = 6) -> Figure:
 
 
 def pictures(tokens: Tokens) -> list[np.ndarray]:
-  """The images in their rows, u8 `[h, w, 3]`, as in `layout.places`; dropped
+  """The images in their rows, u8 `[h, w, 3]`, as in `images.places`; dropped
   patches have the colour of their slot."""
   there = np.ones(tokens.patches.shape[:2], np.int32)
-  images = []
+  found = []
   for place, pixels, kept, (ph, pw) in zip(
-    images_lib.places(tokens),
-    images_lib.to_pixels(tokens),
-    images_lib.to_images(tokens, there),
-    images_lib.patch_sizes(tokens),
+    images.places(tokens),
+    images.to_pixels(tokens),
+    images.to_images(tokens, there),
+    images.patch_sizes_of(tokens),
     strict=True,
   ):
     colour = np.array(to_rgb(COLOURS[place.slot % len(COLOURS)]))
     whole = kept.repeat(ph, axis=0).repeat(pw, axis=1)[..., None] > 0
     colour = (255 * colour).round().astype(np.uint8)
-    images.append(np.where(whole, pixels, colour))
-  return images
+    found.append(np.where(whole, pixels, colour))
+  return found
 
 
-def row_lengths(tokens: Tokens) -> Sequence[list[int]]:
+def row_lengths(tokens: Tokens) -> list[list[int]]:
   """Patches of each image, for each row."""
   found = [[] for _ in range(np.asarray(tokens.segments).shape[0])]
-  for place in images_lib.places(tokens):
+  for place in images.places(tokens):
     found[place.row].append(len(place.own))
   return found
+
+
+def run(tokens: Tokens, options) -> Findings:
+  found = row_lengths(tokens)
+  length = tokens.segments.shape[1]
+  fill = sum(map(sum, found)) / tokens.segments.size
+  title = f"rows of {length} patches, a colour for each image; hatched: padding"
+  return Findings(
+    {"packing": draw(tokens, title=title, rows=options["rows"])},
+    {
+      "segments": np.asarray(tokens.segments),
+      "images_per_row": np.asarray([len(x) for x in found]),
+    },
+    (
+      f"{len(found)} rows of {length} patches: {100 * fill:.1f} % full, "
+      f"{np.mean([len(x) for x in found]):.1f} images in a row",
+    ),
+  )
+
+
+ANALYSIS = Analysis(
+  "packing",
+  "rows of a config's training data, as a step gets them",
+  Given.ROWS,
+  (Option("rows", "to draw", "6", whole(1)),),
+  run,
+)

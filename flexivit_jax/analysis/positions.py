@@ -1,14 +1,30 @@
-"""How alike the position embeddings of a grid of patches are."""
+"""Similarity of the position embeddings of a grid of patches."""
 
 import dataclasses
+import pathlib
 
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from flexivit_jax.analysis.analysis import (
+  Analysis,
+  Findings,
+  Given,
+  Option,
+  Refusal,
+  refusing,
+)
 from flexivit_jax.analysis.figures import SEQUENTIAL
+from flexivit_jax.core.sizes import parse_hw
+from flexivit_jax.core.text import align, cut
 from flexivit_jax.nn.positions import learned_grid, row_column
 from flexivit_jax.nn.positions import position as position_lib
+
+# A map of 32x32 for each of 32x32 patches is a million dots.
+MOST = 32
+# For positions without a table; ViT's own at 224 px.
+USUAL = (14, 14)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,7 +68,7 @@ def stored_grid(position: position_lib.Position) -> tuple[int, int] | None:
 
 
 def reading(position: position_lib.Position, grid_hw: tuple[int, int]) -> str:
-  """How a grid's embeddings come about, in a word or two."""
+  """The origin of a grid's embeddings, in a word or two."""
   if stored_grid(position) == tuple(grid_hw):
     return "stored"
   match position:
@@ -69,7 +85,7 @@ def reading(position: position_lib.Position, grid_hw: tuple[int, int]) -> str:
 def embeddings(
   position: position_lib.Position, arrays, grid_hw: tuple[int, int], width: int
 ) -> np.ndarray:
-  """What a model adds to the patches of a grid, float32 `[rows, cols, width]`.
+  """Embeddings that are added to a grid, float32 `[rows, cols, width]`.
 
   Args:
     arrays: {our name: array} with at least the position's tables.
@@ -141,3 +157,75 @@ def draw(found: Similarity, *, title: str) -> Figure:
   axes.set_title(title, fontsize="medium")
   figure.colorbar(image, ax=axes, label="cosine similarity")
   return figure
+
+
+def run(checkpoint, options) -> Findings:
+  model, arrays = checkpoint.model, checkpoint.arrays
+  grids = options["grids"] or []
+  stored = stored_grid(model.position)
+  if stored is not None and max(stored) <= MOST:
+    grids = [stored, *grids]
+  if not grids and stored is not None:
+    raise Refusal(
+      f"the stored positions are for {stored[0]}x{stored[1]} patches, more "
+      f"than {MOST}x{MOST}, which a figure can show: give --grids, 16x16 say"
+    )
+  grids = list(dict.fromkeys(grids or [USUAL]))
+  with refusing("--checkpoint"):
+    embeddings(model.position, arrays, (1, 1), model.size.width)
+  with refusing("--grids"):
+    found = {
+      f"{grid[0]}x{grid[1]}": similarity(
+        model.position, arrays, grid, model.size.width
+      )
+      for grid in grids
+    }
+  source = cut(pathlib.Path(checkpoint.spec.path).name, 40)
+  rows = [
+    (name, x.how, "none" if np.isnan(x.cross) else f"{x.cross:+.3f}")
+    for name, x in found.items()
+  ]
+  return Findings(
+    {
+      f"positions_{name}": draw(
+        x, title=f"{source}\npositions of {name} patches, {x.how}"
+      )
+      for name, x in found.items()
+    },
+    {f"cosines_{name}": x.cosines for name, x in found.items()},
+    (
+      "mean cosine of patches in the same row or column, less that of others:",
+      align(rows, left=2),
+    ),
+  )
+
+
+def _grids(text) -> list[tuple[int, int]]:
+  """Parse "7x7,15x10" as [(7, 7), (15, 10)]."""
+  try:
+    grids = [parse_hw(x) for x in text.split(",")]
+  except ValueError:
+    raise ValueError(
+      "give rows and columns of patches, 7x7,15x10 say"
+    ) from None
+  if max(map(max, grids)) > MOST:
+    raise ValueError(
+      f"give at most {MOST}x{MOST} patches, more cannot be seen in a figure"
+    )
+  return grids
+
+
+ANALYSIS = Analysis(
+  "positions",
+  "cosine similarity of position embeddings, stored and interpolated",
+  Given.STORED,
+  (
+    Option(
+      "grids",
+      "7x7,15x10: rows and columns of patches, beside the stored table; "
+      f"default: that alone, or {USUAL[0]}x{USUAL[1]} where there is none",
+      parse=_grids,
+    ),
+  ),
+  run,
+)

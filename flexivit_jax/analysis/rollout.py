@@ -3,19 +3,33 @@
 Abnar and Zuidema, arXiv:2005.00928; ViT, arXiv:2010.11929, appendix D.8.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from matplotlib import colors
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
 
+from flexivit_jax.analysis import images
 from flexivit_jax.analysis.activations import (
   Activations,
   attention_weights,
   probe_weights,
 )
+from flexivit_jax.analysis.analysis import Analysis, Findings, Given, Option
+from flexivit_jax.analysis.figures import SEQUENTIAL, over
+from flexivit_jax.core.sizes import size_name
 from flexivit_jax.core.tokens import Tokens
 from flexivit_jax.models.vit import ViT
 from flexivit_jax.nn import pooling
+
+READERS = {
+  pooling.ClassToken: "the class token",
+  pooling.Gap: "the mean of the patches",
+  pooling.Map: "the probe of the MAP head",
+}
 
 
 def rollout(layers: Iterable[jax.Array], *, residual: float = 0.5) -> jax.Array:
@@ -94,3 +108,104 @@ def read_by_pool(
         precision=jax.lax.Precision.HIGHEST,
       )
   return rows[:, :, front:]
+
+
+def draw(
+  pixels: Sequence[np.ndarray],
+  heat: Sequence[np.ndarray],
+  title: str,
+  columns: int = 4,
+) -> Figure:
+  """Each image, and below it what it gets, on one scale.
+
+  Args:
+    pixels: u8 `[h, w, 3]`.
+    heat: `[rows, cols]` each: shares, drawn as multiples of the mean share of
+      a patch.
+  """
+  heat = [relative(x) for x in heat]
+  lowest, highest = min(map(np.nanmin, heat)), max(map(np.nanmax, heat))
+  # Where all get the same, one colour from the middle of the scale.
+  norm = colors.Normalize(min(lowest, 0.95), max(highest, 1.05))
+  columns = min(columns, len(pixels))
+  rows = -(-len(pixels) // columns)
+  figure = Figure(
+    figsize=(1.2 + 1.6 * columns, 0.5 + 3.2 * rows), layout="constrained"
+  )
+  grid = figure.subplots(2 * rows, columns, squeeze=False)
+  for axes in grid.flat:
+    axes.set_axis_off()
+  for i, (image, values) in enumerate(zip(pixels, heat, strict=True)):
+    above, below = (
+      grid[2 * (i // columns) + half, i % columns] for half in (0, 1)
+    )
+    above.imshow(image)
+    over(below, values, image.shape[:2], cmap=SEQUENTIAL, norm=norm)
+  figure.suptitle(title, fontsize="medium")
+  figure.colorbar(
+    ScalarMappable(norm, SEQUENTIAL),
+    ax=grid,
+    panchor=False,
+    shrink=0.6,
+    label="share, as multiple of the mean patch's",
+  )
+  return figure
+
+
+def relative(shares: np.ndarray) -> np.ndarray:
+  """Shares of patches as multiples of their mean."""
+  return shares / np.nanmean(shares)
+
+
+def run(subject: images.Subject, options) -> Findings:
+  model, (size,) = subject.model, subject.sizes
+  residual = options["residual"]
+
+  def by_image(found, tokens):
+    read = np.asarray(read_by_pool(model, found, tokens, residual=residual))
+    own = np.zeros(tokens.patches.shape[:2], read.dtype)
+    for row, slot, places in images.places(tokens):
+      own[row, places] = read[row, slot, places]
+    return images.to_images(tokens, own)
+
+  heat = subject.of_images(by_image, size, ("attentions", "probe", "segments"))
+  title = (
+    f"Rollout to {READERS[type(model.pool)]}, patches of {size_name(size)} px, "
+    f"residual {residual:g}"
+  )
+  ratios = [relative(x) for x in heat]
+  return Findings(
+    {"rollout": draw(subject.pixels(size), heat, title)},
+    {f"image_{number}": x for number, x in zip(subject.numbers, heat)},
+    (
+      str(subject),
+      f"{title}: a patch has {min(x.min() for x in ratios):.2f} to "
+      f"{max(x.max() for x in ratios):.2f} times the mean",
+    ),
+  )
+
+
+def _share(text):
+  share = float(text)
+  if not 0 <= share <= 1:
+    raise ValueError("give 0 to 1")
+  return share
+
+
+ANALYSIS = Analysis(
+  "rollout",
+  "attention of all blocks multiplied: which patches reach the output",
+  Given.IMAGES,
+  (
+    images.count(8, most=images.MOST_DRAWN),
+    images.PATCH_SIZE,
+    Option(
+      "residual",
+      "share of a block's own input: 0.5 as Abnar and Zuidema, 0 for the "
+      "attention alone",
+      "0.5",
+      _share,
+    ),
+  ),
+  run,
+)

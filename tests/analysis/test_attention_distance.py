@@ -6,12 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from readable import texts_inside
 
+from flexivit_jax.analysis import attention_distance as attention_distance_lib
 from flexivit_jax.analysis import images
-from flexivit_jax.analysis.attention_distance import (
-  attention_distance,
-  mean_of_images,
-)
+from flexivit_jax.analysis.attention_distance import attention_distance
 from flexivit_jax.core.tokens import patchify
 
 
@@ -28,11 +27,6 @@ def test_uniform_attention_on_14x14_tokens():
   # The mean over all pairs of cells, 0.52014 sides, which 0.5 or 2 / 3 is not.
   assert got.shape == (1, 1, 1)
   assert got[0, 0, 0] == pytest.approx(0.5201 * 224, abs=0.0005 * 224)
-
-
-def test_attention_to_oneself_has_no_distance():
-  weights = jnp.eye(196)[None, None]
-  assert attention_distance(weights, grid(224, 16))[0, 0, 0] == 0
 
 
 @pytest.mark.parametrize("patch", [14, 16, 28, 32])
@@ -91,7 +85,9 @@ def test_rows_that_attend_to_no_patch_say_nothing():
   got = attention_distance(jnp.asarray(weights), tokens)[0, 0]
   assert got[0] == pytest.approx(4, rel=1e-6)
   assert np.isnan(got[1])
-  both = mean_of_images([np.array([[1.0, 3.0]]), np.array([[2.0, np.nan]])])
+  both = attention_distance_lib.mean_of_images(
+    [np.array([[1.0, 3.0]]), np.array([[2.0, np.nan]])]
+  )
   assert both.tolist() == [[1.5, 3.0]]
 
 
@@ -140,3 +136,24 @@ def test_patches_of_several_sizes_have_their_own_pixels():
   np.testing.assert_allclose(
     got, [(2 + 2**0.5) / 4 * p for p in (4, 8)], rtol=1e-6
   )
+
+
+@pytest.mark.parametrize("sizes", [("4",), ("4", "8", "16x12")])
+def test_distances_are_dots_their_mean_and_a_line(sizes):
+  values = {
+    name: np.random.default_rng(0).uniform(1, 9, (3, 2)) for name in sizes
+  }
+  figure = attention_distance_lib.draw(values, dict.fromkeys(sizes, 12.0))
+  words = texts_inside(figure)
+  assert {"mean attention distance (px)", "block", "one head"} <= words
+  assert {f"patches of {name} px" for name in sizes} <= words
+  for axes, heads in zip(figure.axes, values.values(), strict=True):
+    dots, mean, uniform = axes.get_lines()
+    assert dots.get_xdata().tolist() == [0, 0, 1, 1, 2, 2]
+    np.testing.assert_array_equal(dots.get_ydata(), heads.ravel())
+    np.testing.assert_allclose(mean.get_ydata(), heads.mean(axis=1))
+    assert uniform.get_ydata() == [12, 12]
+    # All of it, from 0 on.
+    low, high = axes.get_ylim()
+    assert low == 0
+    assert high > 12

@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import tiny
+from readable import texts_inside
 
+from flexivit_jax.analysis import attention_maps as attention_maps_lib
 from flexivit_jax.analysis import images
 from flexivit_jax.analysis.activations import activations, block_weights
 from flexivit_jax.analysis.attention_maps import (
@@ -15,6 +17,8 @@ from flexivit_jax.analysis.attention_maps import (
 )
 
 NAMES = ("attentions", "probe", "segments")
+
+
 QUERIES = {"tok": "class", "map": "probe", "gap": Patch(0, 1)}
 
 
@@ -54,13 +58,6 @@ def test_a_map_is_the_query_s_row():
       maps = attention_maps(model, found, tokens, query=query, block=block)
       for got, own in zip(maps, weights, strict=True):
         np.testing.assert_array_equal(got.reshape(6, 2).T, own[:, at, 3:])
-
-
-def test_the_probe_s_map_sums_to_1():
-  model, tokens = tiny.model(pool="map"), tiny.packed()
-  found = activations(model, tiny.params(model), tokens, NAMES)
-  for got in attention_maps(model, found, tokens, query="probe"):
-    np.testing.assert_allclose(got.sum((0, 1)), 1, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -114,3 +111,23 @@ def test_a_patch_that_was_dropped_is_refused():
   assert np.isnan(first[0, 0]).all()
   assert np.isfinite(first).sum() == 5 * 2
   assert len(images.places(kept)) == 2
+
+
+@pytest.mark.parametrize("heads", [2, 12])
+def test_maps_have_a_column_for_each_head_and_the_query_outlined(heads):
+  pixels = [np.zeros((8, 12, 3), np.uint8)] * 2
+  maps = [np.random.default_rng(0).uniform(size=(2, 3, heads)) for _ in pixels]
+  figure = attention_maps_lib.draw(pixels, maps, "Title", (1, 2))
+  words = texts_inside(figure)
+  assert {"Title", "image", *(f"head {i}" for i in range(heads))} <= words
+  axes = figure.axes[: 2 * (heads + 1)]
+  first = axes[1].images[-1].get_array()
+  np.testing.assert_allclose(first, maps[0][..., 0] / maps[0][..., 0].max())
+  for each in axes:
+    (box,) = each.patches
+    assert (*box.get_xy(), box.get_width(), box.get_height()) == (
+      *(7.5, 3.5),
+      *(4, 4),
+    )
+  figure = attention_maps_lib.draw(pixels, maps, "Title")
+  assert not figure.axes[0].patches

@@ -70,18 +70,6 @@ def test_components_of_each_size_are_its_own():
   assert np.all(found.shares[1].cumsum() > stored.shares[1].cumsum() + 0.01)
 
 
-def test_the_strongest_filters_are_filters():
-  x = kernel()
-  x[..., 7] *= 3
-  x[..., 2] *= 2
-  found = filters.filters(x, [(6, 4)], STRONGEST, n=2, antialias=False)
-  np.testing.assert_array_equal(
-    found.tiles[0], np.moveaxis(x[..., [7, 2]], -1, 0)
-  )
-  expected = np.sum(x[..., [7, 2]] ** 2, axis=(0, 1, 2)) / np.sum(x**2)
-  np.testing.assert_allclose(found.shares[0], expected, rtol=1e-12)
-
-
 @pytest.mark.parametrize("antialias", [False, True])
 def test_response_to_grey_is_the_gain_of_smooth_filters(antialias):
   window = np.hanning(34)[1:-1]

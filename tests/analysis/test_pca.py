@@ -1,11 +1,10 @@
 """Patch features as colours."""
 
-import jax
 import numpy as np
 import pytest
-import tiny
+from readable import texts_inside
 
-from flexivit_jax.analysis import images as images_lib
+from flexivit_jax.analysis import pca
 from flexivit_jax.analysis.pca import colours, principal_components
 
 RNG = np.random.default_rng(0)
@@ -45,13 +44,6 @@ def test_it_is_the_singular_value_decomposition_of_one_image():
   np.testing.assert_allclose(projected.mean(axis=(0, 1)), 0, atol=1e-12)
 
 
-def test_signs_are_fixed():
-  _, images = features((5, 4), (3, 3))
-  found = principal_components(images)
-  largest = np.abs(found.directions).argmax(axis=1)
-  assert (found.directions[np.arange(3), largest] > 0).all()
-
-
 def test_an_image_counts_alike_however_finely_it_is_cut():
   _, (first, second) = features((4, 4), (3, 3))
   finer = np.repeat(np.repeat(first, 3, axis=0), 3, axis=1)
@@ -86,22 +78,6 @@ def test_a_missing_patch_has_no_colour_and_changes_none():
   np.testing.assert_allclose(got[0][:3], whole[0], rtol=0, atol=1e-12)
 
 
-def test_shuffled_packed_rows_have_the_colours_of_their_images():
-  tokens = tiny.packed(shuffle=True, rows=2)
-  features = np.asarray(tokens.patches, np.float32)
-  got = colours(images_lib.to_images(tokens, features))
-  plain = []
-  for row in range(2):
-    for slot in range(3):
-      alone = tiny.alone(tiny.images()[(slot - row) % 3])
-      alone = jax.tree.map(np.asarray, alone)
-      plain.append(alone.patches.reshape(*alone.grid_hw[0, 0], -1))
-  # The same numbers in the same order.
-  for x, y in zip(got, colours(plain), strict=True):
-    np.testing.assert_allclose(x, y, rtol=0, atol=1e-12)
-  assert got[0].std() > 0.1
-
-
 def test_a_feature_that_never_changes_is_one_colour():
   image = np.zeros((4, 4, 3))
   image[..., 0] = RNG.normal(size=(4, 4))
@@ -130,3 +106,21 @@ def test_too_little_for_three_components_is_refused(shape, text):
   with pytest.raises(ValueError) as error:
     principal_components([RNG.normal(size=shape)])
   assert str(error.value) == text
+
+
+def test_colours_stand_beside_their_images():
+  images = [np.zeros((8, 12, 3), np.uint8), np.ones((8, 8, 3), np.uint8)]
+  shown = {
+    "4": [RNG.uniform(size=(2, 3, 3)), RNG.uniform(size=(2, 2, 3))],
+    "8": [RNG.uniform(size=(1, 2, 3)), np.full((1, 1, 3), np.nan)],
+  }
+  figure = pca.draw(images, shown, "Title")
+  assert {"Title", "image", "4 px", "8 px"} <= texts_inside(figure)
+  drawn = [axes.images[0] for axes in figure.axes]
+  np.testing.assert_array_equal(drawn[0].get_array(), images[0])
+  np.testing.assert_allclose(drawn[1].get_array(), shown["4"][0])
+  np.testing.assert_allclose(drawn[2].get_array(), shown["8"][0])
+  np.testing.assert_array_equal(drawn[3].get_array(), images[1])
+  # A missing patch is white.
+  assert drawn[5].get_array().tolist() == [[[1, 1, 1]]]
+  assert drawn[2].get_extent() == [-0.5, 11.5, 7.5, -0.5]

@@ -4,8 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from readable import texts_inside
 
 from flexivit_jax.analysis import images
+from flexivit_jax.analysis import rollout as rollout_lib
 from flexivit_jax.analysis.activations import (
   activations,
   block_weights,
@@ -48,22 +50,11 @@ def test_it_is_the_product_with_the_last_layer_first():
   assert np.abs(b @ a - a @ b).max() > 1e-2
 
 
-def test_a_residual_of_1_lets_no_attention_through():
-  product = np.asarray(rollout(attention(), residual=1.0))
-  assert (product == np.eye(5)[None]).all()
-
-
 @pytest.mark.parametrize("residual", [-0.1, 1.5, float("nan")])
 def test_a_residual_that_is_no_share_is_refused(residual):
   with pytest.raises(ValueError) as error:
     rollout(attention(), residual=residual)
   assert str(error.value) == f"residual is {residual:g}: give 0 to 1"
-
-
-def test_no_layers_are_refused():
-  with pytest.raises(ValueError) as error:
-    rollout(iter(()))
-  assert str(error.value) == "there are no layers to multiply"
 
 
 @pytest.mark.parametrize("pool", tiny.POOLS)
@@ -129,3 +120,17 @@ def test_each_head_reads_its_own_rows_of_the_product():
         expected = jnp.einsum("bl,blt->bt", probe, product[:, 1:, 1:])
     # The same sums in another order, of float32.
     np.testing.assert_allclose(read, expected, rtol=0, atol=1e-6)
+
+
+def test_heat_has_one_scale_in_multiples_of_the_mean():
+  pixels = [np.full((8, 12, 3), 50, np.uint8), np.zeros((8, 8, 3), np.uint8)]
+  heat = [np.array([[0.1, 0.2, 0.3]]), np.array([[1.0, np.nan]])]
+  figure = rollout_lib.draw(pixels, heat, "Title")
+  assert "Title" in texts_inside(figure)
+  drawn = [axes.images[0] for axes in figure.axes[2:4]]
+  np.testing.assert_allclose(drawn[0].get_array(), [[0.5, 1, 1.5]])
+  assert drawn[1].get_array().filled(-1).tolist() == [[1, -1]]
+  for x in drawn:
+    np.testing.assert_allclose((x.norm.vmin, x.norm.vmax), (0.5, 1.5))
+  # As large as the image, whatever the patches.
+  assert drawn[0].get_extent() == [-0.5, 11.5, 7.5, -0.5]

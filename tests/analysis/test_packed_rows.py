@@ -1,11 +1,8 @@
 """Packed rows as pictures."""
 
 import numpy as np
-import pytest
 
 from flexivit_jax.analysis import packed_rows
-from flexivit_jax.cli import analysis
-from flexivit_jax.core.errors import ConfigError
 from flexivit_jax.core.tokens import Tokens
 
 
@@ -64,57 +61,3 @@ def test_bands_are_where_the_tokens_are():
   assert bands == [(0, 7), (0, 2), (2, 2)]
   assert len(axes.images) == 2
   figure.canvas.draw()
-
-
-def test_only_so_many_rows_are_drawn():
-  two = Tokens(
-    *(
-      np.repeat(np.asarray(getattr(ROW, name)), 2, axis=0)
-      for name in ("patches", "coords", "grid_hw", "segments")
-    ),
-    patch_sizes=ROW.patch_sizes,
-    num_images=2,
-  )
-  counts = [
-    len(packed_rows.draw(two, title="", rows=n).axes[0].images)
-    for n in (1, 2, 9)
-  ]
-  assert counts == [2, 4, 4]
-
-
-def test_a_config_is_drawn(tmp_path, capsys):
-  analysis.main(
-    ["packing", "--config=configs/navit_digits.py", f"--output={tmp_path}"]
-  )
-  first, _ = capsys.readouterr().out.splitlines()
-  with np.load(tmp_path / "packing.npz") as numbers:
-    segments = numbers["segments"]
-    per_row = numbers["images_per_row"]
-  assert segments.shape == (16, 128)
-  assert per_row.tolist() == segments.max(axis=1).tolist()
-  fill = 100 * (segments > 0).mean()
-  assert first == (
-    f"16 rows of 128 patches: {fill:.1f} % full, {per_row.mean():.1f} images "
-    "in a row"
-  )
-  assert (tmp_path / "packing.png").stat().st_size > 10_000
-
-
-@pytest.mark.parametrize(
-  ("arguments", "message"),
-  [
-    (
-      ["--config=configs/flexivit_digits.py"],
-      "--config configs/flexivit_digits.py packs nothing: its images are of "
-      "one size; configs/navit_digits.py packs, say",
-    ),
-    (
-      ["--config=configs/navit_digits.py", "--rows=0"],
-      "--rows 0: give at least 1",
-    ),
-  ],
-)
-def test_what_cannot_be_drawn(arguments, message, tmp_path):
-  with pytest.raises(ConfigError) as caught:
-    analysis.main(["packing", *arguments, f"--output={tmp_path}"])
-  assert str(caught.value) == message

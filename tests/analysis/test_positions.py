@@ -79,20 +79,6 @@ def test_cosines_of_a_stored_table():
   assert found.how == "stored"
 
 
-def test_cosines_of_an_interpolated_table():
-  position = learned_grid.LearnedGrid((3, 4))
-  arrays = random_tables(position)
-  found = positions.similarity(position, arrays, (5, 2), 16)
-  x = jax.image.resize(
-    arrays["pos_embedding"].reshape(3, 4, 16), (5, 2, 16), "linear"
-  ).reshape(10, 16)
-  x /= np.linalg.norm(x, axis=-1, keepdims=True)
-  np.testing.assert_allclose(
-    found.cosines.reshape(10, 10), x @ x.T, rtol=0, atol=1e-5
-  )
-  assert found.how == "interpolated"
-
-
 def test_cosines_of_sincos2d_depend_on_the_distance_alone():
   found = positions.similarity(waves.SinCos2D(), {}, (6, 5), 32)
   omega = 10_000.0 ** -(np.arange(8) / 7)
@@ -116,14 +102,6 @@ def test_rows_and_columns_that_are_orthogonal_make_a_cross_of_a_half():
     assert found.cosines[i, j, k, l] == pytest.approx(expected, abs=1e-6)
   # A patch with itself, 1, is in no mean.
   assert found.cross == pytest.approx(0.5, abs=1e-6)
-
-
-def test_random_tables_have_no_cross():
-  position = learned_grid.LearnedGrid((8, 8))
-  arrays = random_tables(position, 256)
-  found = positions.similarity(position, arrays, (8, 8), 256)
-  # 448 pairs in a cross, of standard deviation 1 / 16 each: 0.003.
-  assert abs(found.cross) < 0.01
 
 
 @pytest.mark.parametrize("grid", [(1, 5), (5, 1), (1, 1)])
@@ -199,10 +177,3 @@ def test_each_map_lies_at_its_patch():
   assert np.isnan(canvas[:, [3, 7]]).all()
   assert np.isnan(canvas).sum() == 11 + 2 * 4
   assert axes.get_title() == "a title"
-
-
-def test_large_grids_name_every_few_patches():
-  found = positions.similarity(waves.SinCos2D(), {}, (20, 4), 16)
-  axes = positions.draw(found, title="").axes[0]
-  labels = [int(x.get_text()) for x in axes.get_yticklabels()]
-  assert labels == list(range(1, 21, 2))

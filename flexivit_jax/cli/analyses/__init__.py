@@ -1,1 +1,0 @@
-"""The subcommands of `flexivit analysis`, a module each."""
