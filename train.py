@@ -27,7 +27,7 @@ from flexivit_jax.config import overrides as overrides_lib
 from flexivit_jax.config.experiment import Experiment
 from flexivit_jax.core.errors import ConfigError, Fault, config_errors_at
 from flexivit_jax.devices import compilation, placement, processes
-from flexivit_jax.devices.processes import ALONE, Peers
+from flexivit_jax.devices.processes import ALONE, Processes
 from flexivit_jax.run import dry_run, profile
 from flexivit_jax.run import open as open_lib
 from flexivit_jax.run import programs as programs_lib
@@ -61,7 +61,7 @@ def main(argv=None):
     os._exit(status)
 
 
-def start(args, overrides, peers: Peers) -> int:
+def start(args, overrides, peers: Processes) -> int:
   """Checks the arguments, and trains. Returns the exit status."""
   experiment = build.load(args.config, overrides, print)
   if peers.count > 1:
@@ -90,7 +90,7 @@ def train(
   experiment: Experiment,
   workdir: pathlib.Path,
   window: profile.Window | None = None,
-  peers: Peers = ALONE,
+  peers: Processes = ALONE,
 ) -> int:
   """Runs an experiment in a directory, or resumes the run that is there.
 

@@ -32,7 +32,7 @@ from flexivit_jax.checkpoints.run_directory import (
   steps,
 )
 from flexivit_jax.core.text import format_bytes
-from flexivit_jax.devices.processes import ALONE, Peers
+from flexivit_jax.devices.processes import ALONE, Processes
 
 ARRAYS = "arrays"
 PROGRESS = "progress.json"
@@ -69,7 +69,7 @@ class Checkpoints:
       not have the same directory.
   """
 
-  def __init__(self, workdir, *, keep: int = 2, peers: Peers = ALONE):
+  def __init__(self, workdir, *, keep: int = 2, peers: Processes = ALONE):
     silence()
     self._peers = peers
     self._directory = directory_of(workdir)

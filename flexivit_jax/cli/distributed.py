@@ -1,4 +1,4 @@
-"""A command as one of several processes: its arguments, start and end.
+"""Arguments of a command that is one of several processes, and its end.
 
 JAX runs one program in all processes; each has a part of the devices. Only the
 first prints and writes; what another has to say is an error.
@@ -10,34 +10,24 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
-import jax
-
-from flexivit_jax.checkpoints import atomic
-from flexivit_jax.cli import errors, other_output
+from flexivit_jax.cli import errors
 from flexivit_jax.cli.arguments import Parser
-from flexivit_jax.core.errors import ConfigError, Fault
-from flexivit_jax.devices import processes
-from flexivit_jax.devices.processes import ALONE, Peers
+from flexivit_jax.core.errors import ConfigError
+from flexivit_jax.devices import launch
+from flexivit_jax.devices.processes import Processes
+
+# How long the first process waits after an error, in seconds: the runtime ends
+# the others with it, which mostly are about to say the same.
+GRACE_S = 3.0
 
 NAMES = ("coordinator", "num_processes", "process_id")
-SLURM = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST")
-
-# JAX's own heartbeat notices later, so that ours can say it in a line.
-LATER_S = 30
-
-# In which a lost process is noticed whose connection ended, in seconds.
-SOON_S = 2
-
-
-class StartError(Fault):
-  """The processes cannot find each other."""
 
 
 def add_arguments(parser: Parser) -> None:
-  """How the processes of a run find each other."""
+  """Add the arguments that say where the processes of a run are."""
   add = parser.add_argument
   add(
     "--distributed",
@@ -52,34 +42,22 @@ def add_arguments(parser: Parser) -> None:
     "a free port",
   )
   add("--num_processes", type=int, help="of the run, with --coordinator")
-  add(
-    "--process_id",
-    type=int,
-    help="which of them this is, from 0, with --coordinator",
-  )
-  add(
-    "--initialization_timeout",
-    type=int,
-    default=300,
-    metavar="SECONDS",
-    help="how long to wait for the other processes; default: 300",
-  )
-  add(
-    "--heartbeat_timeout",
-    type=int,
-    default=100,
-    metavar="SECONDS",
-    help="a process without a sign of life for so long is lost, and all end; "
-    "default: 100",
-  )
+  add("--process_id", type=int, help="from 0, with --coordinator")
+  for name, seconds, text in (
+    ("initialization", 300, "how long to wait for the other processes"),
+    ("heartbeat", 60, "all end after so long without a sign of life of one"),
+  ):
+    add(
+      f"--{name}_timeout",
+      type=int,
+      default=seconds,
+      metavar="SECONDS",
+      help=f"{text}; default: {seconds}",
+    )
 
 
 def refuse(argv: Sequence[str]) -> None:
-  """Refuses these arguments, for a command that is one process.
-
-  Raises:
-    ConfigError: naming the first.
-  """
+  """Refuse these arguments, for a command that is one process."""
   names = ("distributed", *NAMES)
   for word in argv:
     name = word.partition("=")[0]
@@ -91,7 +69,7 @@ def refuse(argv: Sequence[str]) -> None:
 
 
 def check(args) -> None:
-  """Refuses arguments that do not belong together.
+  """Refuse arguments that do not belong together.
 
   Raises:
     ConfigError: with those that would.
@@ -125,7 +103,7 @@ def check(args) -> None:
         f"{args.num_processes}: give 0 to {args.num_processes - 1}"
       )
   if args.distributed:
-    missing = [name for name in SLURM if name not in os.environ]
+    missing = [name for name in launch.SLURM if name not in os.environ]
     if missing:
       raise ConfigError(
         f"--distributed={args.distributed} without {missing[0]} in the "
@@ -135,135 +113,60 @@ def check(args) -> None:
 
 
 @contextlib.contextmanager
-def started(args) -> Iterator[Peers]:
-  """The processes of the run, connected until the end.
+def started(args) -> Iterator[Processes]:
+  """Connect the processes of the run until the end.
 
   Nothing may have touched a device before. An error inside ends this process
-  at once, and the others with it.
+  at once, and the runtime ends the others.
 
   Raises:
     ConfigError: as `check`.
     StartError: they cannot find each other.
   """
   check(args)
-  place = _place(args)
-  if place is None or place.count == 1:
-    yield ALONE
-    return
-  if place.index:
-    reason = "its connection ended"
-    other_output.be_quiet(
-      place.index,
-      processes.LOST.format(index=0, count=place.count, reason=reason),
-    )
-  peers = _tie(place, args)
-  try:
-    _start_jax(place, args, peers)
-    yield peers
-    peers.close()
-    jax.distributed.shutdown()
-  except BaseException as e:
-    _end(e, peers)
-
-
-class Place(NamedTuple):
-  """Which process of how many, and where the first one is."""
-
-  host: str
-  port: int
-  count: int
-  index: int
-
-
-def _place(args) -> Place | None:
-  if args.coordinator is not None:
-    host, _, port = args.coordinator.rpartition(":")
-    return Place(host, int(port), args.num_processes, args.process_id)
-  if args.distributed is None:
-    return None
-  return slurm_place(os.environ)
-
-
-def slurm_place(environment: Mapping[str, str]) -> Place:
-  """Of a process that srun started.
-
-  The port is one of 4,096 by the job's number, so that jobs on one machine
-  have different ones.
-  """
-  # A step may have fewer tasks than its job.
-  count = environment.get("SLURM_STEP_NUM_TASKS", environment["SLURM_NTASKS"])
-  # node[001-004,7],other and node1,other begin with node001 and node1.
-  name, bracket, rest = re.match(
-    r"([^,[]+)(\[?)([^],-]*)", environment["SLURM_STEP_NODELIST"]
-  ).groups()
-  return Place(
-    f"{name}{rest if bracket else ''}",
-    61_440 + int(environment["SLURM_JOB_ID"]) % 4096,
-    int(count),
-    int(environment["SLURM_PROCID"]),
-  )
-
-
-def _tie(place: Place, args) -> processes.Lifelines:
-  """Connects to the other processes, before JAX does: it ends a process whose
-  others are not there with a stack trace."""
-  timeouts = args.initialization_timeout, args.heartbeat_timeout
-  try:
-    if place.index == 0:
-      lines = processes.accept(place.port, place.count, *timeouts)
-    else:
-      lines = processes.connect(*place, *timeouts)
-  except (OSError, ValueError) as e:
-    raise StartError(str(e)) from e
-  return processes.Lifelines(
-    place.index,
-    lines,
-    place.count,
+  processes = launch.start(
+    _place(args),
+    initialization_s=args.initialization_timeout,
     heartbeat_s=args.heartbeat_timeout,
-    end=_end_at_once,
   )
+  if processes.count == 1:
+    yield processes
+    return
+  if processes.index:
+    sys.stdout = open(os.devnull, "w")
+  try:
+    yield processes
+    launch.stop()
+  except BaseException as e:
+    _end(e, processes.index)
 
 
-def _start_jax(place: Place, args, peers: Peers) -> None:
-  # SIGTERM is ours: all save after the same step, and end.
-  jax.config.update("jax_enable_preemption_service", False)
-  port = processes.free_port() if place.index == 0 else None
-  jax.distributed.initialize(
-    coordinator_address=f"{place.host}:{peers.gather(port)[0]}",
-    num_processes=place.count,
-    process_id=place.index,
-    cluster_detection_method="deactivate",
-    initialization_timeout=args.initialization_timeout,
-    heartbeat_timeout_seconds=args.heartbeat_timeout + LATER_S,
-  )
+def _place(args):
+  if args.distributed is not None:
+    return launch.slurm_place(os.environ)
+  if args.coordinator is None:
+    return None
+  host, _, port = args.coordinator.rpartition(":")
+  return launch.Place(host, int(port), args.num_processes, args.process_id)
 
 
-def _end(error: BaseException, peers: processes.Lifelines) -> NoReturn:
-  """Prints an error as `errors.run` does, tells the others, and ends: an
-  orderly exit would wait for them, and they may wait in a collective."""
+def _end(error: BaseException, index: int) -> NoReturn:
+  """Print an error as `errors.run` does, and end.
+
+  An orderly exit would wait for the others, and they may wait in a collective.
+  """
 
   def again():
     raise error
 
-  if isinstance(error, jax.errors.JaxRuntimeError):
-    # Where a collective failed as another process was lost, the thread that
-    # watches for that says it in a line, and ends this process here.
-    time.sleep(SOON_S)
+  status = 1
   try:
     errors.run(again)
-    status = 1
   except SystemExit as e:
     status = e.code if isinstance(e.code, int) else 1
   except BaseException:
     traceback.print_exc()
-    status = 1
   sys.stderr.flush()
-  peers.fail()
+  if index == 0:
+    time.sleep(GRACE_S)
   os._exit(status)
-
-
-def _end_at_once(text: str) -> NoReturn:
-  # One write: another thread may print, and JAX may end the process.
-  os.write(2, f"error: {text}\n".encode())
-  atomic.remove_unfinished()
-  os._exit(1)

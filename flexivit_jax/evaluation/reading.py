@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from flexivit_jax.core.tokens import Batch, Tokens
-from flexivit_jax.devices.processes import Peers
+from flexivit_jax.devices.processes import Processes
 from flexivit_jax.evaluation.settings import Setting
 
 
@@ -44,7 +44,7 @@ class Lockstep:
   """
 
   loader: Loader
-  peers: Peers
+  peers: Processes
 
   @property
   def bad(self) -> dict[int, str]:

@@ -11,14 +11,14 @@ from flexivit_jax.core.errors import Fault
 from flexivit_jax.core.sizes import size_name
 from flexivit_jax.core.text import align, format_bytes
 from flexivit_jax.devices import placement
-from flexivit_jax.devices.processes import ALONE, Peers
+from flexivit_jax.devices.processes import ALONE, Processes
 from flexivit_jax.models import cost
 from flexivit_jax.run.memory_report import costliest
 from flexivit_jax.run.open import prepare
 from flexivit_jax.run.programs import Run
 
 
-def run(experiment: Experiment, peers: Peers = ALONE) -> None:
+def run(experiment: Experiment, peers: Processes = ALONE) -> None:
   """Prints config and cost, trains on one batch, and writes nothing.
 
   Args:

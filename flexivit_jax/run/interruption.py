@@ -3,7 +3,7 @@
 import contextlib
 import signal
 
-from flexivit_jax.devices.processes import Peers
+from flexivit_jax.devices.processes import Processes
 
 
 class Interrupted(Exception):
@@ -79,7 +79,7 @@ class AgreedInterruption(Interruption):
     signal: the one that all of them end after, or None.
   """
 
-  def __init__(self, peers: Peers):
+  def __init__(self, peers: Processes):
     super().__init__()
     self._peers = peers
     self._own: signal.Signals | None = None
@@ -101,6 +101,6 @@ class AgreedInterruption(Interruption):
     yield
 
 
-def interruption_for(peers: Peers) -> Interruption:
+def interruption_for(peers: Processes) -> Interruption:
   """What hears signals for the processes of a run."""
   return AgreedInterruption(peers) if peers.count > 1 else Interruption()

@@ -12,7 +12,7 @@ from flexivit_jax.data.loading import loader as loading_loader
 from flexivit_jax.data.packing import loader as packing_loader
 from flexivit_jax.data.packing import rows
 from flexivit_jax.data.packing.cutter import Cutter
-from flexivit_jax.devices.processes import ALONE, Peers
+from flexivit_jax.devices.processes import ALONE, Processes
 from flexivit_jax.evaluation import open_reading
 from flexivit_jax.evaluation import reading as reading_lib
 from flexivit_jax.models import vit
@@ -76,7 +76,7 @@ def eval_reading(
   batch_size: int,
   on_bad_image: bad_images.OnBadImage,
   shard: tuple[int, int] = (0, 1),
-  peers: Peers = ALONE,
+  peers: Processes = ALONE,
 ) -> reading_lib.Reading:
   """This process's evaluation of images as `data` shows them.
 

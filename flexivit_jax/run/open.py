@@ -17,7 +17,7 @@ from flexivit_jax.data.pixels import decode
 from flexivit_jax.data.sources.source import dtype_of
 from flexivit_jax.devices import mesh as mesh_lib
 from flexivit_jax.devices import placement
-from flexivit_jax.devices.processes import ALONE, Peers
+from flexivit_jax.devices.processes import ALONE, Processes
 from flexivit_jax.models import cost, vit
 from flexivit_jax.nn.stems import stem
 from flexivit_jax.run import teacher as teacher_lib
@@ -33,7 +33,7 @@ def prepare(
   *,
   resuming: bool = False,
   has_step: Callable[[int], bool] = lambda step: False,
-  peers: Peers = ALONE,
+  peers: Processes = ALONE,
 ) -> Run:
   """Opens and checks everything, before anything expensive starts.
 

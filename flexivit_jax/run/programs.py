@@ -25,7 +25,7 @@ from flexivit_jax.devices import (
 )
 from flexivit_jax.devices import memory as memory_lib
 from flexivit_jax.devices import mesh as mesh_lib
-from flexivit_jax.devices.processes import ALONE, Peers
+from flexivit_jax.devices.processes import ALONE, Processes
 from flexivit_jax.evaluation import reading as reading_lib
 from flexivit_jax.evaluation import sweep
 from flexivit_jax.evaluation import validation as validation_lib
@@ -80,7 +80,7 @@ class Run:
   record: dict[str, Any]
   initial: dict[str, np.ndarray]
   teacher: distillation.Teacher | None = None
-  peers: Peers = ALONE
+  peers: Processes = ALONE
 
   def is_due(self, every: int, done: int) -> bool:
     return done % every == 0 or done == self.total_steps

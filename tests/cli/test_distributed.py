@@ -1,9 +1,10 @@
-"""How a process of several is asked for, and what is refused."""
+"""Arguments of a process of several, and refusals."""
 
 import pytest
 
 from flexivit_jax.cli import arguments, distributed
 from flexivit_jax.core.errors import ConfigError
+from flexivit_jax.devices import launch
 from flexivit_jax.devices.processes import ALONE
 
 
@@ -16,15 +17,11 @@ def _parse(*argv):
 ALL = ("--coordinator=host:9000", "--num_processes=4", "--process_id=3")
 
 
-def test_one_process_is_alone():
-  with distributed.started(_parse()) as peers:
-    assert peers is ALONE
+def test_one_process_is_alone_and_several_are_accepted():
   one = ("--coordinator=h:1", "--num_processes=1", "--process_id=0")
-  with distributed.started(_parse(*one)) as peers:
-    assert peers is ALONE
-
-
-def test_all_three_are_accepted():
+  for argv in ((), one):
+    with distributed.started(_parse(*argv)) as processes:
+      assert processes is ALONE
   distributed.check(_parse(*ALL))
 
 
@@ -81,33 +78,11 @@ def test_all_three_are_accepted():
   ],
 )
 def test_what_does_not_belong_together_is_refused(argv, text, monkeypatch):
-  for name in distributed.SLURM:
+  for name in launch.SLURM:
     monkeypatch.delenv(name, raising=False)
   with pytest.raises(ConfigError) as caught:
     distributed.check(_parse(*argv))
   assert str(caught.value) == text
-
-
-@pytest.mark.parametrize(
-  ("nodes", "host"),
-  [
-    ("node001", "node001"),
-    ("node001,other2", "node001"),
-    ("node[001-015],other", "node001"),
-    ("node[007,011-015]", "node007"),
-    ("gpu-a-3,gpu-b-[1-2]", "gpu-a-3"),
-  ],
-)
-def test_slurm_says_who_is_where(nodes, host):
-  environment = {
-    "SLURM_JOB_ID": "8193",
-    "SLURM_NTASKS": "8",
-    "SLURM_PROCID": "2",
-    "SLURM_STEP_NODELIST": nodes,
-  }
-  assert distributed.slurm_place(environment) == (host, 61_441, 8, 2)
-  environment["SLURM_STEP_NUM_TASKS"] = "4"  # of a job of 8
-  assert distributed.slurm_place(environment).count == 4
 
 
 @pytest.mark.parametrize(

@@ -1,33 +1,36 @@
+import dataclasses
+import json
+
 import pytest
 
 from flexivit_jax.devices import processes
-from flexivit_jax.devices.processes import ALONE
+from flexivit_jax.devices.processes import ALONE, Connected
 
 
+@dataclasses.dataclass(frozen=True)
 class Others:
-  """Peers that say what they are told to."""
+  """Processes that describe themselves as they are told to."""
 
-  index = 0
+  described: tuple
+  index: int = 0
 
-  def __init__(self, *values):
-    self.values = values
-    self.count = 1 + len(values)
+  @property
+  def count(self):
+    return 1 + len(self.described)
 
   def gather(self, value):
-    return [value, *self.values]
+    return [value, *self.described]
 
 
 def test_the_same_is_accepted():
-  processes.check_same(Others({"a": 1}, {"a": 1}), {"a": 1})
+  processes.check_same(Others(({"a": 1}, {"a": 1})), {"a": 1})
   processes.check_same(ALONE, {"a": object()})  # nobody asks
 
 
 def test_the_first_name_that_differs_is_told():
+  others = Others(({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": "x"}))
   with pytest.raises(processes.DisagreementError) as caught:
-    processes.check_same(
-      Others({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": "x"}),
-      {"a": 1, "b": 2, "c": 3},
-    )
+    processes.check_same(others, {"a": 1, "b": 2, "c": 3})
   assert str(caught.value) == (
     "b is 2 in process 0 and 'x' in process 2: start all processes with the "
     "same command, code and data"
@@ -42,11 +45,26 @@ def test_the_code_and_what_computes_are_described():
 
 
 def test_the_digest_is_of_names_and_contents(tmp_path):
-  (tmp_path / "a.py").write_text("x = 1\n")
-  first = processes.digest(tmp_path)
-  assert processes.digest(tmp_path) == first
-  (tmp_path / "a.py").write_text("x = 2\n")
-  changed = processes.digest(tmp_path)
-  (tmp_path / "a.py").write_text("x = 1\n")
-  (tmp_path / "a.py").rename(tmp_path / "b.py")
-  assert len({first, changed, processes.digest(tmp_path)}) == 3
+  digests = set()
+  for name, text in (("a.py", "x = 1\n"), ("a.py", "x = 2\n"), ("b.py", "")):
+    (tmp_path / name).write_text(text)
+    assert processes.digest(tmp_path) == processes.digest(tmp_path)
+    digests.add(processes.digest(tmp_path))
+  assert len(digests) == 3
+
+
+@pytest.mark.parametrize("length", [0, 300])
+def test_values_of_any_length_are_gathered(length):
+  values = [None, {"a": [1, 2.5]}, "x" * length, "\N{SNOWMAN}\0"]
+  for value in values:
+    # The tests' process is the only one: it gathers its own.
+    assert Connected().gather(value) == [json.loads(json.dumps(value))]
+
+
+def test_a_stop_is_obeyed_as_many_questions_later_in_every_process():
+  connected = Connected()
+  own = [None, 15, None, None, None]
+  assert processes.DELAY == 2
+  found = [connected.stop_signal(x) for x in own]
+  assert found == [None, None, None, 15, None]
+  assert ALONE.stop_signal(15) == 15
