@@ -28,6 +28,7 @@ def renewed(
   ):
     raw = _without(raw, place, field, report)
   if _name(_at(raw, ("model", "kernel"))) == "triton":
+    report("config.model.kernel is now fused, which has no fields")
     raw["model"] = {**raw["model"], "kernel": "fused"}
   if _name(raw.get("optimizer")) == "optax":
     raw["optimizer"] = _optimizer(raw["optimizer"])
@@ -40,7 +41,8 @@ def _optimizer(old):
   transform, options = old.get("transform"), dict(old.get("options") or {})
   if transform == "adafactor" and options.keys() <= set(_ADAFACTOR):
     return {**new, "name": "adafactor", **options}
-  return {**new, "name": "retired", "was": f"optax's {transform}"}
+  unknown = "".join(f" with {name}" for name in options)
+  return {**new, "name": "retired", "was": f"optax's {transform}{unknown}"}
 
 
 def _without(raw, place, field, report):

@@ -5,17 +5,18 @@ import pytest
 from flexivit_jax.config import build, retired
 from flexivit_jax.core.errors import ConfigError
 
+FUSED = ["config.model.kernel is now fused, which has no fields"]
 ADAM = {"name": "adamw", "learning_rate": 1e-3}
 
 
 @pytest.mark.parametrize(
   ("old", "new", "lines"),
   [
-    ({"model": {"kernel": "triton"}}, {"model": {"kernel": "fused"}}, []),
+    ({"model": {"kernel": "triton"}}, {"model": {"kernel": "fused"}}, FUSED),
     (
       {"model": {"kernel": {"name": "triton"}, "size": "S"}},
       {"model": {"kernel": "fused", "size": "S"}},
-      [],
+      FUSED,
     ),
     (
       {"model": {"distribution": {"name": "query_sharded", "gather": "x"}}},
@@ -61,7 +62,7 @@ def test_a_run_of_a_retired_optimiser_opens_and_does_not_train():
   experiment = build.from_plain(raw)
   assert experiment.optimizer.weight_decay == 0.5
   assert build.from_plain(build.to_json(experiment)) == experiment
-  with pytest.raises(ValueError, match=r"optax's lion is gone. Set optimizer"):
+  with pytest.raises(ValueError, match=r"optax's lion with b1 is gone. Set"):
     experiment.optimizer.build(10)
 
 

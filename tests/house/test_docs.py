@@ -118,3 +118,36 @@ def test_runs_from_top_to_bottom(path):
     if "image/png" in output.get("data", {})
   ]
   assert len(figures) >= 3
+
+
+def _missing(text):
+  """Modules and names of the package that a text imports, and are not there."""
+  imports = re.findall(r"from (flexivit_jax[\w.]*) import ([\w, ]+)", text)
+  for module, names in imports:
+    for name in (x.split() for x in names.split(",") if x.strip()):
+      path = ROOT / module.replace(".", "/")
+      at = path / f"{name[0]}.py", path / name[0] / "__init__.py"
+      own = path.with_suffix(".py") if path.suffix == "" else path
+      own = own if own.exists() else path / "__init__.py"
+      if any(x.exists() for x in at):
+        continue
+      if not own.exists() or not re.search(rf"\b{name[0]}\b", own.read_text()):
+        yield f"{module}.{name[0]}"
+  for path in re.findall(r"(?:flexivit_jax|tests)/[\w/]+\.py", text):
+    if not (ROOT / path).exists():
+      yield path
+
+
+@pytest.mark.parametrize(
+  "folder", ["*.md", "docs/*.md", "notebooks/*.ipynb", "configs/*.py"]
+)
+def test_code_and_paths_in_texts_exist(folder):
+  texts = {p.name: p.read_text() for p in ROOT.glob(folder)}
+  assert texts
+  missing = {name: [*_missing(text)] for name, text in texts.items()}
+  assert {name: found for name, found in missing.items() if found} == {}
+
+
+def test_a_missing_import_is_seen():
+  text = "from flexivit_jax.core import tokens, gone\ntests/none.py"
+  assert [*_missing(text)] == ["flexivit_jax.core.gone", "tests/none.py"]

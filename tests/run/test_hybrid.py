@@ -9,7 +9,6 @@ from flexivit_jax.checkpoints import export, save, serving
 from flexivit_jax.checkpoints.formats import parameters
 from flexivit_jax.checkpoints.model import StoredModel, on_device
 from flexivit_jax.checkpoints.origin import Spec
-from flexivit_jax.cli import plan_workload
 from flexivit_jax.config import build
 from flexivit_jax.core.errors import ConfigError
 from flexivit_jax.core.tokens import patchify
@@ -18,6 +17,7 @@ from flexivit_jax.nn import encoder, pooling
 from flexivit_jax.nn.positions import learned_grid
 from flexivit_jax.nn.stems.early_convolutions import EarlyConvolutions
 from flexivit_jax.nn.stems.resnet import ResNet
+from flexivit_jax.run.plan import workload
 from flexivit_jax.training import parameter_groups
 
 HYBRID = "--config=configs/hybrid_digits.py"
@@ -78,7 +78,7 @@ def test_the_three_of_the_recipe_have_as_many_parameters():
 def test_a_stem_is_not_planned():
   experiment = build.load("configs/hybrid_digits.py")
   with pytest.raises(ConfigError) as caught:
-    plan_workload.read(experiment)
+    workload.read(experiment)
   assert str(caught.value) == (
     "config.model.stem: the plan has no formula for the memory of "
     "convolutions: train.py --dry_run says what a step needs, "

@@ -67,7 +67,7 @@ def test_what_is_ignored_stays_so():
 
 BUSY = """
 import ctypes, sys
-from flexivit_jax.training.interruption import Interruption
+from flexivit_jax.run.interruption import Interruption
 with Interruption() as interruption:
   print("ready", flush=True)
   while interruption.signal is None:

@@ -133,8 +133,7 @@ def test_other_data_in_the_same_directory_is_refused(
     ),
     (
       "--workdir=gs://bucket/run",
-      "--workdir gs://bucket/run: give the run a directory of this machine, or a "
-      "mounted one",
+      "--workdir gs://bucket/run: give the run a directory of this machine",
     ),
     ("--config.lr=1", "config.lr: no such key"),
   ],

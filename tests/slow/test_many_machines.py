@@ -332,19 +332,20 @@ import sys
 import jax, numpy as np
 from jax.sharding import AxisType, Mesh
 from flexivit_jax.cli import arguments, distributed
-from flexivit_jax.training import sharding
+from flexivit_jax.devices import mesh as mesh_lib
+from flexivit_jax.devices import placement
 
 def check(devices, rows):
   mesh = Mesh(devices, ("data", "seq"), axis_types=(AxisType.Auto,) * 2)
-  assert sharding.process_rows(mesh) == rows, sharding.process_rows(mesh)
+  assert placement.process_rows(mesh) == rows, placement.process_rows(mesh)
   x = np.arange(24.0).reshape(8, 3)
   index, count = rows
   own = np.split(x, count)[index]
-  placed = sharding.to_devices(own, mesh)
-  assert placed.shape == sharding.shapes(own, mesh).shape == x.shape
+  placed = placement.to_devices(own, mesh)
+  assert placed.shape == placement.shapes(own, mesh).shape == x.shape
   for shard in placed.addressable_shards:
     np.testing.assert_array_equal(shard.data, x[shard.index])
-  everywhere = sharding.replicate(x, mesh)
+  everywhere = placement.replicate(x, mesh)
   np.testing.assert_array_equal(everywhere, x)
 
 parser = arguments.parser("")
