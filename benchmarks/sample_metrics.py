@@ -44,7 +44,7 @@ def judge(checkpoint, samples, classifier, patch_size=None) -> dict[str, Any]:
 
   Args:
     checkpoint: run that they were drawn from.
-    samples: `samples.npz` of cli.sample.
+    samples: `samples.npz` of flexivit sample.
     classifier: checkpoint of a run with the same classes.
     patch_size: of the classifier, "6" say; None: its only one.
   """
