@@ -420,9 +420,9 @@ def test_killed_amid_a_download(server, tmp_path):
   half = len(BODY) // 2
   server.reply = _send(BODY[:half], hold.wait, length=len(BODY))
   code = (
-    "from flexivit_jax.checkpoints import published\n"
+    "from flexivit_jax.checkpoints import download, published\n"
     f"published.MODELS = (published.{_model(server.address)!r},)\n"
-    f"published.fetch('tiny', cache={str(tmp_path)!r})"
+    f"download.fetch('tiny', cache={str(tmp_path)!r})"
   )
   process = subprocess.Popen(  # noqa: S603
     [sys.executable, "-c", code], cwd=PEM.parents[2]

@@ -619,16 +619,9 @@ def test_serving_needs_no_flax_and_no_code_of_the_model(
   np.testing.assert_allclose(
     logits, served(images, (48, 24))["logits"], rtol=0, atol=1e-5
   )
-  assert ours.split() == [
-    "flexivit_jax",
-    *("flexivit_jax.checkpoints", "flexivit_jax.checkpoints.atomic"),
-    *(
-      "flexivit_jax.checkpoints.manifest",
-      "flexivit_jax.checkpoints.safetensors",
-    ),
-    *("flexivit_jax.core", "flexivit_jax.core.patch_size"),
-    *("flexivit_jax.core.text", "flexivit_jax.checkpoints.serving"),
-  ]
+  rooms = {name.split(".")[1] for name in ours.split() if "." in name}
+  assert rooms == {"checkpoints", "core"}
+  assert "flexivit_jax.checkpoints.load" not in ours.split()
   assert missing == ""
 
 

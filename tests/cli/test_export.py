@@ -7,7 +7,7 @@ import pytest
 
 from flexivit_jax.checkpoints import parity, repatch, serving
 from flexivit_jax.cli import checkpoint_arguments, export
-from flexivit_jax.core import pi_resize, resize
+from flexivit_jax.core import pi_resize
 from flexivit_jax.core.errors import ConfigError, Fault
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
@@ -65,7 +65,8 @@ def test_what_computes_something_else_is_a_fault(
     return pi_resize.pi_resize(kernel, hw, antialias=not antialias)
 
   # As other programs resize: near to it, but not the same.
-  monkeypatch.setattr(repatch, "resize", _With(resize, pi_resize=antialiased))
+  other = _With(pi_resize, pi_resize=antialiased)
+  monkeypatch.setattr(repatch, "pi_resize", other)
   with pytest.raises(Fault) as caught:
     export.main(_arguments(checkpoint, tmp_path / "out"))
   assert str(caught.value) == (

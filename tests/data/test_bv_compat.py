@@ -169,7 +169,7 @@ def test_a_cut_jpeg_is_refused(kept):
 
 
 def test_without_simplejpeg_it_is_refused(monkeypatch):
-  monkeypatch.setattr(importlib.util.util, "find_spec", lambda name: None)
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(ValueError) as caught:
     bv_compat.check_decoder()
   assert str(caught.value) == (

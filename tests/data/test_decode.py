@@ -595,7 +595,7 @@ before = peaks()
 for path in sorted(folder.glob("bomb*")):
   try:
     decode.decode_rgb(path.read_bytes(), path.name)
-  except images.BadImageError as e:
+  except decode.BadImageError as e:
     print(e)
 after = peaks()
 held = np.ones(64 * 2**20, np.uint8)
