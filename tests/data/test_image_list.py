@@ -1,6 +1,5 @@
 """Images of any size in one call, as rows of packed patches."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -89,16 +88,7 @@ def test_other_channels_and_floats_are_resized_alike(channels, dtype):
 
 
 def test_an_image_beyond_the_positions_is_named():
-  with pytest.raises(ValueError) as caught:
+  text = r"^image 5 of 40x44 .* 10x11 .* end at 5x4: give .* NaFlex\(4\)"
+  with pytest.raises(ValueError, match=text):
     pack(IMAGES, largest=(5, 4))
-  assert str(caught.value) == (
-    "image 5 of 40x44 pixels has 10x11 patches, and the model's positions end "
-    "at 5x4: give a smaller image, larger patches, or a resolution of fewer "
-    "patches, such as NaFlex(4)"
-  )
   assert pack(IMAGES, resolution.NaFlex(12), largest=(5, 4))
-
-
-def test_the_tokens_are_a_pytree_of_arrays():
-  ((packed, _),) = pack(IMAGES[:2])
-  assert len(jax.tree.leaves(packed)) == 4
