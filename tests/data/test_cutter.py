@@ -75,13 +75,6 @@ def test_dropped_patches_are_missing_and_no_other_changes():
   assert others.tolist() != cells.tolist()
 
 
-def test_nothing_is_dropped_without_a_generator():
-  cut = cutter(resolution.Native(), drop=token_drop.Constant(0.4))
-  found = plan(cut, (48, 80))
-  assert found.drop == 0
-  assert len(cut.cut(noise(48, 80), found, None)[0]) == 60
-
-
 def test_a_drop_rate_may_be_scheduled():
   drop = token_drop.Scheduled(0.8, 0.2, middle=1000, width=1)
   cut = cutter(resolution.Native(), drop=drop)

@@ -162,17 +162,6 @@ def test_an_image_is_cut_anew_in_every_epoch():
   assert all(len(set(cuts)) > GROUP // 2 for cuts in seen.values())
 
 
-def test_transforms_come_first():
-  square = Cutter(
-    resolution.Native(), FixedPatchSize(4), token_drop.NoDrop(), row_length=40
-  )
-  batch = next(
-    make(transforms=(transforms_lib.Resize((8, 12)),), cutter=square)
-  )
-  real = batch.inputs.segments > 0
-  assert (batch.inputs.grid_hw[real] == (2, 3)).all()
-
-
 def test_threads_change_nothing():
   batches, expected = make(threads=3), take(make(), 12)
   assert take(batches, 8) == expected[:8]
@@ -339,13 +328,6 @@ def test_what_overflowed_is_counted_also_when_a_run_resumes():
   # No image is both left out and in a batch: together they were read.
   read = going.get_state()["packer"]["parent"]["place"]
   assert abs(images + going.overflowed - read) <= 4 * 40
-
-
-def test_nothing_overflows_into_the_next_row():
-  batches = make(packing=dataclasses.replace(PACKING, max_images=2))
-  for _ in range(6):
-    assert len(indices(next(batches))) <= 2 * BATCH
-  assert batches.overflowed == 0
 
 
 def test_processes_share_the_images_of_one():

@@ -14,6 +14,7 @@ import numpy as np
 from flexivit_jax.core.text import quoted
 from flexivit_jax.data.sources import splits as splits_lib
 from flexivit_jax.data.sources.array_record import ArrayRecords
+from flexivit_jax.data.sources.source import make_absolute
 from flexivit_jax.data.sources.tfds_metadata import Prepared
 
 # A name becomes a path, so it has no "..", no "\" and no "/" in front.
@@ -75,9 +76,7 @@ class Tfds:
     if self.max_labels is not None and not 2 <= self.max_labels <= 4096:
       raise ValueError(f"max_labels is {self.max_labels}: give 2 to 4096")
     if self.data_dir is not None:
-      # A run finds its data again from elsewhere.
-      path = pathlib.Path(self.data_dir).expanduser().absolute()
-      object.__setattr__(self, "data_dir", str(path))
+      make_absolute(self, "data_dir")
 
   def open(self) -> ArrayRecords:
     """Reads the metadata and the first record.

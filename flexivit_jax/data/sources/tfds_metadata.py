@@ -14,7 +14,7 @@ from flexivit_jax.data.sources.array_record import Shard
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """What the metadata of a prepared dataset says.
+  """Metadata of a prepared dataset.
 
   Attributes:
     name: with config and version.
