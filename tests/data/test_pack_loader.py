@@ -10,6 +10,7 @@ import multiprocessing
 import jax
 import numpy as np
 import pytest
+from fakes import Fake
 
 from flexivit_jax.core import resolution, token_drop
 from flexivit_jax.core.patch_size import FixedPatchSize, SampledPatchSize
@@ -21,43 +22,20 @@ from flexivit_jax.data.packing.cutter import Cutter, TooLongError
 from flexivit_jax.data.packing.eval_loader import PackEvalLoader
 from flexivit_jax.data.packing.loader import PackLoader
 from flexivit_jax.data.packing.rows import Packing
-from flexivit_jax.data.pixels import transforms as transforms_lib
 from flexivit_jax.data.pixels.decode import BadImageError
-from flexivit_jax.data.pixels.preprocessing import ANTIALIAS
+from flexivit_jax.data.pixels.transforms import Flip
 
 N, BATCH = 37, 3  # an epoch is no whole number of groups, rows or batches
 
 
 @dataclasses.dataclass(frozen=True)
-class Varied:
-  """Images of many sizes; every pixel of one tells its index."""
+class Varied(Fake):
+  """Images of many sizes."""
 
-  bad: tuple[int, ...] = ()
   n: int = N
-
-  classes = ("a", "b", "c")
-  mode = ANTIALIAS
-
-  @property
-  def fingerprint(self):
-    return f"varied {self.n}"
-
-  def __len__(self):
-    return self.n
 
   def size(self, index):
     return 4 + index * 7 % 29, 4 + index * 5 % 31
-
-  def image(self, index):
-    if index in self.bad:
-      raise BadImageError(f"{self.name(index)}: torn")
-    return np.full((*self.size(index), 3), index, np.uint8)
-
-  def label(self, index):
-    return index % 3
-
-  def name(self, index):
-    return f"dir/{index}.png"
 
 
 CUTTER = Cutter(
@@ -347,7 +325,7 @@ def test_processes_share_the_images_of_one():
 
 
 SKIP = bad_images.Skip(max_share=0.5)
-SPOILT = Varied((2, 3, 7))
+SPOILT = Varied(bad=(2, 3, 7))
 
 
 @pytest.mark.parametrize(
@@ -445,7 +423,7 @@ def test_processes_share_the_images_of_an_evaluation():
 )
 def test_an_evaluation_leaves_bad_images_out(bad):
   skip = bad_images.Skip(max_share=0.9)
-  batches = evaluate(Varied(bad), on_bad_image=skip)
+  batches = evaluate(Varied(bad=bad), on_bad_image=skip)
   for _ in range(2):
     seen = sorted(i for b in views_of(batches) for i in indices(b))
     assert seen == [i for i in range(N) if i not in bad]
@@ -455,7 +433,7 @@ def test_an_evaluation_leaves_bad_images_out(bad):
 def test_an_evaluation_of_no_image_is_empty():
   # The one image is bad, or another process's.
   skip = bad_images.Skip()
-  assert list(evaluate(Varied((0,), n=1), on_bad_image=skip)) == []
+  assert list(evaluate(Varied(1, (0,)), on_bad_image=skip)) == []
   assert list(evaluate(Varied(n=1), shard=(1, 3))) == []
 
 
@@ -530,10 +508,10 @@ FEW = bad_images.Skip(max_share=0.03)
   [
     (dict(seed=1), "seed: 0 -> 1"),
     (dict(batch_size=6), "batch_size: 3 -> 6"),
-    (dict(transforms=(transforms_lib.Flip(),)), r"transforms: .* -> .*Flip"),
+    (dict(transforms=(Flip(),)), r"transforms: .* -> .*Flip"),
     (dict(cutter=NO_DROP), r"patches: .*Beta.* -> .*NoDrop"),
     (dict(packing=Packing(40, 5, 5)), r"packing: .*rows=4.* -> .*rows=5"),
-    (dict(source=Varied(n=38)), "data: 'varied 37' -> 'varied 38'"),
+    (dict(source=Varied(n=38)), "data: '37 images' -> '38 images'"),
   ],
 )
 def test_a_state_of_other_batches_is_refused(changes, text):
@@ -547,7 +525,7 @@ def test_a_state_of_other_batches_is_refused(changes, text):
 @pytest.mark.parametrize(
   ("build", "error", "text"),
   [
-    (lambda: make(Varied((7,))), BadImageError, r"^dir/7\.png: torn"),
+    (lambda: make(Varied(bad=(7,))), BadImageError, r"^dir/7\.png: torn"),
     (
       lambda: make(SPOILT, on_bad_image=FEW),
       bad_images.TooManyBadImagesError,
@@ -565,14 +543,14 @@ def test_a_state_of_other_batches_is_refused(changes, text):
       marks=pytest.mark.slow,
     ),
     (lambda: make(shard=(0, 2)), ValueError, "batch_size 3 .* over 2"),
-    (lambda: evaluate(Varied((7,))), BadImageError, r"^dir/7\.png: torn"),
+    (lambda: evaluate(Varied(bad=(7,))), BadImageError, r"^dir/7\.png: torn"),
     (
       lambda: evaluate(SPOILT, on_bad_image=FEW),
       bad_images.TooManyBadImagesError,
       "^3 of 37 ",
     ),
     (
-      lambda: evaluate(transforms=(transforms_lib.Flip(),)),
+      lambda: evaluate(transforms=(Flip(),)),
       ValueError,
       "^Flip is random: .* Resize, or Native$",
     ),

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from fakes import Fake
 
 from flexivit_jax.core import resolution, token_drop
 from flexivit_jax.core.patch_size import FixedPatchSize, SampledPatchSize
@@ -15,25 +16,16 @@ from flexivit_jax.data.packing.cut_images import GROUP
 from flexivit_jax.data.packing.cutter import Cutter, TooLongError
 from flexivit_jax.data.packing.loader import PackLoader
 from flexivit_jax.data.packing.rows import Packing
-from flexivit_jax.data.pixels import transforms as transforms_lib
 from flexivit_jax.data.pixels.decode import BadImageError
-from flexivit_jax.data.pixels.preprocessing import ANTIALIAS
+from flexivit_jax.data.pixels.transforms import Flip, InceptionCrop
 
 
 @dataclasses.dataclass(frozen=True)
-class Photographs:
-  """Black images of many sizes, none of which need be decoded."""
+class Photographs(Fake):
+  """Images of many sizes, none of which need be decoded."""
 
   n: int = 400
-  bad: tuple[int, ...] = ()
   decodable: bool = True
-
-  classes = ("a", "b")
-  fingerprint = "photographs"
-  mode = ANTIALIAS
-
-  def __len__(self):
-    return self.n
 
   def size(self, index):
     if index in self.bad:
@@ -46,12 +38,6 @@ class Photographs:
   def image(self, index):
     assert self.decodable
     return np.zeros((*self.size(index), 3), np.uint8)
-
-  def label(self, index):
-    return index % 2
-
-  def name(self, index):
-    return f"dir/{index}.png"
 
 
 PACKING = Packing(64, max_images=5, open_rows=8)
@@ -84,7 +70,7 @@ def lengths(loader, n):
   return np.concatenate([group["lengths"] for group in groups])[:n]
 
 
-CROP = (transforms_lib.InceptionCrop((24, 40)), transforms_lib.Flip())
+CROP = (InceptionCrop((24, 40)), Flip())
 
 
 @pytest.mark.parametrize("drop", [None, token_drop.Beta(0.5)])
@@ -111,12 +97,12 @@ def test_rows_become_as_full_as_foretold(drop, overflow, max_images):
   loader = make(Photographs(1500), drop=drop, packing=packing)
   foretold = survey.scan(loader.cut_images, packing).now
   fill, images, full = [], [], []
-  for _ in range(200):
+  for _ in range(100):
     batch = next(loader)
     fill.append((batch.inputs.segments > 0).mean())
     images.append(batch.weights.sum(axis=1).mean())
     full.append(batch.weights.all(axis=1).mean())
-  # 800 rows, of the same images and more: other draws of some hundred.
+  # 400 rows, of the same images and more: other draws of some hundred.
   assert foretold.fill == pytest.approx(np.mean(fill), rel=0.03)
   assert foretold.images_per_row == pytest.approx(np.mean(images), rel=0.03)
   assert foretold.full_rows == pytest.approx(np.mean(full), abs=0.08)
