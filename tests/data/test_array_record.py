@@ -5,7 +5,6 @@ import os
 import pathlib
 import pickle
 import re
-import shutil
 import subprocess
 import sys
 
@@ -74,7 +73,7 @@ def test_threads_read_what_one_thread_reads(prepared):
   source = opened(prepared)
 
   def read(seed):
-    order = np.random.default_rng(seed).integers(0, TRAIN, 20 * TRAIN)
+    order = np.random.default_rng(seed).integers(0, TRAIN, 5 * TRAIN)
     return all(got == expected[i] for got, i in zip(rows(source, order), order))
 
   with concurrent.futures.ThreadPoolExecutor(4) as threads:
@@ -283,10 +282,3 @@ def test_a_shard_that_is_deleted(data_dir, shard):
     DamagedRecordError, match=r"record 0 of this shard.*No such file"
   ):
     source.image(10)
-
-
-def test_a_shard_that_is_another_one(data_dir, shard):
-  other = data_dir / "zoo/1.2.0/zoo-test.array_record-00000-of-00003"
-  shutil.copy(other, shard)
-  with pytest.raises(DamagedRecordError, match="5 records instead of 13; rest"):
-    opened(data_dir)

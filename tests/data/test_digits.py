@@ -41,8 +41,7 @@ def test_sizes_and_aspect_ratios_are_as_asked_for():
   # 1,297 draws of U(20, 60): the mean has a standard error of 0.32.
   assert abs(side.mean() - 40) < 1.3
   assert abs(log_aspect.mean()) < 0.045
-  # A normal cut off at two deviations has 0.88 of 0.4, as 4.6 % lie there: all
-  # of them at the end, 0.96.
+  # A normal of 0.4 cut off at two deviations has 0.88 to 0.96 of it.
   assert 0.36 < log_aspect.std() < 0.41
   assert np.abs(log_aspect).max() < 0.8 + 0.08
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 import zoo
-from zoo import TRAIN, opened, pixels, rows
+from zoo import TRAIN, opened, pixels
 
 from flexivit_jax.data.sources.array_record import DamagedRecordError
 from flexivit_jax.data.sources.tfds import Tfds
@@ -139,26 +139,16 @@ def grow(folder):
   shard.write_bytes(shard.read_bytes() + bytes(1 << 16))
 
 
-def fewer(folder):
-  path = folder / "dataset_info.json"
-  path.write_text(path.read_text().replace('"13"', '"12"', 1))
-
-
 def newer(folder):
   folder.rename(folder.with_name("1.2.1"))
 
 
-@pytest.mark.parametrize("change", [relabel, grow, fewer, newer])
+@pytest.mark.parametrize("change", [relabel, grow, newer])
 def test_the_fingerprint_sees(data_dir, change):
   before = opened(data_dir, split="train[:10]").fingerprint
   assert opened(data_dir, split="train[:10]").fingerprint == before
-  fewer_records = change is fewer
   change(data_dir / "zoo" / "1.2.0")
-  if fewer_records:  # the first shard holds one more
-    with pytest.raises(DamagedRecordError, match="holds 13 records instead"):
-      rows(opened(data_dir))
-  else:
-    assert opened(data_dir, split="train[:10]").fingerprint != before
+  assert opened(data_dir, split="train[:10]").fingerprint != before
 
 
 def test_splits_and_slices_have_fingerprints_of_their_own(prepared, tmp_path):
@@ -286,3 +276,9 @@ def test_features_that_are_no_images_with_labels(tmp_path):
     ("words", None, "no Image feature, but label (ClassLabel): take a dat"),
   ):
     assert text in refusal(tmp_path, name, image_key=key)
+
+
+def test_shards_of_another_split(data_dir):
+  edit(data_dir, "dataset_info.json", '"13"', '"12"')
+  with pytest.raises(DamagedRecordError, match="it holds 13 records instead"):
+    opened(data_dir)

@@ -9,6 +9,7 @@ import pytest
 from flexivit_jax.data.pixels import rand_augment
 from flexivit_jax.data.pixels import resize as resize_lib
 from flexivit_jax.data.pixels import transforms as transforms_lib
+from flexivit_jax.data.pixels.colour import ColorJitter, Grayscale
 from flexivit_jax.data.pixels.transforms import (
   Affine,
   CentralCrop,
@@ -63,6 +64,9 @@ def centre_of_mass(image):
     InceptionCrop((5, 6)),
     Flip(),
     Affine(),
+    ColorJitter(),
+    Grayscale(0.5),
+    rand_augment.RandAugment(2, 3),  # more would leave nothing of few pixels
   ],
   ids=lambda t: type(t).__name__,
 )
