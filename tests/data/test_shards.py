@@ -204,3 +204,11 @@ def test_files_of_a_folder_are_kept_by_their_names(tmp_path):
   paths = ("b/1", "a/2", "b/0", "a/1")
   files = ImageFiles(tmp_path, paths, np.zeros(4, int), ("a", "b"), "x")
   assert [paths[i] for i in files.stored_order()] == sorted(paths)
+
+
+def test_without_parts_a_process_reads_of_all_files(prepared, monkeypatch):
+  source = opened(prepared)
+  loader = make(source, (0, 2), read_parts=1)
+  seen = files_read(monkeypatch, source, loader, N // BATCH)
+  assert len(seen) == N / 2
+  assert len({file for file, _ in seen}) >= FILES - 1  # 4 with parts
