@@ -5,7 +5,6 @@ import os
 import pathlib
 import pickle
 import re
-import shutil
 import subprocess
 import sys
 
@@ -17,7 +16,6 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 from zoo import TEST, TRAIN, opened, pixels, rows
 
-from flexivit_jax.core.errors import Fault
 from flexivit_jax.data.pixels.decode import BadImageError
 from flexivit_jax.data.sources import array_record
 from flexivit_jax.data.sources.array_record import DamagedRecordError
@@ -62,17 +60,6 @@ def test_tfds_reads_the_same_in_the_same_order(prepared):
   assert rows(source) == [(x["image"].tobytes(), x["label"]) for x in oracle]
 
 
-def test_complementary_slices(prepared):
-  whole = opened(prepared)
-  for at in ("1", "25%", "90%"):
-    first, rest = (
-      opened(prepared, split=s) for s in (f"train[:{at}]", f"train[{at}:]")
-    )
-    # Disjoint and complete: all 40 images are different.
-    assert sorted(rows(first) + rows(rest)) == sorted(rows(whole))
-    assert first.classes == rest.classes == whole.classes
-
-
 def test_a_copy_for_another_process(prepared):
   source = opened(prepared, split="train[:90%]")
   rows(source)  # files are open
@@ -86,27 +73,14 @@ def test_threads_read_what_one_thread_reads(prepared):
   source = opened(prepared)
 
   def read(seed):
-    order = np.random.default_rng(seed).integers(0, TRAIN, 20 * TRAIN)
+    order = np.random.default_rng(seed).integers(0, TRAIN, 5 * TRAIN)
     return all(got == expected[i] for got, i in zip(rows(source, order), order))
 
   with concurrent.futures.ThreadPoolExecutor(4) as threads:
     assert list(threads.map(read, range(4))) == [True] * 4
 
 
-def test_a_record_is_read_once_for_image_and_labels(prepared, monkeypatch):
-  source, places = opened(prepared), []
-  record = array_record._record
-
-  def counted(*place):
-    places.append(place)
-    return record(*place)
-
-  monkeypatch.setattr(array_record, "_record", counted)
-  rows(source, range(1, TRAIN))
-  assert len(places) == len(set(places)) == TRAIN - 1
-
-
-@pytest.mark.parametrize("label", [0, 1, 127, 128, 2**31, 2**63 - 1, -1])
+@pytest.mark.parametrize("label", [0, 2**63 - 1, -1])
 def test_a_tf_train_example(label):
   message = tf_example_pb2.Example()
   features = message.features.feature
@@ -116,10 +90,8 @@ def test_a_tf_train_example(label):
   features["image"].bytes_list.value.append(bytes(range(256)) * 300)
   record = message.SerializeToString()
   parse = array_record._image_and_labels
-  assert parse(record, ("image", "label")) == (
-    bytes(range(256)) * 300,
-    (label,),
-  )
+  expected = bytes(range(256)) * 300, (label,)
+  assert parse(record, ("image", "label")) == expected
   endless = b"\x0a" + b"\xff" * 20
   for wrong in (record[:-1], record + b"\x0a", endless, b"\x0b", b"text"):
     with pytest.raises(ValueError, match=r"no tf\.train\.Example with 'image'"):
@@ -129,7 +101,7 @@ def test_a_tf_train_example(label):
       parse(record, keys)
 
 
-@pytest.mark.parametrize("label", [0, 127, 128, 2**63 - 1, -1])
+@pytest.mark.parametrize("label", [0, 128, -1])
 def test_an_encoded_example_is_that_of_tensorflow(label):
   features = {"label": label, "image": bytes(range(256)) * 300, "f": "é.jpg"}
   record = array_record.encode_example(features)
@@ -138,8 +110,6 @@ def test_an_encoded_example_is_that_of_tensorflow(label):
   assert message["image"].bytes_list.value == [features["image"]]
   assert message["f"].bytes_list.value == ["é.jpg".encode()]
   assert len(message) == 3
-  parsed = array_record._image_and_labels(record, ("image", "label"))
-  assert parsed == (features["image"], (label,))
   again = dict(reversed(features.items()))
   assert array_record.encode_example(again) == record
 
@@ -167,9 +137,6 @@ def test_integers_that_are_not_packed():
   record = b"\x0a" + bytes([len(entries)]) + entries
   parse = array_record._image_and_labels
   assert parse(record, ("image", "label")) == (b"x", (300,))
-  assert tf_example_pb2.Example.FromString(record).features.feature[
-    "label"
-  ].int64_list.value == [300]
 
 
 def test_sizes_without_decoding(prepared, tmp_path):
@@ -182,6 +149,9 @@ def test_sizes_without_decoding(prepared, tmp_path):
   # The torn one has a header.
   assert sorted(map(source.size, range(2))) == [(8, 9), (8, 16)]
   turned = [source.label(i) for i in range(2)].index(0)
+  torn = re.escape(source.name(1 - turned))
+  with pytest.raises(BadImageError, match=f"^{torn}: cannot decode"):
+    source.image(1 - turned)
   source = opened(tmp_path, "odd", exif_transpose=True)
   assert source.size(turned) == source.image(turned).shape[:2] == (16, 8)
   # Its orientation may come after the pixels.
@@ -198,25 +168,10 @@ def test_the_name_of_a_record(prepared):
   assert set(names) < {source.name(i) for i in range(TEST)}
 
 
-def test_an_image_that_is_none_is_named(tmp_path):
-  zoo.prepare(Odd, tmp_path)
-  source = opened(tmp_path, "odd")
-  torn = [source.label(i) for i in range(2)].index(1)
-  assert source.image(1 - torn).shape == (8, 16, 3)
-  with pytest.raises(BadImageError) as caught:
-    source.image(torn)
-  assert str(caught.value).startswith(
-    f"{source.name(torn)}: cannot decode this image: "
-  )
-  turned = opened(tmp_path, "odd", exif_transpose=True)
-  assert turned.image(1 - torn).shape == (16, 8, 3)
-
-
-@pytest.mark.parametrize("use", ["opened.image(0)", "opened.label(3)"])
-def test_neither_tensorflow_nor_tfds_is_imported(prepared, use):
+def test_neither_tensorflow_nor_tfds_is_imported(prepared):
   code = (
     "import sys; from flexivit_jax.data.sources.tfds import Tfds; "
-    f"opened = Tfds('zoo', 'train', {str(prepared)!r}).open(); {use}; "
+    f"Tfds('zoo', 'train', {str(prepared)!r}).open().image(0); "
     "assert not {'tensorflow', 'tensorflow_datasets'} & set(sys.modules)"
   )
   subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)  # noqa: S603
@@ -269,13 +224,6 @@ def test_a_damaged_record_is_named(data_dir, shard):
   )
 
 
-def test_a_damaged_record_is_a_fault_that_travels():
-  error = DamagedRecordError("shard: record 4")
-  assert isinstance(error, Fault)
-  copy = pickle.loads(pickle.dumps(error))  # noqa: S301
-  assert (type(copy), str(copy)) == (DamagedRecordError, str(error))
-
-
 def read_or_refused(data_dir, expected):
   """Whether damage is noticed: at the first record, or at any."""
   try:
@@ -284,7 +232,7 @@ def read_or_refused(data_dir, expected):
     return True
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 def test_a_flipped_bit_is_noticed(data_dir, shard, seed):
   expected = rows(opened(data_dir))
   data = bytearray(shard.read_bytes())
@@ -334,44 +282,3 @@ def test_a_shard_that_is_deleted(data_dir, shard):
     DamagedRecordError, match=r"record 0 of this shard.*No such file"
   ):
     source.image(10)
-
-
-def test_a_shard_that_is_another_one(data_dir, shard):
-  other = data_dir / "zoo/1.2.0/zoo-test.array_record-00000-of-00003"
-  shutil.copy(other, shard)
-  with pytest.raises(DamagedRecordError, match="5 records instead of 13; rest"):
-    opened(data_dir)
-
-
-def test_a_shard_that_is_replaced_is_read_anew(data_dir, shard):
-  before = rows(opened(data_dir))
-  copy = shutil.copy(shard, shard.with_name("copy"))
-  data = bytearray(copy.read_bytes())
-  data[3000] ^= 1
-  copy.write_bytes(data)
-  os.replace(copy, shard)
-  assert any(damaged(opened(data_dir), before))
-
-
-def test_a_run_on_a_damaged_shard_saves_and_names_it(
-  data_dir, shard, here, small_config, tmp_path
-):
-  overrides = (
-    "train.source.name=tfds",
-    "train.source.dataset=zoo",
-    f"train.source.data_dir={data_dir}",
-    "train.transforms=({'name': 'resize', 'size': (24, 24)},)",
-    "validation=None",
-    "test=None",
-    "total_steps=20",
-    "batch_size=8",
-  )
-  arguments = (*small_config(*overrides), f"--workdir={tmp_path / 'run'}")
-  content = bytearray(shard.read_bytes())
-  content[len(content) // 2] ^= 1
-  shard.write_bytes(content)
-  done = here("train.py", *arguments)
-  assert done.returncode == 1, done.stdout
-  assert f"error: {shard}: " in done.stderr
-  assert "prepare" in done.stderr
-  assert "Traceback" not in done.stderr

@@ -98,128 +98,73 @@ def test_transforms_of_pictures_are_refused(file):
 @pytest.mark.parametrize(
   ("changes", "fields", "text"),
   [
-    (
-      {},
-      {"split": "train"},
-      "{path} has no split 'train': give 'all', or a slice of it such as "
-      "'all[:90%]'",
-    ),
-    (
-      {},
-      {"images": "z"},
-      "{path} has no array 'z': it has labels, latents; give images=NAME",
-    ),
+    ({}, {"split": "train"}, "has no split 'train': give 'all', or a slice"),
+    ({}, {"images": "z"}, "has no array 'z': .* labels, latents; give images="),
     (
       {"latents": LATENTS[0]},
       {},
-      "{path}: latents is float32 of shape (4, 4, 5): expected floats "
-      "[n, h, w, c]",
+      r"latents is float32 of shape \(4, 4, 5\): expected floats \[n, h, w, c",
     ),
     (
       {"latents": np.zeros((10, 4, 4, 3), np.uint8)},
       {},
-      "{path}: latents is uint8 of shape (10, 4, 4, 3): expected floats "
-      "[n, h, w, c]",
+      r"latents is uint8 of shape \(10, 4, 4, 3\): expected floats ",
     ),
     (
       {"labels": LABELS[:9]},
       {},
-      "{path}: labels is int32 of shape (9,): expected whole numbers [10]",
+      r"labels is int32 of shape \(9,\): expected whole numbers \[10\]",
     ),
     (
       {"latents": LATENTS[:0], "labels": LABELS[:0]},
       {},
-      "{path}: latents of (0, 4, 4, 5) is empty",
+      r"latents of \(0, 4, 4, 5\) is empty",
     ),
     (
       {"classes": np.array(["a", "b"])},
       {},
-      "{path}: labels are 0 to 2, and its array 'classes' has 2 names: give 0 "
-      "to 1",
+      "labels are 0 to 2, and its array 'classes' has 2 names: give 0 to 1",
     ),
-    (
-      {"labels": LABELS - 1},
-      {},
-      "{path}: labels are -1 to 1: classes are counted from 0 on",
-    ),
-    (
-      {"labels": None},
-      {},
-      "{path} has no array 'labels': it has latents; give labels=NAME, or "
-      "labels=None where there are none",
-    ),
+    ({"labels": LABELS - 1}, {}, "labels are -1 to 1: classes are counted"),
+    ({"labels": None}, {}, "has no array 'labels': .* give labels=NAME, or "),
     (
       {"latents": np.full_like(LATENTS, np.nan)},
       {},
-      "{path}: latents has numbers that are not finite",
+      "latents has numbers that are not finite",
     ),
   ],
   ids=lambda x: "",
 )
 def test_bad_files(tmp_path, changes, fields, text):
   path = _file(tmp_path / "bad.npz", **changes)
-  with pytest.raises(ValueError) as error:
+  with pytest.raises(ValueError, match=f"^{path}:? {text}"):
     arrays.Arrays(path, **fields).open()
-  assert str(error.value) == text.format(path=path)
 
 
 def test_what_is_no_npz(tmp_path):
   path = tmp_path / "x.npz"
-  with pytest.raises(ValueError) as error:
-    arrays.Arrays(str(path)).open()
-  assert str(error.value) == f"no file {path}"
+  source = arrays.Arrays(str(path))
+  with pytest.raises(ValueError, match=f"^no file {path}$"):
+    source.open()
   for content in (b"PK\3\4 and no more", b"", b"anything"):
     path.write_bytes(content)
-    with pytest.raises(ValueError) as error:
-      arrays.Arrays(str(path)).open()
-    text = str(error.value)
-    assert text.startswith(f"{path} is no whole .npz file of numbers (")
-    assert text.endswith(
-      "): write it with numpy.savez(path, latents=..., labels=...)"
-    )
+    with pytest.raises(ValueError, match=r"no whole \.npz.*: write it with"):
+      source.open()
   np.savez(path, latents=np.array([object()]), labels=LABELS)
   with pytest.raises(ValueError, match="it has more than numbers, or is none"):
-    arrays.Arrays(str(path)).open()
-  with pytest.raises(ValueError) as error:
+    source.open()
+  with pytest.raises(ValueError, match=r"^scale is 0\.0: give more than 0$"):
     arrays.Arrays(str(path), scale=0.0)
-  assert str(error.value) == "scale is 0.0: give more than 0"
-
-
-def test_channels_that_pictures_have_not_are_refused():
-  experiment = build.load("configs/dit_digits.py", ("model.channels=4",))
-  with pytest.raises(ConfigError) as error:
-    open_lib.prepare(experiment, print)
-  assert str(error.value) == (
-    "config.model.channels is 4, and the pictures of config.train have 3: give "
-    "config.model.channels=3"
-  )
-
-
-def _experiment(file, *overrides):
-  plain = {"name": "arrays", "path": file}
-  overrides = (
-    f"train.source={plain}",
-    "validation=None",
-    "test=None",
-    "model.size=mu",
-    *overrides,
-  )
-  return build.load("configs/dit_digits.py", overrides)
 
 
 @pytest.mark.parametrize(
   ("overrides", "text"),
   [
-    (
-      (),
-      "config.model.channels is 3, and the arrays of config.train have 5: give "
-      "config.model.channels=5",
-    ),
+    ((), "channels is 3, .*train have 5: give config.model.channels=5"),
     (
       ("model.channels=5",),
-      "config.task.sampler.clip keeps samples in [-1, 1], and the arrays of "
-      "config.train lie in [{low:.3g}, {high:.3g}]: give "
-      "config.task.sampler.clip=False, or a source.scale to each data",
+      r"clip keeps samples in \[-1, 1\], .* lie in "
+      rf"\[{LATENTS.min():.3g}, {LATENTS.max():.3g}\]: give .*clip=False",
     ),
     (
       (
@@ -227,8 +172,7 @@ def _experiment(file, *overrides):
         "validation={'source': {'name': 'arrays', 'path': 'FILE'}}",
         "train.source.scale=0.5",
       ),
-      "config.validation.source.scale is 1, and that of config.train 0.5: give "
-      "both the same",
+      r"validation\.source\.scale is 1, and that of config\.train 0\.5",
     ),
     (
       (
@@ -236,15 +180,21 @@ def _experiment(file, *overrides):
         "packing={'row_length': 16, 'max_images': 4}",
         "train.resolution.name=native",
       ),
-      "config.packing is for pictures, and config.train has arrays of floats: "
-      "leave it out",
+      "packing is for pictures, .* leave it out",
+    ),
+    (
+      ("train.source={'name': 'digits'}", "model.channels=4"),
+      "channels is 4, and the pictures of .* have 3: give",
     ),
   ],
-  ids=("channels", "clip", "scale", "packing"),
+  ids=("channels", "clip", "scale", "packing", "pictures"),
 )
 def test_runs_that_cannot_be_are_refused(file, overrides, text):
-  overrides = (x.replace("FILE", str(file)) for x in overrides)
-  experiment = _experiment(file, *overrides)
-  with pytest.raises(ConfigError) as error:
+  overrides = (
+    f"train.source={ {'name': 'arrays', 'path': file} }",
+    *("validation=None", "test=None", "model.size=mu"),
+    *(x.replace("FILE", str(file)) for x in overrides),
+  )
+  experiment = build.load("configs/dit_digits.py", overrides)
+  with pytest.raises(ConfigError, match=text):
     open_lib.prepare(experiment, print)
-  assert str(error.value) == text.format(low=LATENTS.min(), high=LATENTS.max())

@@ -75,23 +75,6 @@ def test_pillows_pixels_are_others(name):
   assert agreeing(name, preprocessing.ANTIALIAS, decoder=COMPAT) == {"decoded"}
 
 
-class Rounded(np.ndarray):
-  """Pixels that are rounded where they should be cut down."""
-
-  def astype(self, dtype, **kwargs):
-    whole = np.rint(self) if dtype is np.uint8 else self
-    return np.ndarray.astype(whole, dtype, **kwargs)
-
-
-def test_rounding_makes_others(monkeypatch):
-  clip = np.clip
-  monkeypatch.setattr(np, "clip", lambda x, a, b: clip(x, a, b).view(Rounded))
-  # The weights of areas are clipped as well, but to int64.
-  bv_compat._areas.cache_clear()
-  assert agreeing("china.jpg", COMPAT) == {"decoded"}
-  bv_compat._areas.cache_clear()
-
-
 def noise(h, w):
   rng = np.random.default_rng(7)
   return rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
@@ -104,45 +87,16 @@ def test_its_own_size_changes_nothing():
   np.testing.assert_array_equal(crop, image[3:10, 2:7])
 
 
-@pytest.mark.parametrize("value", [0, 1, 128])
-def test_one_grey_stays_the_same(value):
-  # 255 may become 254, as in TensorFlow: sums of weights are cut down.
-  image = np.full((37, 53, 3), value, np.uint8)
-  for hw in ((5, 80), (80, 5), (36, 54)):
-    assert (COMPAT.resize(image, hw) == value).all()
-
-
-def test_halving_an_area_is_the_mean_of_four():
-  image = noise(8, 12)
-  means = image.reshape(4, 2, 6, 2, 3).astype(float).mean((1, 3))
-  expected = np.floor(means).astype(np.uint8)
-  crop = COMPAT.resize_crop(image, 4, (4, 4))
-  np.testing.assert_array_equal(crop, expected[:, 1:5])
-
-
-def test_doubling_is_the_textbooks_bilinear():
-  image = noise(4, 5)
-  expected = Image.fromarray(image).resize((10, 8), Image.Resampling.BILINEAR)
-  off = COMPAT.resize(image, (8, 10)).astype(int) - np.asarray(expected)
-  # Pillow rounds, to 1/2 at most, what is cut down here.
-  assert set(np.unique(off)) == {-1, 0}
-
-
 def test_what_is_no_jpeg_is_decoded_as_ever():
-  for kind in ("PNG", "BMP", "GIF"):
+  """Nor are JPEGs in CMYK; TensorFlow's differ by 1.7 grey levels."""
+  image = Image.fromarray(noise(12, 18))
+  for kind in ("PNG", "BMP", "GIF", "JPEG"):
     buffer = io.BytesIO()
-    Image.fromarray(noise(12, 18)).save(buffer, kind)
+    (image.convert("CMYK") if kind == "JPEG" else image).save(buffer, kind)
     file = buffer.getvalue()
     np.testing.assert_array_equal(
       COMPAT.decode(file, "x"), decode.decode_rgb(file, "x")
     )
-  # Nor are JPEGs in CMYK; TensorFlow's differ by 1.7 grey levels in the mean.
-  buffer = io.BytesIO()
-  Image.fromarray(noise(12, 18)).convert("CMYK").save(buffer, "JPEG")
-  file = buffer.getvalue()
-  np.testing.assert_array_equal(
-    COMPAT.decode(file, "x"), decode.decode_rgb(file, "x")
-  )
 
 
 def test_orientation_is_heeded_where_asked_for():
@@ -156,23 +110,17 @@ def test_orientation_is_heeded_where_asked_for():
   np.testing.assert_array_equal(turned, np.rot90(stored, -1))
 
 
-@pytest.mark.parametrize("kept", [0.3, 0.6, 0.99])
+@pytest.mark.parametrize("kept", [0.3, 0.99])
 def test_a_cut_jpeg_is_refused(kept):
   file = encoded("420_97x131")
-  with pytest.raises(decode.BadImageError) as caught:
+  text = r"^a\.jpg: cannot decode this image: it ends before its end marker$"
+  with pytest.raises(decode.BadImageError, match=text):
     COMPAT.decode(file[: int(kept * len(file))], "a.jpg")
-  assert str(caught.value) == (
-    "a.jpg: cannot decode this image: it ends before its end marker"
-  )
   with pytest.raises(decode.BadImageError, match=r"^a\.jpg: cannot decode"):
     COMPAT.decode(file[:180] + b"\xff\xd9", "a.jpg")
 
 
 def test_without_simplejpeg_it_is_refused(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(ValueError) as caught:
+  with pytest.raises(ValueError, match='pip install simplejpeg, or take "anti'):
     bv_compat.check_decoder()
-  assert str(caught.value) == (
-    'preprocessing "bv_compat" decodes by simplejpeg, which is missing: pip '
-    'install simplejpeg, or take "antialias"'
-  )

@@ -33,48 +33,6 @@ def test_no_change_is_the_identity():
     np.testing.assert_array_equal(Grayscale(0)(noise(), rng(seed)), noise())
 
 
-def factors(transform, image, measure, n=300):
-  return np.array([measure(transform(image, rng(seed))) for seed in range(n)])
-
-
-def check_uniform(values, low, high, resolution):
-  assert values.min() >= low - resolution
-  assert values.max() <= high + resolution
-  # 300 draws come within 3 % of both ends, and their mean within four errors.
-  assert values.min() < low + 0.03 * (high - low) + resolution
-  assert values.max() > high - 0.03 * (high - low) - resolution
-  error = 4 * (high - low) / math.sqrt(12 * len(values))
-  assert abs(values.mean() - (low + high) / 2) < error + resolution
-
-
-def test_brightness_multiplies():
-  image = np.full((2, 2, 3), 100, np.uint8)
-  found = factors(only(brightness=0.4), image, lambda x: x.mean() / 100)
-  check_uniform(found, 0.6, 1.4, 0.01)  # cut off to 1 of 100
-
-
-def test_contrast_moves_away_from_the_mean():
-  image = np.repeat(np.array([[[50], [150]]], np.uint8), 3, -1)
-  found = factors(
-    only(contrast=0.4), image, lambda x: np.ptp(x[0, :, 0].astype(int)) / 100
-  )
-  check_uniform(found, 0.6, 1.4, 0.02)
-  for seed in range(9):
-    assert abs(only(contrast=0.4)(image, rng(seed)).mean() - 100) <= 1
-
-
-def test_saturation_moves_away_from_grey():
-  image = np.full((2, 2, 3), (50, 100, 150), np.uint8)
-  found = factors(
-    only(saturation=0.4), image, lambda x: np.ptp(x[0, 0].astype(int)) / 100
-  )
-  check_uniform(found, 0.6, 1.4, 0.02)
-  # All of it may go, and no more: a factor below 0 would invert.
-  low = factors(only(saturation=3), image, lambda x: x[0, 0, 2].astype(int))
-  grey = colour.Grayscale(1)(image, rng())[0, 0, 0]
-  assert grey - 1 <= low.min() <= grey + 4
-
-
 def test_factors_are_pillows():
   enhance = {
     "brightness": ImageEnhance.Brightness,
@@ -82,12 +40,15 @@ def test_factors_are_pillows():
     "saturation": ImageEnhance.Color,
   }
   for i, (name, by) in enumerate(enhance.items()):
-    for seed in range(5):
-      draw = rng(seed).uniform(-1, 1, 4)[i]
-      expected = by(Image.fromarray(noise())).enhance(1 + 0.3 * draw)
-      found = only(**{name: 0.3})(noise(), rng(seed)).astype(int)
-      # The factor's own rounding, where it meets a whole level.
-      assert np.abs(found - expected).max() <= 1
+    for largest in (0.3, 3.0):
+      for seed in range(5):
+        draw = rng(seed).uniform(-1, 1, 4)[i]
+        low, high = max(0, 1 - largest), 1 + largest  # below 0 it inverts
+        factor = low + (draw + 1) / 2 * (high - low)
+        expected = by(Image.fromarray(noise())).enhance(factor)
+        found = only(**{name: largest})(noise(), rng(seed)).astype(int)
+        # The factor's own rounding, where it meets a whole level.
+        assert np.abs(found - expected).max() <= 1
 
 
 def test_hue_turns_the_colour_circle():
@@ -140,16 +101,6 @@ def test_a_field_changes_no_others_draw():
     np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("transform", [ColorJitter(), Grayscale(0.5)], ids=repr)
-def test_randomness_comes_from_the_generator_alone(transform):
-  before = noise()
-  made = [transform(before, rng(seed)).tobytes() for seed in range(8)]
-  assert made == [transform(before, rng(seed)).tobytes() for seed in range(8)]
-  assert len(set(made)) > 1
-  np.testing.assert_array_equal(before, noise())
-  assert transform(before, rng()).dtype == np.uint8
-
-
 def test_grayscale_takes_the_colour_out_of_some():
   image = noise()
   # ITU-R 601, rounded once.
@@ -168,22 +119,13 @@ def test_grayscale_takes_the_colour_out_of_some():
 @pytest.mark.parametrize(
   ("make", "message"),
   [
-    (
-      lambda: only(brightness=-1.0),
-      "brightness is -1.0: give 0 to 10, 0.4 say",
-    ),
-    (lambda: only(contrast=11.0), "contrast is 11.0: give 0 to 10, 0.4 say"),
-    (
-      lambda: only(saturation=math.nan),
-      "saturation is nan: give 0 to 10, 0.4 say",
-    ),
-    (lambda: only(hue=0.6), "hue is 0.6: give a share from 0 to 0.5"),
-    (lambda: only(hue=-0.1), "hue is -0.1: give a share from 0 to 0.5"),
-    (lambda: Grayscale(1.1), "probability is 1.1: give 0 to 1"),
-    (lambda: Grayscale(-0.1), "probability is -0.1: give 0 to 1"),
+    (lambda: only(brightness=-1.0), r"brightness is -1\.0: give 0 to 10"),
+    (lambda: only(contrast=math.nan), "contrast is nan: give 0 to 10"),
+    (lambda: only(saturation=11.0), r"saturation is 11\.0: give 0 to 10"),
+    (lambda: only(hue=0.6), r"hue is 0\.6: give a share from 0 to 0\.5"),
+    (lambda: Grayscale(1.1), r"probability is 1\.1: give 0 to 1"),
   ],
 )
 def test_what_cannot_be(make, message):
-  with pytest.raises(ValueError) as caught:
+  with pytest.raises(ValueError, match=message):
     make()
-  assert str(caught.value) == message

@@ -75,13 +75,6 @@ def test_dropped_patches_are_missing_and_no_other_changes():
   assert others.tolist() != cells.tolist()
 
 
-def test_nothing_is_dropped_without_a_generator():
-  cut = cutter(resolution.Native(), drop=token_drop.Constant(0.4))
-  found = plan(cut, (48, 80))
-  assert found.drop == 0
-  assert len(cut.cut(noise(48, 80), found, None)[0]) == 60
-
-
 def test_a_drop_rate_may_be_scheduled():
   drop = token_drop.Scheduled(0.8, 0.2, middle=1000, width=1)
   cut = cutter(resolution.Native(), drop=drop)
@@ -174,45 +167,26 @@ def test_a_long_image_is_resized(image_hw, options, grid):
   assert cells[-1].tolist() == [grid[0] - 1, grid[1] - 1, *grid, 0]
 
 
-ADVICE = (
-  'give config.packing.too_long="resize", a smaller resolution, or larger '
-  "patches"
-)
-
-
 @pytest.mark.parametrize(
   ("options", "limit"),
   [
-    (dict(row_length=99), "a row takes 99"),
+    (dict(row_length=99, drop=token_drop.Constant(0.9)), "a row takes 99"),
     (dict(largest_grid=(9, 20)), "positions end at 9x20"),
     (dict(largest_grid=(20, 9)), "positions end at 20x9"),
-    (dict(row_length=99, largest_grid=(9, 9)), "a row takes 99"),
   ],
 )
 def test_a_long_image_can_be_refused(options, limit):
+  """By its patches before any is dropped."""
   cut = cutter(resolution.Native(), resize_long=False, **options)
-  with pytest.raises(TooLongError) as caught:
-    plan(cut, (80, 77))
-  assert str(caught.value) == (
-    f"dir/a.png of 80x77 pixels has 10x10 patches, and {limit}: {ADVICE}"
-  )
+  text = f"^dir/a.png of 80x77 pixels has 10x10 patches, and {limit}: give "
+  with pytest.raises(TooLongError, match=text):
+    plan(cut, (80, 77), np.random.default_rng(0))
   # What fits is as it would be.
   fits = cutter(resolution.Native(), **options)
   assert plan(cut, (32, 40)) == plan(fits, (32, 40))
 
 
-def test_length_is_that_before_any_patch_is_dropped():
-  cut = cutter(
-    resolution.Native(),
-    drop=token_drop.Constant(0.9),
-    row_length=99,
-    resize_long=False,
-  )
-  with pytest.raises(TooLongError, match="10x10 patches, and a row takes 99"):
-    plan(cut, (80, 80), np.random.default_rng(0))
-
-
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 def test_plan_is_what_cut_does(seed):
   rng = np.random.default_rng(seed)
   cut = cutter(

@@ -41,15 +41,9 @@ def test_sizes_and_aspect_ratios_are_as_asked_for():
   # 1,297 draws of U(20, 60): the mean has a standard error of 0.32.
   assert abs(side.mean() - 40) < 1.3
   assert abs(log_aspect.mean()) < 0.045
-  # A normal cut off at two deviations has 0.88 of 0.4, as 4.6 % lie there: all
-  # of them at the end, 0.96.
+  # A normal of 0.4 cut off at two deviations has 0.88 to 0.96 of it.
   assert 0.36 < log_aspect.std() < 0.41
   assert np.abs(log_aspect).max() < 0.8 + 0.08
-
-
-def test_squares_of_one_size():
-  source = DigitsCanvas("test", sides=(17, 17), aspect=0.0).open()
-  assert {x.shape for x in source.pixels} == {(17, 17, 3)}
 
 
 def test_a_digit_keeps_its_shape_and_is_black_around():
@@ -83,13 +77,10 @@ def test_no_field_changes_what_another_one_draws():
   [
     ({"sides": (32, 12)}, r"sides \(32, 12\): give \(least, largest\), 4 to "),
     ({"sides": (2, 12)}, r"sides \(2, 12\)"),
-    ({"sides": (12, 2000)}, r"sides \(12, 2000\)"),
     ({"aspect": 1.5}, r"aspect 1.5: give 0 to 1"),
-    ({"aspect": -0.1}, r"aspect -0.1"),
+    ({"split": "val"}, "no split 'val'"),
   ],
 )
 def test_refusals(fields, text):
   with pytest.raises(ValueError, match=text):
-    DigitsCanvas(**fields)
-  with pytest.raises(ValueError, match="no split 'val'"):
-    DigitsCanvas("val").open()
+    DigitsCanvas(**fields).open()

@@ -67,24 +67,16 @@ def test_a_link_to_nothing_in_a_folder_is_a_bad_image(place, tmp_path):
   place("p/1.png")
   (tmp_path / "p" / "2.png").symlink_to("gone.png")
   source = named_images.NamedImages(named_images.find(["p"]).paths).open()
-  with pytest.raises(BadImageError) as caught:
+  with pytest.raises(BadImageError, match=r"^p/2\.png: cannot read it: No "):
     source.image(1)
-  assert (
-    str(caught.value) == "p/2.png: cannot read it: No such file or directory"
-  )
 
 
 @pytest.mark.parametrize(
   ("named", "message"),
   [
-    ("gone.png", "gone.png: no such file or directory"),
-    ("", "'': no such file or directory"),
-    ("pipe", "pipe is neither a file nor a folder"),
-    (
-      "texts",
-      "no image in texts: looked for .jpg, .jpeg, .png, .webp, .bmp, .gif, and "
-      "found 1 .txt",
-    ),
+    ("gone.png", "^gone.png: no such file or directory$"),
+    ("pipe", "^pipe is neither a file nor a folder$"),
+    ("texts", r"^no image in texts: looked for \.jpg, .* and found 1 \.txt$"),
   ],
 )
 def test_what_is_no_image_or_folder_of_them(place, tmp_path, named, message):
@@ -92,6 +84,5 @@ def test_what_is_no_image_or_folder_of_them(place, tmp_path, named, message):
   os.mkfifo(tmp_path / "pipe")
   (tmp_path / "texts").mkdir()
   (tmp_path / "texts" / "a.txt").write_text("none")
-  with pytest.raises(ValueError) as caught:
+  with pytest.raises(ValueError, match=message):
     named_images.find(["good.png", named])
-  assert str(caught.value) == message

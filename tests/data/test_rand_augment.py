@@ -1,11 +1,12 @@
 """RandAugment: each operation against another definition; strengths; draws."""
 
 import collections
+import functools
 import math
 
 import numpy as np
 import pytest
-from PIL import Image, ImageChops, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 
 from flexivit_jax.data.pixels import rand_augment
 from flexivit_jax.data.pixels.rand_augment import OPERATIONS, RandAugment
@@ -128,34 +129,23 @@ def turned(degrees, h, w):
 
 
 @pytest.mark.parametrize(
-  ("operation", "amount", "place"),
+  ("operation", "amounts", "place"),
   [
-    *(("rotate", a, turned(a, 31, 44)) for a in (-30, 7, 45, 100)),
-    *(
-      ("shear_x", a, lambda x, y, a=a: (x + a * y, y))
-      for a in (-0.3, 0.12, 0.6)
-    ),
-    *(
-      ("shear_y", a, lambda x, y, a=a: (x, y + a * x))
-      for a in (-0.3, 0.12, 0.6)
-    ),
-    *(("translate_x", a, lambda x, y, a=a: (x + a, y)) for a in (-10, 7, 3.7)),
-    *(("translate_y", a, lambda x, y, a=a: (x, y + a)) for a in (-10, 7, 3.7)),
+    ("rotate", (-30, 7, 45, 100), lambda a, x, y: turned(a, 31, 44)(x, y)),
+    ("shear_x", (-0.3, 0.12, 0.6), lambda a, x, y: (x + a * y, y)),
+    ("shear_y", (-0.3, 0.12, 0.6), lambda a, x, y: (x, y + a * x)),
+    ("translate_x", (-10, 7, 3.7), lambda a, x, y: (x + a, y)),
+    ("translate_y", (-10, 7, 3.7), lambda a, x, y: (x, y + a)),
   ],
 )
-def test_geometry_takes_the_nearest_pixel(operation, amount, place):
+def test_geometry_takes_the_nearest_pixel(operation, amounts, place):
   image = noise()
-  expected, clear = nearest(image, place)
-  found = np.asarray(getattr(rand_augment, operation)(image, amount))
-  assert clear.mean() > 0.8
-  np.testing.assert_array_equal(found[clear], expected[clear])
-  assert (found == 128).all(-1).any()  # something entered
-
-
-def test_a_half_turn_and_a_turn():
-  for image in (noise(), noise(30, 43)):
-    assert equal(rand_augment.rotate(image, 180), np.asarray(image)[::-1, ::-1])
-    assert equal(rand_augment.rotate(image, 360), image)
+  for a in amounts:
+    expected, clear = nearest(image, functools.partial(place, a))
+    found = np.asarray(getattr(rand_augment, operation)(image, a))
+    assert clear.mean() > 0.8
+    np.testing.assert_array_equal(found[clear], expected[clear])
+    assert (found == 128).all(-1).any()  # something entered
 
 
 @pytest.mark.parametrize("centre", [(0, 0), (15, 20), (30, 43), (3, 40)])
@@ -218,7 +208,6 @@ def test_strengths_of_what_pillow_does():
 
 
 def test_cutout_is_centred_anywhere(monkeypatch):
-  h, w = 3, 4
   found = collections.Counter()
 
   def called(image, pad, centre):
@@ -228,11 +217,10 @@ def test_cutout_is_centred_anywhere(monkeypatch):
 
   monkeypatch.setattr(rand_augment, "cutout", called)
   for seed in range(600):
-    OPERATIONS["cutout"](noise(h, w), 10, rng(seed))
-  assert set(found) == {(i, j) for i in range(h) for j in range(w)}
-  # 50 each, a deviation of 6.8; four of them.
-  assert max(found.values()) < 50 + 28
-  assert min(found.values()) > 50 - 28
+    OPERATIONS["cutout"](noise(3, 4), 10, rng(seed))
+  # 12 centres, 50 each, a deviation of 6.8; four of them.
+  assert set(found) == set(np.ndindex(3, 4))
+  assert max(abs(count - 50) for count in found.values()) < 28
 
 
 @pytest.mark.parametrize(
@@ -250,22 +238,9 @@ def test_no_strength_is_the_identity(name, magnitude):
 
 
 def test_what_is_so_already_stays():
-  # Each level as often as every other, from black to white.
-  levels = rng().permutation(np.arange(256).repeat(4)).reshape(32, 32)
-  even = Image.fromarray(np.repeat(levels[..., None], 3, -1).astype(np.uint8))
-  assert equal(OPERATIONS["equalize"](even, 10, rng()), even)
-  assert equal(OPERATIONS["auto_contrast"](even, 10, rng()), even)
   flat = Image.new("RGB", (5, 4), (9, 99, 255))
-  assert equal(OPERATIONS["equalize"](flat, 10, rng()), flat)
-  assert equal(OPERATIONS["auto_contrast"](flat, 10, rng()), flat)
-
-
-def test_invert_is_its_own_inverse():
-  image = noise()
-  once = OPERATIONS["invert"](image, 10, rng())
-  assert equal(once, 255 - np.asarray(image).astype(int))
-  assert equal(OPERATIONS["invert"](once, 10, rng()), image)
-  assert equal(once, ImageChops.invert(image))
+  for name in ("equalize", "auto_contrast"):
+    assert equal(OPERATIONS[name](flat, 10, rng()), flat)
 
 
 def test_layers_are_operations_in_turn():
@@ -279,51 +254,19 @@ def test_layers_are_operations_in_turn():
     np.testing.assert_array_equal(found, expected)
 
 
-def test_operations_are_equally_likely(monkeypatch):
-  found = collections.Counter()
-
-  def count(name):
-    def called(image, magnitude, rng):
-      found[name] += 1
-      return image
-
-    return called
-
-  monkeypatch.setattr(
-    rand_augment, "_IN_ORDER", tuple(count(name) for name in OPERATIONS)
-  )
-  image = np.asarray(noise(2, 2))
-  for seed in range(1600):
-    RandAugment(2, 10)(image, rng(seed))
-  assert set(found) == set(OPERATIONS)
-  # 200 each, with a deviation of 14; four of them.
-  assert max(abs(n - 200) for n in found.values()) < 56
-
-
-def test_randomness_comes_from_the_generator_alone():
-  before = np.asarray(noise())
-  transform = RandAugment(2, 3)  # more would leave nothing of so few pixels
-  made = [transform(before, rng(seed)).tobytes() for seed in range(20)]
-  again = [transform(before, rng(seed)).tobytes() for seed in range(20)]
-  assert made == again
-  assert len(set(made)) > 15
-  assert equal(before, noise())
-  found = RandAugment()(before, rng())
-  assert found.dtype == np.uint8
-  assert found.shape == before.shape
+def test_invert_is_pillows():
+  found = OPERATIONS["invert"](noise(), 10, rng())
+  assert equal(found, ImageOps.invert(noise()))
 
 
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
     ({"layers": 0}, "layers is 0: give 1 to 16"),
-    ({"layers": 17}, "layers is 17: give 1 to 16"),
-    ({"magnitude": -0.1}, "magnitude is -0.1: give 0 to 30, 10 say"),
-    ({"magnitude": 31.0}, "magnitude is 31.0: give 0 to 30, 10 say"),
-    ({"magnitude": math.nan}, "magnitude is nan: give 0 to 30, 10 say"),
+    ({"magnitude": 31.0}, r"magnitude is 31\.0: give 0 to 30"),
+    ({"magnitude": math.nan}, "magnitude is nan: give 0 to 30"),
   ],
 )
-def test_what_cannot_be(fields, message):
-  with pytest.raises(ValueError) as caught:
+def test_refusals(fields, message):
+  with pytest.raises(ValueError, match=message):
     RandAugment(**fields)
-  assert str(caught.value) == message

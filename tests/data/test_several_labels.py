@@ -1,6 +1,7 @@
 """Images with any number of labels: lists, prepared data, batches, packs."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -75,41 +76,22 @@ def test_a_list_of_one_label_each_is_still_one_of_several(listed):
 @pytest.mark.parametrize(
   ("file", "text", "message"),
   [
-    ("classes.txt", "\n", "{}/classes.txt is empty"),
-    ("classes.txt", "cat\ncat\n", "{}/classes.txt has 'cat' twice"),
-    ("train.tsv", "\n", "{}/train.tsv is empty"),
-    (
-      "train.tsv",
-      "0.png\n1.png\tcow\n",
-      "{}/train.tsv:2: class 'cow' is not in {}/classes.txt",
-    ),
-    (
-      "train.tsv",
-      "1.png\tcat\tcat\n",
-      "{}/train.tsv:1: a class is there twice",
-    ),
-    (
-      "train.tsv",
-      "../1.png\tcat\n",
-      "{}/train.tsv:1: '../1.png' leads elsewhere: give paths below {}",
-    ),
-    (
-      "train.tsv",
-      "/1.png\tcat\n",
-      "{}/train.tsv:1: '/1.png' leads elsewhere: give paths below {}",
-    ),
+    ("classes.txt", "\n", "classes.txt is empty"),
+    ("classes.txt", "cat\ncat\n", "classes.txt has 'cat' twice"),
+    ("train.tsv", "\n", "train.tsv is empty"),
+    ("train.tsv", "0.png\n1.png\tcow\n", "train.tsv:2: class 'cow' is not in "),
+    ("train.tsv", "1.png\tcat\tcat\n", "train.tsv:1: a class is there twice"),
+    ("train.tsv", "../1.png\tcat\n", "'../1.png' leads elsewhere: give paths "),
+    ("train.tsv", "/1.png\tcat\n", "'/1.png' leads elsewhere: give paths "),
+    ("train.tsv", None, "cannot read "),
   ],
 )
 def test_lists_that_cannot_be(listed, file, text, message):
-  (listed / file).write_text(text)
-  with pytest.raises(ValueError) as caught:
+  (listed / file).unlink()
+  if text is not None:
+    (listed / file).write_text(text)
+  with pytest.raises(ValueError, match=re.escape(message)):
     ListedImages(str(listed)).open()
-  assert str(caught.value) == message.format(listed, listed)
-
-
-def test_a_list_that_is_not_there(listed):
-  with pytest.raises(ValueError, match=r"^cannot read .*test\.tsv: "):
-    ListedImages(str(listed), "test").open()
 
 
 class Several(zoo.SmallDataset):
@@ -136,43 +118,28 @@ def several(tmp_path_factory):
 
 
 def test_a_sequence_of_labels_of_tfds(several):
-  source = Tfds("several", "train", str(several), max_labels=3).open()
+  source = Tfds("several", "train", str(several), max_labels=9).open()
   assert source.classes == zoo.CLASSES
   found = {source.image(i).tobytes(): source.label(i) for i in range(5)}
   for i, own in enumerate(PADDED):
-    np.testing.assert_array_equal(found[zoo.pixels(i).tobytes()], own)
-  chosen = Tfds("several", "train", str(several), None, "labels", max_labels=9)
-  assert chosen.open().label(0).shape == (9,)
+    label = found[zoo.pixels(i).tobytes()]
+    np.testing.assert_array_equal(label, [*own, *[-1] * 6])
 
 
 def test_how_many_labels_an_image_has_must_be_said(several, data_dir):
-  def refusal(dataset, root, **fields):
-    with pytest.raises(ValueError) as caught:
+  for dataset, root, fields, text in (
+    ("several", several, {}, "holds several labels .*: set max_labels to the"),
+    ("zoo", data_dir, {"max_labels": 3}, "one label .*: leave max_labels out"),
+    ("several", several, {"max_labels": 1}, "max_labels is 1: give 2 to 4096"),
+  ):
+    with pytest.raises(ValueError, match=text):
       Tfds(dataset, "train", str(root), **fields).open()
-    return str(caught.value)
-
-  assert refusal("several", several) == (
-    "feature 'labels' of several/1.2.0 holds several labels of an image: set "
-    "max_labels to the most that one has"
-  )
-  assert refusal("zoo", data_dir, max_labels=3) == (
-    "feature 'label' of zoo/1.2.0 holds one label of each image: leave "
-    "max_labels out"
-  )
-  with pytest.raises(ValueError) as caught:
-    Tfds("several", max_labels=1)
-  assert str(caught.value) == "max_labels is 1: give 2 to 4096"
 
 
 def test_more_labels_than_were_said(several):
   source = Tfds("several", "train", str(several), max_labels=2).open()
-  with pytest.raises(LabelError) as caught:
+  with pytest.raises(LabelError, match=" has 3 labels: set max_labels, 2 now"):
     [source.label(i) for i in range(5)]
-  text = str(caught.value)
-  assert text.startswith("several/1.2.0 train record ")
-  assert text.endswith(
-    " has 3 labels: set max_labels, 2 now, to the most that an image has"
-  )
 
 
 def test_batches_have_a_row_of_labels_for_each_image():
@@ -193,17 +160,6 @@ def test_an_evaluation_fills_up_with_no_label():
   assert (last.labels[1:] == -1).all()
   assert batches.example(0).labels.shape == (4, 1, 3)
   assert (batches.example(0).labels == -1).all()
-
-
-def test_one_label_each_is_as_it_was():
-  data = memory(np.arange(5) % 3)
-  assert data.label(4) == 1
-  assert next(TrainLoader(data, (), batch_size=4, seed=0)).labels.shape == (
-    4,
-    1,
-  )
-  (_, _), (_, last) = EvalLoader(data, [()], 4)
-  assert last.labels[:, 0].tolist() == [1, 0, 0, 0]
 
 
 def test_packed_rows_have_labels_in_their_slots(listed):
@@ -228,11 +184,7 @@ def test_packed_rows_have_labels_in_their_slots(listed):
     assert (example.labels == -1).all()
 
 
-@pytest.mark.parametrize("wrong", [3, -2])
-def test_a_label_of_no_class(wrong):
-  labels = np.array([[0, -1, -1], [1, wrong, -1]])
-  with pytest.raises(LabelError) as caught:
+def test_a_label_of_no_class():
+  labels = np.array([[0, -1, -1], [1, -2, -1]])
+  with pytest.raises(LabelError, match="image 1 has label -2: with 3 class"):
     list(EvalLoader(memory(labels), [()], 2))
-  assert str(caught.value) == (
-    f"image 1 has label {wrong}: with 3 classes, labels are 0 to 2"
-  )

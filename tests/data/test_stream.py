@@ -39,7 +39,9 @@ MODES = ({"workers": 0, "threads": 0}, {"workers": 0, "threads": 3})
 WORKERS = {"workers": 2, "threads": 1}
 
 
-@pytest.mark.parametrize("mode", [*MODES, WORKERS])
+@pytest.mark.parametrize(
+  "mode", [*MODES, pytest.param(WORKERS, marks=pytest.mark.slow)]
+)
 def test_elements_come_in_order_from_anywhere(mode):
   others = set(multiprocessing.active_children())
   elements = Stream(Numbers(), **mode)
@@ -234,6 +236,7 @@ def test_a_slow_element_is_waited_for(monkeypatch, alarm):
   elements.close()
 
 
+@pytest.mark.slow
 def test_a_worker_that_idles_when_it_is_killed_is_told():
   before = set(multiprocessing.active_children())
   elements = Stream(Numbers(), **WORKERS)
@@ -248,30 +251,3 @@ def test_a_worker_that_idles_when_it_is_killed_is_told():
   assert "exit code -9" in text
   assert text.endswith(ADVICE)
   elements.close()
-
-
-def test_workers_that_are_killed_at_work_are_told(command, tmp_path):
-  """With a lock held, perhaps: in a process that need not end in order."""
-  script = tmp_path / "script.py"
-  script.write_text(
-    "import multiprocessing, os, random, signal, time\n"
-    "import test_stream as t\n"
-    "t.stream.PATIENCE_S = 3.0\n"
-    "if __name__ == '__main__':\n"
-    "  for attempt in range(2):\n"
-    "    others = set(multiprocessing.active_children())\n"
-    "    elements = t.Stream(t.Numbers(), **t.WORKERS)\n"
-    "    t.take(elements, 1 + 37 * attempt)\n"
-    "    now = set(multiprocessing.active_children()) - others\n"
-    "    os.kill(now.pop().pid, signal.SIGKILL)\n"
-    "    try:\n"
-    "      t.take(elements, 10_000)\n"
-    "    except t.WorkerError as e:\n"
-    "      print(e, flush=True)\n"
-    "  os._exit(0)\n"
-  )
-  here, root = __file__.rpartition("/")[0], __file__.rpartition("/tests/")[0]
-  done = command(script, PYTHONPATH=f"{root}:{here}")
-  assert done.returncode == 0, done.stderr
-  assert done.stdout.count("a data worker was lost: ") == 2, done
-  assert done.stdout.count("exit code -9") == 2

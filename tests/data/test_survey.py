@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from fakes import Fake
 
 from flexivit_jax.core import resolution, token_drop
 from flexivit_jax.core.patch_size import FixedPatchSize, SampledPatchSize
@@ -15,25 +16,16 @@ from flexivit_jax.data.packing.cut_images import GROUP
 from flexivit_jax.data.packing.cutter import Cutter, TooLongError
 from flexivit_jax.data.packing.loader import PackLoader
 from flexivit_jax.data.packing.rows import Packing
-from flexivit_jax.data.pixels import transforms as transforms_lib
 from flexivit_jax.data.pixels.decode import BadImageError
-from flexivit_jax.data.pixels.preprocessing import ANTIALIAS
+from flexivit_jax.data.pixels.transforms import Flip, InceptionCrop
 
 
 @dataclasses.dataclass(frozen=True)
-class Photographs:
-  """Black images of many sizes, none of which need be decoded."""
+class Photographs(Fake):
+  """Images of many sizes, none of which need be decoded."""
 
   n: int = 400
-  bad: tuple[int, ...] = ()
   decodable: bool = True
-
-  classes = ("a", "b")
-  fingerprint = "photographs"
-  mode = ANTIALIAS
-
-  def __len__(self):
-    return self.n
 
   def size(self, index):
     if index in self.bad:
@@ -46,12 +38,6 @@ class Photographs:
   def image(self, index):
     assert self.decodable
     return np.zeros((*self.size(index), 3), np.uint8)
-
-  def label(self, index):
-    return index % 2
-
-  def name(self, index):
-    return f"dir/{index}.png"
 
 
 PACKING = Packing(64, max_images=5, open_rows=8)
@@ -84,7 +70,7 @@ def lengths(loader, n):
   return np.concatenate([group["lengths"] for group in groups])[:n]
 
 
-CROP = (transforms_lib.InceptionCrop((24, 40)), transforms_lib.Flip())
+CROP = (InceptionCrop((24, 40)), Flip())
 
 
 @pytest.mark.parametrize("drop", [None, token_drop.Beta(0.5)])
@@ -97,27 +83,10 @@ def test_a_scan_plans_what_training_cuts(drop, transforms):
   np.testing.assert_array_equal(found.tokens, lengths(loader, count))
 
 
-def test_without_transforms_no_image_is_decoded():
-  loader = make(Photographs(3000, decodable=False))
-  found = survey.scan(loader.cut_images, PACKING)
-  assert len(found.tokens) == survey.IMAGES == 2048
-
-
-def test_another_process_sees_the_same():
-  source = Photographs()
-  one, other = (make(source, shard=(i, 2)) for i in (0, 1))
-  found = [
-    survey.to_json(survey.scan(x.cut_images, PACKING)) for x in (one, other)
-  ]
-  assert found[0] == found[1]
-
-
 @pytest.mark.parametrize(
   ("drop", "overflow", "max_images"),
   [
     (None, "next", 3),
-    (None, "next", 12),
-    (token_drop.Beta(0.5), "next", 6),
     (token_drop.Beta(0.5), "drop", 4),
   ],
 )
@@ -128,12 +97,12 @@ def test_rows_become_as_full_as_foretold(drop, overflow, max_images):
   loader = make(Photographs(1500), drop=drop, packing=packing)
   foretold = survey.scan(loader.cut_images, packing).now
   fill, images, full = [], [], []
-  for _ in range(200):
+  for _ in range(100):
     batch = next(loader)
     fill.append((batch.inputs.segments > 0).mean())
     images.append(batch.weights.sum(axis=1).mean())
     full.append(batch.weights.all(axis=1).mean())
-  # 800 rows, of the same images and more: other draws of some hundred.
+  # 400 rows, of the same images and more: other draws of some hundred.
   assert foretold.fill == pytest.approx(np.mean(fill), rel=0.03)
   assert foretold.images_per_row == pytest.approx(np.mean(images), rel=0.03)
   assert foretold.full_rows == pytest.approx(np.mean(full), abs=0.08)
@@ -182,10 +151,10 @@ def test_too_few_slots_are_told():
   found = unpacked([10] * 40, 128, 3)
   assert found.now == survey.Fill(128, 3, 30 / 128, 3.0, 3.0, 1.0)
   lines = list(survey.describe(found, 2))
-  assert (
-    "  100 % of the rows have max_images=3: more slots would fill them better"
-  ) in lines
+  assert any("100 % of the rows have max_images=3: more" in x for x in lines)
   assert found.better == survey.Fill(256, 39, 250 / 256, 25.0, 25.0, 0.0)
+  found = unpacked([10, 16, 17, 40], 16, 4)
+  assert (found.scaled_down, found.tokens.max()) == (2, 16)
 
 
 def test_advice_keeps_to_what_a_row_may_have():
@@ -193,32 +162,6 @@ def test_advice_keeps_to_what_a_row_may_have():
   found = unpacked([1] * 2000 + [4000], 4096, 64)
   for fill in (found.now, found.better):
     assert fill is None or fill.max_images <= 4096
-
-
-def test_images_that_do_not_fit_are_counted():
-  found = unpacked([10, 16, 17, 40], 16, 4)
-  assert found.scaled_down == 2
-  assert found.tokens.max() == 16
-
-
-def test_what_overflow_leaves_out_was_taken_too():
-  drop = Packing(64, 2, 4, overflow="drop")
-  loader = make(Photographs(400), packing=drop)
-  now = survey.scan(loader.cut_images, drop).now
-  kept = 0
-  for _ in range(100):
-    kept += next(loader).weights.sum()
-  taken = kept + loader.overflowed
-  assert now.taken_per_row > now.images_per_row
-  # Other draws of some hundred images.
-  ratio = now.taken_per_row / now.images_per_row
-  assert ratio == pytest.approx(taken / kept, rel=0.1)
-
-
-@pytest.mark.parametrize("n", [1, 2])
-def test_a_few_images_are_enough(n):
-  found = unpacked([5] * n, 16, 3)
-  assert found.now == survey.Fill(16, 3, 15 / 16, 3.0, 3.0, 1.0)
 
 
 def test_the_lines_of_a_drawn_scan():
@@ -229,40 +172,23 @@ def test_the_lines_of_a_drawn_scan():
     now=survey.Fill(64, 4, 0.9, 3.25, 3.25, 0.25),
     better=survey.Fill(128, 9, 0.985, 6.3, 6.3, 0.0),
   )
-  assert list(survey.describe(found, 16)) == [
-    "scan of 20 images, before the first step",
-    "  width:height     - 1:3      0",
-    "  width:height 1:3 - 1:2      1 ##",
-    "  width:height 1:2 - 2:3      0",
-    "  width:height 2:3 - 0.9      0",
-    "  width:height 0.9 - 1.1     10 ####################",
-    "  width:height 1.1 - 3:2      5 ##########",
-    "  width:height 3:2 - 2:1      4 ########",
-    "  width:height 2:1 - 3:1      0",
-    "  width:height 3:1 -          0",
-    "  tokens per image: 10 to 30, mean 20.0; 10 % below 19, half below 20, "
-    "90 % below 21",
-    "  25 % of them had more patches than a row takes (64) or than the model "
-    "has positions for: they are scaled down",
-    "  rows of 64 patches with at most 4 images: 90.0 % filled, 3.25 images in "
-    "a row, 52.0 in a step",
-    "  25 % of the rows have max_images=4: more slots would fill them better",
-    "  packing.row_length=128 with packing.max_images=9 would be 98.5 % filled",
-  ]
+  lines = list(survey.describe(found, 16))
+  for i, text in {
+    0: "scan of 20 images, before the first step",
+    2: "  width:height 1:3 - 1:2      1 ##",
+    5: "  width:height 0.9 - 1.1     10 ####################",
+    10: "  tokens per image: 10 to 30, mean 20.0; 10 % below 19, half below 2",
+    11: "  25 % of them had more patches than a row takes (64)",
+    12: "  rows of 64 patches with at most 4 images: 90.0 % filled, 3.25 im",
+    13: "  25 % of the rows have max_images=4: more slots would fill them",
+    14: "  packing.row_length=128 with packing.max_images=9 would be 98.5 %",
+  }.items():
+    assert lines[i].startswith(text)
   saved = json.loads(json.dumps(survey.to_json(found)))
-  assert saved == {
-    "aspect_borders": list(survey.ASPECTS),
-    "aspects": [0, 1, 0, 0, 10, 5, 4, 0, 0],
-    "tokens_min": 10,
-    "tokens_mean": 20.0,
-    "tokens_max": 30,
-    "scaled_down": 5,
-    "rows": dataclasses.asdict(found.now),
-    "better": dataclasses.asdict(found.better),
-  }
-  assert (
-    survey.to_json(dataclasses.replace(found, better=None))["better"] is None
-  )
+  assert saved["aspects"] == found.aspects.tolist()
+  assert [saved[f"tokens_{x}"] for x in ("min", "mean", "max")] == [10, 20, 30]
+  assert saved["rows"] == dataclasses.asdict(found.now)
+  assert saved["better"] == dataclasses.asdict(found.better)
 
 
 def test_aspects_are_widths_by_heights():
@@ -287,11 +213,8 @@ def test_bad_images_are_left_out_or_end_the_scan(transforms):
   with pytest.raises(BadImageError, match=r"^dir/[38]\.png: torn$"):
     survey.scan(loader.cut_images, PACKING)
   nothing = Photographs(3, bad=(0, 1, 2))
-  with pytest.raises(ValueError) as caught:
+  with pytest.raises(ValueError, match="none of the first images can be dec"):
     survey.scan(make(nothing, on_bad_image=skip).cut_images, PACKING)
-  assert str(caught.value) == (
-    "none of the first images can be decoded: mend the data, or its path"
-  )
 
 
 def test_a_long_image_can_end_the_scan():
@@ -301,3 +224,12 @@ def test_a_long_image_can_end_the_scan():
     TooLongError, match=r"^dir/\d+\.png of \d+x\d+ pixels has"
   ):
     survey.scan(loader.cut_images, packing)
+
+
+def test_another_process_sees_the_same_and_no_image_is_decoded():
+  source = Photographs(3000, decodable=False)
+  one, other = (
+    survey.scan(make(source, shard=(i, 2)).cut_images, PACKING) for i in (0, 1)
+  )
+  assert survey.to_json(one) == survey.to_json(other)
+  assert len(one.tokens) == survey.IMAGES == 2048

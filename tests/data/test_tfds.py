@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 import zoo
-from zoo import TRAIN, opened, pixels, rows
+from zoo import TRAIN, opened, pixels
 
 from flexivit_jax.data.sources.array_record import DamagedRecordError
 from flexivit_jax.data.sources.tfds import Tfds
@@ -113,11 +113,9 @@ def test_the_data_dir_of_tfds_is_the_default(prepared, tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
   shutil.copytree(prepared, tmp_path / "tensorflow_datasets")
   assert len(Tfds("zoo").open()) == TRAIN
-
-
-def test_a_data_dir_becomes_absolute(prepared, monkeypatch):
+  # A relative one becomes absolute.
   monkeypatch.chdir(prepared.parent)
-  spec = Tfds("zoo", data_dir=f"../{prepared.parent.name}/{prepared.name}")
+  spec = Tfds("zoo", data_dir=prepared.name)
   monkeypatch.chdir("/")
   assert len(spec.open()) == TRAIN
 
@@ -141,26 +139,16 @@ def grow(folder):
   shard.write_bytes(shard.read_bytes() + bytes(1 << 16))
 
 
-def fewer(folder):
-  path = folder / "dataset_info.json"
-  path.write_text(path.read_text().replace('"13"', '"12"', 1))
-
-
 def newer(folder):
   folder.rename(folder.with_name("1.2.1"))
 
 
-@pytest.mark.parametrize("change", [relabel, grow, fewer, newer])
+@pytest.mark.parametrize("change", [relabel, grow, newer])
 def test_the_fingerprint_sees(data_dir, change):
   before = opened(data_dir, split="train[:10]").fingerprint
   assert opened(data_dir, split="train[:10]").fingerprint == before
-  fewer_records = change is fewer
   change(data_dir / "zoo" / "1.2.0")
-  if fewer_records:  # the first shard holds one more
-    with pytest.raises(DamagedRecordError, match="holds 13 records instead"):
-      rows(opened(data_dir))
-  else:
-    assert opened(data_dir, split="train[:10]").fingerprint != before
+  assert opened(data_dir, split="train[:10]").fingerprint != before
 
 
 def test_splits_and_slices_have_fingerprints_of_their_own(prepared, tmp_path):
@@ -187,23 +175,12 @@ def command(dataset, data_dir):
 
 
 @pytest.mark.parametrize(
-  "name",
-  ["../zoo", "/zoo", "zoo/..", "zoo/.", "zoo\\x", "zoo/../../x", "zoo:1.2",
-   "zoo:1.*.*", "zoo/a/b", "", "zoo\n", "zoo:1.2.0/..", "~", "zoo/x=1"],
+  "name", ["../zoo", "/zoo", "zoo/..", "zoo\\x", "zoo:1.2", "zoo:1.*.*",
+           "zoo/a/b", "", "zoo\n", "zoo:1.2.0/..", "~", "zoo/x=1"],
 )  # fmt: skip
 def test_a_name_is_no_path(prepared, name):
-  assert refusal(prepared, name) == (
-    f"dataset {name!r}: give a name of TFDS such as 'cifar10', "
-    "'imagenet2012:5.1.0' or 'my_set/config'"
-  )
-
-
-def test_no_data_dir(tmp_path):
-  missing = tmp_path / "none"
-  assert refusal(missing, "cifar10") == (
-    f"no directory {missing}: set data_dir to where 'cifar10' is prepared, or "
-    f"prepare it there: {command('cifar10', missing)}"
-  )
+  text = refusal(prepared, name)
+  assert text.startswith(f"dataset {name!r}: give a name of TFDS such as ")
 
 
 def test_a_dataset_that_is_not_prepared(prepared, tmp_path):
@@ -212,125 +189,96 @@ def test_a_dataset_that_is_not_prepared(prepared, tmp_path):
     f"Prepare it: {command('zoos', prepared)}"
   )
   assert f"{prepared}; there: 'zoo:1.2.0'. " in refusal(prepared, "cifar10")
-  assert "(did you mean 'zoo:1.2.0'?). " in refusal(prepared, "zoo:1.3.0")
-  assert "(did you mean 'zoo:1.2.0'?). " in refusal(prepared, "zoo/large")
-  assert refusal(tmp_path, "zoo") == (
-    f"'zoo' is not prepared in {tmp_path}, nor is any other. "
-    f"Prepare it: {command('zoo', tmp_path)}"
+  for name in ("zoo:1.3.0", "zoo/large"):
+    assert "(did you mean 'zoo:1.2.0'?). " in refusal(prepared, name)
+  assert f"{tmp_path}, nor is any other. " in refusal(tmp_path, "zoo")
+  missing = tmp_path / "none"
+  assert refusal(missing, "cifar10") == (
+    f"no directory {missing}: set data_dir to where 'cifar10' is prepared, or "
+    f"prepare it there: {command('cifar10', missing)}"
   )
 
 
-@pytest.mark.parametrize("new", ['"tfrecord"', None])
-def test_another_format(data_dir, new):
-  pattern = '"fileFormat": "array_record",'
-  new = f'"fileFormat": {new},' if new else ""
-  edit(data_dir, "dataset_info.json", pattern, new)
-  assert refusal(data_dir) == (
-    f"{data_dir}/zoo/1.2.0 holds tfrecord files, which only TensorFlow reads. "
-    "Prepare them as array_record in another data_dir: "
-    + command("zoo", f"{data_dir}-array_record")
-  )
-
-
-def test_no_such_split(data_dir):
-  assert refusal(data_dir, split="val[:5]") == (
-    "zoo/1.2.0 has no split 'val': take 'train', 'test'"
-  )
+def test_no_such_split(data_dir, tmp_path):
+  text = "zoo/1.2.0 has no split 'val': take 'train', 'test'"
+  assert refusal(data_dir, split="val[:5]") == text
   assert "give a name such as 'train'" in refusal(data_dir, split="train[::2]")
   assert "takes none of 40" in refusal(data_dir, split="train[40:]")
-  edit(data_dir, "dataset_info.json", r'"1\d"', '"0"')
-  assert refusal(data_dir) == (
-    "split 'train' of zoo/1.2.0 is empty: its splits are 'train', 'test'"
-  )
-
-
-@pytest.mark.parametrize("how", ["missing", "empty"])
-def test_a_missing_shard(data_dir, how):
-  shard = data_dir / "zoo/1.2.0/zoo-train.array_record-00002-of-00003"
-  shard.unlink()
-  reason = "No such file or directory"
-  if how == "empty":
-    shard.touch()
-    reason = "it is empty"
-  assert refusal(data_dir) == (
-    f"shard {shard}: {reason}; restore it or prepare zoo/1.2.0 again"
-  )
-  assert len(opened(data_dir, split="test")) == zoo.TEST
-
-
-@pytest.mark.parametrize("template", ["../{SPLIT}", "/etc/{SPLIT}"])
-def test_a_shard_elsewhere(data_dir, template):
-  edit(data_dir, "dataset_info.json", r"\{DATASET\}.*\}", template)
-  file = template.replace("{SPLIT}", "train")
-  assert refusal(data_dir) == (
-    f"{data_dir}/zoo/1.2.0: dataset_info.json names a shard elsewhere, {file!r}"
-  )
-
-
-@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
-def test_damaged_metadata(data_dir, name):
-  path = data_dir / "zoo" / "1.2.0" / name
-  path.write_text(path.read_text()[:-9])
-  assert re.fullmatch(
-    rf"cannot read {re.escape(str(path))}: \w+ .*; restore it or prepare "
-    "the dataset again",
-    refusal(data_dir),
-  )
-  for wrong in ("[]", '{"splits": 3}', '{"featuresDict": []}'):
-    path.write_text(wrong)
-    assert refusal(data_dir).startswith(
-      f"{path.parent}: its dataset_info.json or features.json is not what TFDS "
-      "writes ("
-    )
-  path.unlink()
-  if name == "features.json":
-    assert f"cannot read {path}: " in refusal(data_dir)
-  else:
-    assert "'zoo' is not prepared" in refusal(data_dir)
-
-
-def test_a_split_without_labels(tmp_path):
   zoo.prepare(Unlabelled, tmp_path)
-  assert refusal(tmp_path, "unlabelled", "test") == (
-    "split 'test' of unlabelled/1.2.0 has no labels: its splits are 'train', "
-    "'test'"
-  )
+  text = "split 'test' of unlabelled/1.2.0 has no labels: its splits are "
+  assert refusal(tmp_path, "unlabelled", "test").startswith(text)
   assert len(opened(tmp_path, "unlabelled")) == 3
 
 
-def test_features_that_are_no_images_with_labels(tmp_path):
-  for builder in (Pairs, Words):
-    zoo.prepare(builder, tmp_path)
-  assert refusal(tmp_path, "pairs") == (
-    "pairs/1.2.0 has several Images: set image_key to 'left', 'right'"
-  )
-  assert refusal(tmp_path, "pairs", image_key="left") == (
-    "pairs/1.2.0 has several ClassLabels: set label_key to 'coarse', 'fine'"
-  )
-  assert refusal(tmp_path, "pairs", image_key="fine") == (
-    "pairs/1.2.0 has no Image feature 'fine': set image_key to 'left', 'right'"
-  )
-  assert refusal(tmp_path, "words") == (
-    "words/1.2.0 has no Image feature, but label (ClassLabel): take a dataset "
-    "of images with labels"
-  )
-
-
-def test_pixels_that_are_no_bytes(data_dir):
-  edit(data_dir, "features.json", '"uint8"', '"float32"')
-  assert refusal(data_dir) == (
-    "feature 'image' of zoo/1.2.0 holds float32 pixels: only uint8 and uint16 "
-    "are images"
-  )
+def test_damaged_metadata(data_dir):
+  for name in ("features.json", "dataset_info.json"):
+    path = data_dir / "zoo" / "1.2.0" / name
+    text = path.read_text()
+    path.write_text(text[:-9])
+    assert refusal(data_dir).startswith(f"cannot read {path}: ")
+    for wrong in ("[]", '{"splits": 3}', '{"featuresDict": []}'):
+      path.write_text(wrong)
+      assert "is not what TFDS writes (" in refusal(data_dir)
+    path.unlink()
+    missing = f"cannot read {path}: ", "'zoo' is not prepared"
+    assert missing[name == "dataset_info.json"] in refusal(data_dir)
+    path.write_text(text)
 
 
 def test_names_of_classes(data_dir):
   path = data_dir / "zoo/1.2.0/label.labels.txt"
   path.write_text("cat\n\ndog\n")
-  assert refusal(data_dir) == (
-    f"{path} has 2 names for 3 classes: restore it or prepare zoo/1.2.0 again"
-  )
+  assert f"{path} has 2 names for 3 classes: restore" in refusal(data_dir)
   path.unlink()
   assert opened(data_dir).classes == ("0", "1", "2")
-  edit(data_dir, "features.json", '"numClasses": "3"', "")
-  assert refusal(data_dir) == "feature 'label' of zoo/1.2.0 has no classes"
+
+
+@pytest.mark.parametrize(
+  ("pattern", "new", "text"),
+  [
+    ('"array_record"', '"tfrecord"', "tfrecord files, which only TensorFlow "),
+    ('"fileFormat": "array_record",', "", "tfrecord files, which only Tensor"),
+    (r'"1\d"', '"0"', "split 'train' of zoo/1.2.0 is empty: its splits are 't"),
+    (r"\{DATASET\}.*\}", "../{SPLIT}", "a shard elsewhere, '../train'"),
+    (r"\{DATASET\}.*\}", "/etc/{SPLIT}", "a shard elsewhere, '/etc/train'"),
+    ('"uint8"', '"float32"', "holds float32 pixels: only uint8 and uint16 ar"),
+    ('"numClasses": "3"', "", "feature 'label' of zoo/1.2.0 has no classes"),
+  ],
+)
+def test_metadata_of_what_cannot_be_read(data_dir, pattern, new, text):
+  pixels = any(x in pattern for x in ("uint8", "numClasses"))
+  name = "features.json" if pixels else "dataset_info.json"
+  (data_dir / "zoo/1.2.0/label.labels.txt").unlink()
+  edit(data_dir, name, pattern, new)
+  assert text in refusal(data_dir)
+
+
+def test_a_missing_shard(data_dir):
+  shard = data_dir / "zoo/1.2.0/zoo-train.array_record-00002-of-00003"
+  for change, reason in (
+    (shard.unlink, "No such file or directory"),
+    (shard.touch, "it is empty"),
+  ):
+    change()
+    assert refusal(data_dir) == (
+      f"shard {shard}: {reason}; restore it or prepare zoo/1.2.0 again"
+    )
+  assert len(opened(data_dir, split="test")) == zoo.TEST
+
+
+def test_features_that_are_no_images_with_labels(tmp_path):
+  for builder in (Pairs, Words):
+    zoo.prepare(builder, tmp_path)
+  for name, key, text in (
+    ("pairs", None, "has several Images: set image_key to 'left', 'right'"),
+    ("pairs", "left", "ClassLabels: set label_key to 'coarse', 'fine'"),
+    ("pairs", "fine", "no Image feature 'fine': set image_key to 'left', 'r"),
+    ("words", None, "no Image feature, but label (ClassLabel): take a dat"),
+  ):
+    assert text in refusal(tmp_path, name, image_key=key)
+
+
+def test_shards_of_another_split(data_dir):
+  edit(data_dir, "dataset_info.json", '"13"', '"12"')
+  with pytest.raises(DamagedRecordError, match="it holds 13 records instead"):
+    opened(data_dir)

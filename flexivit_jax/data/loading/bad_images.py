@@ -1,4 +1,4 @@
-"""What happens to images that cannot be decoded."""
+"""Policies for images that cannot be decoded."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ class TooManyBadImagesError(Fault):
 
 
 class OnBadImage(Protocol):
-  """What a config says of bad images."""
+  """Policy of a config for bad images."""
 
   @property
   def skip(self) -> bool:
-    """Whether a bad image is replaced, rather than raised."""
+    """True: a bad image is replaced, rather than raised."""
 
   def check(self, bad: Mapping[int, str], total: int) -> None:
     """Refuses too many bad images.

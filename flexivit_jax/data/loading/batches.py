@@ -1,6 +1,6 @@
-"""Each batch as a function of its number: what loads it does not matter.
+"""Batches as a function of their number.
 
-So any worker, thread or process may load any batch, in any order, and a run
+Any worker, thread or process may load any batch, in any order, and a run
 resumes at any batch without reading those before it.
 """
 
@@ -33,7 +33,7 @@ class TrainBatches:
     return sys.maxsize // self.batch_size
 
   def places(self, step: int) -> range:
-    """Of this process's rows of a step, in the endless order."""
+    """Places of this process's rows of a step in the endless order."""
     first = step * self.batch_size
     return range(first + self.rows.start, first + self.rows.stop)
 
@@ -69,7 +69,7 @@ class EvalBatches:
     return -(-len(self.source) // self.batch_size)
 
   def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-    """As `TrainBatches`, with "image0", "image1", ... for the views."""
+    """Arrays of a batch, with "image0", "image1", ... for the views."""
     first = step * self.batch_size
     nothing = tuple(np.zeros(view.shape, view.dtype) for view in self.views)
     empty = nothing, self.views[0].no_label
@@ -91,7 +91,7 @@ class EvalBatches:
 
 
 def _others(labels, indices, bad: dict[int, str]) -> dict[str, np.ndarray]:
-  """What a batch has beside its images."""
+  """Arrays of a batch other than its images."""
   return {
     "label": np.asarray(labels, np.int32),
     "index": np.asarray(indices, np.int32),

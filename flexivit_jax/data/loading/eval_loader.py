@@ -75,7 +75,7 @@ class EvalLoader:
     return len(self._batches.source)
 
   def only(self, views: Sequence[int]) -> "EvalLoader":
-    """The same images in these views alone."""
+    """A loader of some of the views of these images."""
     other = copy.copy(self)
     kept = tuple(self._batches.views[view] for view in views)
     other._batches = dataclasses.replace(self._batches, views=kept)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,6 +21,9 @@ class ImageShapeError(ValueError, Fault):
 class Example:
   """Loads one example.
 
+  Raises:
+    ValueError: arrays of numbers cannot go through a transform.
+
   Attributes:
     transforms: applied in order; they share one generator.
     shape: that every image must have after them; None: any.
@@ -31,12 +34,18 @@ class Example:
   shape: tuple[int, int, int] | None = None
 
   def __post_init__(self):
-    if self.dtype != np.uint8:
-      refuse_of_pictures(self.transforms)
+    if self.dtype == np.uint8:
+      return
+    for transform in self.transforms:
+      if not isinstance(transform, transforms_lib.OF_ANY_ARRAY):
+        raise ValueError(
+          f"{type(transform).__name__} is for pictures, and these are arrays "
+          "of floats: leave it out; CentralCrop and Flip take any"
+        )
 
   @property
   def dtype(self) -> np.dtype:
-    """Of every image."""
+    """Type of every image."""
     return dtype_of(self.source)
 
   def __call__(
@@ -71,7 +80,7 @@ class Example:
     return image
 
   def __str__(self):
-    """What is done to an image, in order."""
+    """Transforms of an image, in order, and its mode."""
     how = repr(self.transforms)
     mode = self.source.mode
     return how if mode == ANTIALIAS else f"{how} by {mode!r}"
@@ -91,23 +100,9 @@ class Example:
 
   @functools.cached_property
   def no_label(self) -> int | np.ndarray:
-    """What stands where there is no image: class 0, of no weight, or -1s."""
+    """Placeholder label: class 0, which has no weight, or -1s."""
     label = self.label(0)
     return np.full_like(label, -1) if np.ndim(label) else 0
-
-
-def refuse_of_pictures(transforms: Iterable[transforms_lib.Transform]) -> None:
-  """Refuses transforms that arrays of numbers cannot go through.
-
-  Raises:
-    ValueError: naming the first.
-  """
-  for transform in transforms:
-    if not isinstance(transform, transforms_lib.OF_ANY_ARRAY):
-      raise ValueError(
-        f"{type(transform).__name__} is for pictures, and these are arrays of "
-        "floats: leave it out; CentralCrop and Flip take any"
-      )
 
 
 def first_image(example: Example, skip: bool) -> np.ndarray:

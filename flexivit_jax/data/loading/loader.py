@@ -83,7 +83,7 @@ class TrainLoader(Iterator[Batch]):
     """Lets a teacher see the same images at another size, from now on.
 
     Raises:
-      ValueError: as `augment.for_another_size`.
+      ValueError: as `transforms.for_another_size`.
     """
     source, shape = self._example.source, self._example.shape
     scaled = transforms_lib.for_another_size(
@@ -126,13 +126,13 @@ class TrainLoader(Iterator[Batch]):
     )
 
   def names(self, step: int) -> list[str]:
-    """What the images of a step's batch are called."""
+    """Names of the images of a step's batch."""
     batches = self._batches
     indices = (batches.order.index(p)[1] for p in batches.places(step))
     return [self._example.source.name(index) for index in indices]
 
   def get_state(self) -> dict:
-    """What `set_state` needs to go on with the next batch; JSON."""
+    """State for `set_state` to go on with the next batch; JSON."""
     return {
       "next_step": self._stream.position,
       "bad": {str(index): reason for index, reason in self.bad.items()},

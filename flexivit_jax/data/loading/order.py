@@ -130,13 +130,13 @@ def check_same_draws(new: Mapping, old: Mapping) -> None:
 
 
 def drawn_parts(order: Shuffled) -> dict:
-  """What batches of parts depend on in addition."""
+  """Fields of `drawn_from` that batches of parts add."""
   count = order.parts.count
   return {} if count == 1 else {"read_parts": count}
 
 
 def shard_rows(batch_size: int, shard: tuple[int, int]) -> range:
-  """Which rows of a global batch are this process's.
+  """Rows of a global batch that belong to one process.
 
   Raises:
     ValueError: the processes cannot share them evenly.

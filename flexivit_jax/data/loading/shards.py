@@ -55,7 +55,7 @@ class Parts:
     return part, turn * self.run + at
 
   def indices(self, source: Source, part: int) -> np.ndarray | range:
-    """Of a part's examples, which lie side by side where they are kept.
+    """Indices of a part's examples, which are neighbours in storage.
 
     Where the parts cannot be equal, they differ by one example, and the larger
     ones fall behind by one in each epoch.

@@ -1,4 +1,4 @@
-"""The elements of a sequence in order, loaded by threads and processes."""
+"""Ordered read-ahead of a sequence by threads and worker processes."""
 
 import multiprocessing
 import os

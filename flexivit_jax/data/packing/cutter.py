@@ -18,7 +18,7 @@ class TooLongError(ValueError, Fault):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """How an image is cut.
+  """Sizes at which an image is cut.
 
   Attributes:
     image_hw: size to which it is resized, in pixels.
@@ -72,7 +72,7 @@ class Cutter:
 
   @property
   def patch_bytes(self) -> int:
-    """Of one patch: pixels of the largest height and width, 3 channels."""
+    """Bytes of one patch of the largest height and width, 3 channels."""
     h, w = self._largest
     return h * w * 3
 
@@ -87,7 +87,7 @@ class Cutter:
     images_seen: int,
     name: str,
   ) -> Plan:
-    """How to cut an image of this size.
+    """Plans the cut of an image of this size.
 
     Args:
       rng: draws patch size, resolution and drop rate; None: nothing is random.

@@ -124,7 +124,7 @@ class PackEvalLoader:
     return len(self._images.example.source)
 
   def only(self, views: Sequence[int]) -> "PackEvalLoader":
-    """The same images in these views alone."""
+    """A loader of some of the views of these images."""
     other = copy.copy(self)
     cutters = tuple(self._images.cutters[view] for view in views)
     other._images = dataclasses.replace(self._images, cutters=cutters)

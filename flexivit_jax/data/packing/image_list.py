@@ -141,7 +141,7 @@ def first_fit(
   max_images: int | None = None,
   open_rows: int | None = None,
 ) -> list[list[int]]:
-  """Which images share a row.
+  """Assigns images to rows, each to the first that has room.
 
   Args:
     lengths: tokens of each image, 1 to row_length.

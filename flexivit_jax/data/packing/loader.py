@@ -42,17 +42,13 @@ class PackLoader(Iterator[Batch]):
   Another number of shards fills other rows, so it cannot go on.
 
   Args:
-    source: of the examples.
     transforms: applied in order, before an image is resized and cut.
     cutter: cuts images.
     packing: of the rows.
     batch_size: rows of a step, over all processes.
     seed: of the order, the transforms, and all that is drawn for an image.
-    workers: processes that load; 0 loads in this process.
-    threads: that load in each process; 0 loads when asked.
-    shard: (index, count) of this process.
-    on_bad_image: what to do about images that cannot be decoded.
-    read_parts: as for `TrainLoader`.
+    source, workers, threads, shard, on_bad_image, read_parts: as for
+      `TrainLoader`.
 
   Attributes:
     bad: index to reason of the bad images met so far.
@@ -148,12 +144,12 @@ class PackLoader(Iterator[Batch]):
     )
 
   def names(self, step: int) -> list[str]:
-    """What the images of a recent step are called; [] for one long ago."""
+    """Names of the images of a recent step; [] for one long ago."""
     index = self._recent.get(step, np.zeros(0, np.int32))
     return [self._source.name(i) for i in index[index >= 0].tolist()]
 
   def get_state(self) -> dict:
-    """What `set_state` needs to go on with the next batch; JSON."""
+    """State for `set_state` to go on with the next batch; JSON."""
     return {
       "next_step": self._step,
       "packer": self._packer_state(),

@@ -1,7 +1,7 @@
 """Rows of packed images: Grain's first-fit packer behind one module.
 
-Images go in as dicts of arrays, `Batch` of `Tokens` comes out. What Grain's
-packer does, core/packing.py says in a few lines.
+Images go in as dicts of arrays, `Batch` of `Tokens` comes out. The packer's
+rows are those of `image_list.first_fit`.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ MOST_IMAGES = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-  """How images share rows (Patch n' Pack, arXiv:2307.06304).
+  """Rules for images that share rows (Patch n' Pack, arXiv:2307.06304).
 
   Attributes:
     row_length: patches of a row. Class and register tokens come on top, one
@@ -82,7 +82,7 @@ def rows_for(budget: int) -> Packing:
 
 
 class Images(grain.DatasetIterator):
-  """What the packer reads: images by their place, resuming at any place.
+  """Input of the packer: images by their place, resuming at any place.
 
   Args:
     next_image: returns the next image as a dict of `patches` u8 `[n, p]`,

@@ -1,4 +1,4 @@
-"""A look at the images before training: how long they are, what rows suit."""
+"""Survey of the images before training: their lengths, and rows that suit."""
 
 import dataclasses
 import math
@@ -25,7 +25,7 @@ ROW_LENGTHS = tuple(128 * 2**i for i in range(10))
 
 @dataclasses.dataclass(frozen=True)
 class Fill:
-  """How images fill rows.
+  """Statistics of rows filled with images.
 
   Attributes:
     row_length, max_images: of the rows.
@@ -45,7 +45,7 @@ class Fill:
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-  """What was seen.
+  """Statistics of the images that were scanned.
 
   Attributes:
     aspects: i64 `[n]`, images between the borders `ASPECTS`.

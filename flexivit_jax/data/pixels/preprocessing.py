@@ -1,4 +1,4 @@
-"""How images are decoded and resized: one of two ways, never a mixture.
+"""Modes of decoding and resizing images: one of two, never a mixture.
 
 A source that is opened in a mode decodes by it, and the transforms of its
 images resize by it.
@@ -22,7 +22,7 @@ class Mode(Protocol):
   def decode(
     self, encoded: bytes, name: str, *, exif_transpose: bool = False
   ) -> np.ndarray:
-    """An image file's pixels; as `images.decode_rgb`."""
+    """An image file's pixels; as `decode.decode_rgb`."""
 
   def resize(
     self, image: np.ndarray, hw: tuple[int, int], box: Box | None = None
@@ -66,7 +66,7 @@ ANTIALIAS = Antialias()
 
 @dataclasses.dataclass(frozen=True)
 class BvCompat:
-  """That of big_vision's published FlexiViT models, bit for bit.
+  """Preprocessing of big_vision's published FlexiViT models, bit for bit.
 
   JPEGs in grey or RGB go through the fast cosine transform, all other files
   through `images.decode_rgb`. `resize` is bilinear without antialias, and

@@ -61,9 +61,9 @@ class RandAugment:
       )
 
   def __call__(self, image, rng):
-    image = Image.fromarray(image)
+    image, operations = Image.fromarray(image), list(OPERATIONS.values())
     for number in rng.integers(len(OPERATIONS), size=self.layers).tolist():
-      image = _IN_ORDER[number](image, self.magnitude, rng)
+      image = operations[number](image, self.magnitude, rng)
     return np.asarray(image)
 
 
@@ -222,5 +222,3 @@ OPERATIONS: Mapping[str, Operation] = {
   ),
   "solarize_add": lambda image, m, rng: solarize_add(image, int(m / 10 * 110)),
 }
-
-_IN_ORDER = tuple(OPERATIONS.values())

@@ -178,7 +178,7 @@ def _image_and_labels(record, keys):
 
 
 def _integers(values: memoryview) -> Iterator[int]:
-  """Those of a list, packed or one by one."""
+  """Integers of a list, packed or one by one."""
   for _, value in _fields(values):
     at, numbers = 0, [value] if isinstance(value, int) else []
     while not isinstance(value, int) and at < len(value):

@@ -1,7 +1,6 @@
-"""Grids of numbers that are no pictures: latents of an autoencoder, say."""
+"""Grids of numbers other than pictures, for example latents."""
 
 import dataclasses
-import pathlib
 import zipfile
 from typing import ClassVar
 
@@ -40,8 +39,7 @@ class Arrays:
   scale: float = 1.0
 
   def __post_init__(self):
-    path = pathlib.Path(self.path).expanduser().absolute()
-    object.__setattr__(self, "path", str(path))
+    source.make_absolute(self, "path")
     if not self.scale > 0:
       raise ValueError(f"scale is {self.scale}: give more than 0")
 

@@ -40,11 +40,10 @@ class DigitsCanvas:
       raise ValueError(f"aspect {self.aspect}: give 0 to 1")
 
   def open(self) -> InMemory:
-    raw = read_digits(self.split)
-    pixels = tuple(map(self._draw, raw.grey, raw.indices))
-    return InMemory(pixels, raw.labels, raw.classes)
+    indices, digits, labels, classes = read_digits(self.split)
+    return InMemory(tuple(map(self._draw, digits, indices)), labels, classes)
 
-  def _draw(self, grey, number):
+  def _draw(self, pixels, number):
     random = np.random.default_rng(int(number))
     # All drawn first, so that no field changes what another one draws.
     side, share, row, column = random.uniform(size=4)
@@ -57,29 +56,19 @@ class DigitsCanvas:
     top, left = int(row * (h - digit + 1)), int(column * (w - digit + 1))
     canvas = np.zeros((h, w, 3), np.uint8)
     canvas[top : top + digit, left : left + digit] = resize.resize(
-      np.repeat(grey[..., None], 3, -1), (digit, digit)
+      pixels, (digit, digit)
     )
     return canvas
 
 
-@dataclasses.dataclass(frozen=True)
-class RawDigits:
-  """Digits as scikit-learn has them.
+def read_digits(
+  split: str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
+  """Digits of a split, "train" (1,297) or "test" (500), or of a slice of it.
 
-  Attributes:
-    indices: i64 `[n]`, number of each in the whole set.
-    grey: u8 `[n, 8, 8]`.
-    labels: i64 `[n]`.
-  """
-
-  indices: np.ndarray
-  grey: np.ndarray
-  labels: np.ndarray
-  classes: tuple[str, ...]
-
-
-def read_digits(split: str) -> RawDigits:
-  """Those of a split, "train" (1,297) or "test" (500), or of a slice of it.
+  Returns:
+    Number of each in the whole set `[n]`, pixels u8 `[n, 8, 8, 3]`, labels
+    `[n]`, and names of the classes.
 
   Raises:
     ValueError: there is no such split.
@@ -101,8 +90,9 @@ def read_digits(split: str) -> RawDigits:
   indices = parts[name]
   indices = indices[splits.slice_indices(split, len(indices))]
   grey = np.round(raw.images[indices] * 255 / 16).astype(np.uint8)
+  pixels = np.repeat(grey[..., None], 3, -1)
   classes = tuple(map(str, raw.target_names))
-  return RawDigits(indices, grey, raw.target[indices], classes)
+  return indices, pixels, raw.target[indices], classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,11 +113,7 @@ class Digits:
       raise ValueError(f"side {self.side}: give 1 to 1024 pixels")
 
   def open(self) -> InMemory:
-    raw = read_digits(self.split)
-    pixels = np.stack(
-      [
-        resize.resize(np.repeat(g[..., None], 3, -1), (self.side,) * 2)
-        for g in raw.grey
-      ]
-    )
-    return InMemory(pixels, raw.labels, raw.classes)
+    _, digits, labels, classes = read_digits(self.split)
+    hw = self.side, self.side
+    pixels = np.stack([resize.resize(digit, hw) for digit in digits])
+    return InMemory(pixels, labels, classes)

@@ -1,5 +1,6 @@
 """Folders of images, one folder for each class."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -9,7 +10,11 @@ import numpy as np
 from flexivit_jax.data.pixels import decode
 from flexivit_jax.data.pixels.preprocessing import ANTIALIAS, Mode
 from flexivit_jax.data.sources import splits
-from flexivit_jax.data.sources.source import fingerprint_of, label_of
+from flexivit_jax.data.sources.source import (
+  fingerprint_of,
+  label_of,
+  make_absolute,
+)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
@@ -30,24 +35,30 @@ class ImageFiles:
     return len(self.paths)
 
   def image(self, index):
-    name = self.name(index)
-    try:
-      encoded = pathlib.Path(name).read_bytes()
-    except OSError as e:
-      raise decode.BadImageError(f"{name}: cannot read it: {e.strerror}") from e
-    return self.mode.decode(encoded, name, exif_transpose=self.exif_transpose)
+    with self._opened(index) as file:
+      encoded = file.read()
+    return self.mode.decode(
+      encoded, self.name(index), exif_transpose=self.exif_transpose
+    )
 
   def label(self, index):
     return label_of(self.labels, index)
 
   def size(self, index):
-    name = self.name(index)
+    with self._opened(index) as file:
+      return decode.read_hw(
+        file, self.name(index), exif_transpose=self.exif_transpose
+      )
+
+  @contextlib.contextmanager
+  def _opened(self, index):
     try:
-      file = open(name, "rb")
+      with open(self.name(index), "rb") as file:
+        yield file
     except OSError as e:
-      raise decode.BadImageError(f"{name}: cannot read it: {e.strerror}") from e
-    with file:
-      return decode.read_hw(file, name, exif_transpose=self.exif_transpose)
+      raise decode.BadImageError(
+        f"{self.name(index)}: cannot read it: {e.strerror}"
+      ) from e
 
   def name(self, index):
     return str(self.root / self.paths[index])
@@ -65,8 +76,7 @@ class ImageFolder:
   """A directory of images in one folder per class: PATH/SPLIT/CLASS/*.jpg.
 
   Attributes:
-    path: the directory; a relative one becomes absolute, so that a run finds
-      its data again from elsewhere.
+    path: the directory; a relative one becomes absolute.
     split: its sub-directory, or a slice of it such as "train[:90%]".
     exif_transpose: whether to turn images as their EXIF orientation says.
   """
@@ -76,8 +86,7 @@ class ImageFolder:
   exif_transpose: bool = False
 
   def __post_init__(self):
-    path = pathlib.Path(self.path).expanduser().absolute()
-    object.__setattr__(self, "path", str(path))
+    make_absolute(self, "path")
 
   def open(self) -> ImageFiles:
     root = pathlib.Path(self.path) / splits.parse_split(self.split)[0]

@@ -9,7 +9,7 @@ import numpy as np
 
 from flexivit_jax.data.sources import splits
 from flexivit_jax.data.sources.image_folder import ImageFiles
-from flexivit_jax.data.sources.source import padded_labels
+from flexivit_jax.data.sources.source import make_absolute, padded_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +20,7 @@ class ListedImages:
   classes, none or more, apart by tabs. classes.txt has one name in each line.
 
   Attributes:
-    path: the directory; a relative one becomes absolute, so that a run finds
-      its data again from elsewhere.
+    path: the directory; a relative one becomes absolute.
     split: name of the list, or a slice of it such as "train[:90%]".
     exif_transpose: whether to turn images as their EXIF orientation says.
   """
@@ -31,8 +30,7 @@ class ListedImages:
   exif_transpose: bool = False
 
   def __post_init__(self):
-    path = pathlib.Path(self.path).expanduser().absolute()
-    object.__setattr__(self, "path", str(path))
+    make_absolute(self, "path")
 
   def open(self) -> ImageFiles:
     """Reads the lists; the labels are i32 `[n, k]`, filled up with -1.

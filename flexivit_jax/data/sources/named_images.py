@@ -13,7 +13,7 @@ from flexivit_jax.data.sources.image_folder import ImageFiles
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """What was found where.
+  """Images found in files and folders.
 
   Attributes:
     paths: of the images, each once, as they were named or start.

@@ -1,4 +1,4 @@
-"""Where images come from: named sources with random access.
+"""Named sources of images with random access.
 
 A source's specification is a frozen object that a config can name; opening it
 reads what is needed to index it.
@@ -7,6 +7,7 @@ reads what is needed to index it.
 import dataclasses
 import functools
 import hashlib
+import pathlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -24,7 +25,7 @@ class Source(Protocol):
     fingerprint: changes when the examples, their order or labels do. Of files
       it sees names and sizes, not pixels.
     mode: how its images are decoded, and resized by transforms; a field, for
-      `modes.open_source`.
+      `preprocessing.open_source`.
     dtype: of its images; where there is none, they are pictures, u8.
   """
 
@@ -45,14 +46,14 @@ class Source(Protocol):
     """(height, width) of its image, without decoding pixels where possible."""
 
   def name(self, index: int) -> str:
-    """What a message calls it: a path, where there is one."""
+    """Name of it in messages: a path, where there is one."""
 
   def stored_order(self) -> Sequence[int] | np.ndarray:
     """Indices of all examples, neighbours where they are kept side by side."""
 
 
 def dtype_of(source: Source) -> np.dtype:
-  """Of its images: u8 of pictures, float32 of other arrays."""
+  """Type of a source's images: u8 of pictures, float32 of other arrays."""
   return getattr(source, "dtype", np.dtype(np.uint8))
 
 
@@ -74,12 +75,18 @@ def padded_labels(labels: Sequence[int], count: int, name: str) -> np.ndarray:
   return np.array([*labels, *[-1] * (count - len(labels))], np.int32)
 
 
+def make_absolute(spec: "SourceSpec", field: str) -> None:
+  """Makes a path of a frozen spec absolute, for runs that resume elsewhere."""
+  path = pathlib.Path(getattr(spec, field)).expanduser().absolute()
+  object.__setattr__(spec, field, str(path))
+
+
 def label_of(labels, index):
   return int(labels[index]) if labels.ndim == 1 else labels[index]
 
 
 class SourceSpec(Protocol):
-  """What a config says of a source."""
+  """Specification of a source in a config."""
 
   split: str
 

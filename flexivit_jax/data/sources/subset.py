@@ -12,7 +12,7 @@ from flexivit_jax.data.sources.source import Source, dtype_of
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-  """Those images of a source that `indices` names, in that order.
+  """Images of a source that `indices` names, in that order.
 
   Attributes:
     source: opened.
