@@ -24,11 +24,8 @@ def evaluated(small_run, command, tmp_path_factory):
   """A run's evaluation: the finished process, and where it wrote."""
   output = tmp_path_factory.mktemp("evaluated") / "out"
   done = command(
-    "evaluate.py",
-    f"--checkpoint={small_run[0]}",
-    "--patch_sizes=4,6,8x12,12",
-    "--under=0.002 GFLOP",
-    f"--output={output}",
+    *("evaluate.py", f"--checkpoint={small_run[0]}", f"--output={output}"),
+    *("--patch_sizes=4,6,8x12,12", "--under=0.002 GFLOP"),
   )
   assert done.returncode == 0, done.stderr
   return done, output
@@ -109,11 +106,8 @@ def test_a_finished_point_is_not_measured_again(
 def test_points_survive_a_kill_while_they_are_timed(
   small_run, command, tmp_path
 ):
-  arguments = (
-    f"--checkpoint={small_run[0]}",
-    "--patch_sizes=6,12",
-    f"--output={tmp_path}",
-  )
+  arguments = (f"--checkpoint={small_run[0]}", f"--output={tmp_path}")
+  arguments = (*arguments, "--patch_sizes=6,12")
   process = command("evaluate.py", *arguments, wait=False)
   points = tmp_path / "points"
   while len(list(points.glob("*.npz"))) < 2:
