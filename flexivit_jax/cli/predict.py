@@ -166,7 +166,7 @@ def carry_out(plan: Plan, output: pathlib.Path | None) -> None:
 
 
 def block(path: str, names: Sequence[str], probabilities) -> str:
-  """What the terminal shows of an image."""
+  """Text of an image for the terminal."""
   lines = [
     f"  {100 * p:6.2f} %  {cut(shown(name), 60)}"
     for name, p in zip(names, probabilities.tolist(), strict=True)

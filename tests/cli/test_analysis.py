@@ -238,117 +238,41 @@ def test_positions_of_other_kinds(run, tmp_path, position, more, grid, how):
   assert lines[-1].startswith(f"{grid}  {how}  ")
 
 
-IMAGES = "3 images of Digits(split='test', side=24)"
-
-
-def test_attention_distance(run, checkpoints):
-  lines, files, numbers = run(
-    "attention-distance", f"--checkpoint={checkpoints['tok']}", *FEW
-  )
-  assert files == ["attention_distance"]
-  assert lines[0] == IMAGES
-  assert [x.split()[:2] for x in lines[2:]] == [
-    [p, b] for p in ("6", "12") for b in ("0", "1")
-  ]
-  for patch in (6, 12):
-    distances = numbers[f"distance_{patch}"]
-    assert distances.shape == (2, 2)
-    # No farther than the farthest patches are apart.
-    assert (distances > 0).all()
-    assert (distances < (24 - patch) * 2**0.5).all()
-  # Means over 2x2 patches: of 0, 12, 12 and 12 sqrt(2).
-  assert numbers["uniform_12"] == pytest.approx(3 * (2 + 2**0.5), rel=1e-5)
+AT_12 = ("--patch_size=12",)
+FIGURES = {"cka": ["cka_layers", "cka_sizes"]}
 
 
 @pytest.mark.parametrize(
-  ("pool", "reader"),
+  ("name", "pool", "more", "text", "shape"),
   [
-    ("gap", "the mean of the patches"),
-    ("tok", "the class token"),
-    ("map", "the probe of the MAP head"),
+    ("attention-distance", "tok", (), "patch  block", (2, 2)),
+    ("rollout", "gap", AT_12, "Rollout to the mean of the patches, ", (2, 2)),
+    ("rollout", "tok", AT_12, "Rollout to the class token, ", (2, 2)),
+    ("attention-maps", "gap", (), "Attention of patch 2,2 in bl", (4, 4, 2)),
+    (
+      *("attention-maps", "tok", ("--query=3,1", "--block=0")),
+      *("Attention of patch 3,1 in block 0, patches of 6", (4, 4, 2)),
+    ),
+    ("attention-maps", "map", (), "Attention of the probe in the", (4, 4, 2)),
+    ("cka", "tok", (), "CKA of the same layer, class token:", (2, 2)),
+    (
+      "pca",
+      "gap",
+      ("--block=-1",),
+      "Patch features after block 1: ",
+      (4, 4, 3),
+    ),
   ],
 )
-def test_rollout(run, checkpoints, pool, reader):
-  lines, files, numbers = run(
-    "rollout", f"--checkpoint={checkpoints[pool]}", *FEW, "--patch_size=12"
+def test_images_are_shown(run, checkpoints, name, pool, more, text, shape):
+  lines, figures, numbers = run(
+    name, f"--checkpoint={checkpoints[pool]}", *FEW, *more
   )
-  assert files == ["rollout"]
-  assert lines[0] == IMAGES
-  assert lines[1].startswith(
-    f"Rollout to {reader}, patches of 12 px, residual 0.5: a patch has "
-  )
-  # Spread evenly over 500 images.
-  assert {*numbers} == {"image_0", "image_250", "image_499"}
-  for x in numbers.values():
-    assert x.shape == (2, 2)
-    if pool == "tok":
-      assert x.sum() < 0.75
-    else:
-      assert x.sum() == pytest.approx(1, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-  ("pool", "arguments", "title"),
-  [
-    ("gap", (), "patch 2,2 in block 1"),
-    ("tok", (), "the class token in block 1"),
-    ("tok", ("--query=3,1", "--block=0"), "patch 3,1 in block 0"),
-    ("map", (), "the probe in the MAP head"),
-  ],
-)
-def test_attention_maps(run, checkpoints, pool, arguments, title):
-  lines, files, numbers = run(
-    "attention-maps", f"--checkpoint={checkpoints[pool]}", *FEW, *arguments
-  )
-  assert files == ["attention_maps"]
-  assert lines == [IMAGES, f"Attention of {title}, patches of 6 px"]
-  for x in numbers.values():
-    assert x.shape == (4, 4, 2)
-    assert (x.sum((0, 1)) < 1 + 1e-6).all()
-    if pool != "tok":
-      np.testing.assert_allclose(x.sum((0, 1)), 1, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-  ("pool", "pooled", "layers"),
-  [("gap", "mean of patches", 3), ("tok", "class token", 2)],
-)
-def test_cka(run, checkpoints, pool, pooled, layers):
-  lines, files, numbers = run(
-    "cka",
-    f"--checkpoint={checkpoints[pool]}",
-    *("--data=digits", "--images=9", "--patch_sizes=6,8,12"),
-  )
-  assert files == ["cka_layers", "cka_sizes"]
-  assert lines[0] == IMAGES.replace("3", "9", 1)
-  assert lines[1] == f"CKA of the same layer, {pooled}:"
-  assert lines[2].split() == ["sizes", *["in", "0", "1"][3 - layers :]]
-  pairs = ("6 and 8", "6 and 12", "8 and 12")
-  assert [x.split("  ")[0] for x in lines[3:7]] == [*pairs, "chance"]
-  assert lines[7] == "CKA of the same layer, patches, on 2x2:"
-  assert numbers["pooled_6_by_12"].shape == (layers, layers)
-  assert numbers["patches_6_by_12"].shape == (3, 3)
-  for kind in ("pooled", "patches"):
-    np.testing.assert_allclose(
-      numbers[f"{kind}_same_layer_6_12"],
-      np.diag(numbers[f"{kind}_6_by_12"]),
-      rtol=1e-12,
-    )
-  for x in numbers.values():
-    assert ((x > 0) & (x <= 1)).all()
-
-
-def test_pca(run, checkpoints):
-  lines, files, numbers = run(
-    "pca", f"--checkpoint={checkpoints['gap']}", *FEW, "--block=-1"
-  )
-  assert (files, lines[0]) == (["pca"], IMAGES)
-  assert lines[1].startswith("Patch features after block 1: three components")
-  assert numbers["colours_6_image_250"].shape == (4, 4, 3)
-  assert numbers["colours_12_image_499"].shape == (2, 2, 3)
-  for x in numbers.values():
-    assert x.min() >= 0
-    assert x.max() <= 1
+  assert figures == FIGURES.get(name, [name.replace("-", "_")])
+  assert lines[0] == "3 images of Digits(split='test', side=24)"
+  assert lines[1].startswith(text)
+  assert shape in {x.shape for x in numbers.values()}
+  assert all(np.isfinite(x).all() for x in numbers.values())
 
 
 def test_blocks_are_counted_from_the_first_or_the_last(run, checkpoints):
@@ -519,18 +443,3 @@ def test_a_model_without_a_head_is_analysed(monkeypatch, run):
   monkeypatch.setattr(analysis, "load", lambda args: model)
   _, _, numbers = run("rollout", "--checkpoint=x", *FEW)
   assert jnp.isfinite(numbers["image_0"]).all()
-
-
-def test_help_lists_every_analysis_and_its_own_options_alone(capsys):
-  def shown(*argv):
-    with pytest.raises(SystemExit) as caught:
-      analysis.main([*argv, "--help"])
-    assert caught.value.code == 0
-    return " ".join(capsys.readouterr().out.split())
-
-  for each in analysis.ANALYSES:
-    assert f"{each.name} {each.help}" in shown()
-    options = {x for x in shown(each.name).split() if x.startswith("--")}
-    assert {"--output", *(f"--{x.name}" for x in each.options)} <= options
-    has = each.name not in ("resize", "packing")
-    assert ("--checkpoint" in options) == has

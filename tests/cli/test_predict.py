@@ -421,7 +421,7 @@ def test_a_model_that_does_not_fit_is_refused(
     assert found.endswith("give --output DIR --features")
   path = _saved(tmp_path / "grey", num_classes=0, channels=1)
   found = refused("photos", *SIZES, of=path)
-  assert "takes images of 1 channels, and image files have 3" in found
+  assert "takes images of 1 channels, and the images have 3" in found
   # A square of a run, before the first image is cut, in a thread.
   made = eval_transforms.Preprocessing((), Square(24), "made up")
   monkeypatch.setattr(eval_transforms, "usual", lambda vit, name: made)

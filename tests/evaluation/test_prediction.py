@@ -119,20 +119,6 @@ def test_packed_images_come_in_order_and_keep_their_grids(model):
   np.testing.assert_array_equal([p.classes[0] for p in found], best)
 
 
-@pytest.mark.parametrize("make", [_grid, _packed])
-def test_a_partial_batch_needs_no_program_of_its_own(model, monkeypatch, make):
-  traces, forward = [], predict._forward
-
-  def counted(*args, **kwargs):
-    traces.append(1)
-    return forward(*args, **kwargs)
-
-  monkeypatch.setattr(predict, "_forward", counted)
-  batches = make(_source(np.stack(_images([(24, 24)] * 19))))
-  assert len(_predict(model, batches, Wanted("softmax"))) == 19
-  assert len(traces) == 1
-
-
 def test_nothing_is_computed_that_is_not_wanted(model):
   batches = _grid(_source(np.stack(_images([(24, 24)]))))
   (one,) = _predict(model, batches, Wanted(None, features=True))

@@ -91,18 +91,6 @@ def test_what_is_separable_is_told_apart(shots):
   assert by_chance.mean < 0.5
 
 
-def test_accuracy_is_over_all_rows(monkeypatch):
-  """However many are classified at once, and of equal scores the first."""
-  linear = ridge.Linear(np.eye(3), np.zeros(3))
-  x = np.eye(3)[[0, 1, 2, 2, 0, 1, 1]]
-  labels = np.array([0, 1, 2, 0, 0, 1, 2])
-  for rows in (1, 3, 7, 100):
-    monkeypatch.setattr(ridge, "_ROWS", rows)
-    assert linear.accuracy(x, labels) == 5 / 7
-  zero = ridge.Linear(np.zeros((3, 3)), np.zeros(3))
-  assert zero.accuracy(x, labels) == 3 / 7
-
-
 def test_a_draw_is_balanced_and_takes_nothing_twice():
   labels = np.random.default_rng(0).integers(0, 3, 200)
   draw = ridge.draw(labels, CLASSES, 25, seed=3)
