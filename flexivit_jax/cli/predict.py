@@ -19,11 +19,7 @@ from collections.abc import Sequence
 import jax
 
 from flexivit_jax.checkpoints import provenance
-from flexivit_jax.cli import (
-  arguments,
-  checkpoint_arguments,
-  data_arguments,
-)
+from flexivit_jax.cli import arguments, checkpoint_arguments, data_arguments
 from flexivit_jax.cli import main as main_lib
 from flexivit_jax.cli.prediction_plan import (
   Plan,

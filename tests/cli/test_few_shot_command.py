@@ -4,7 +4,6 @@ import json
 import pathlib
 import re
 import shutil
-import types
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from PIL import Image
 
 from flexivit_jax.cli import errors, few_shot, few_shot_data
 from flexivit_jax.data.sources import digits, image_folder
-from flexivit_jax.evaluation.linear_probe import features
 from flexivit_jax.evaluation.linear_probe.ridge import draw
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
@@ -215,21 +213,6 @@ def test_bad_images(npz, tmp_path, capsys):
   assert err == (
     "error: 24x24 patches of 48x48 pixels: no training image of dark\n"
   )
-
-
-def test_a_draw_finds_its_images_among_those_that_were_decoded():
-  index = np.array([0, 1, 3, 4])  # 30, the third of five, was bad
-  found = features.Features(index, index % 2, 1.0 * index[:, None])
-  chosen = types.SimpleNamespace(
-    indices=np.array([10, 20, 30, 40, 50]),
-    draws=(np.array([[50, 30], [20, 40]]), np.array([[30, 10], [40, 20]])),
-  )
-  for shots, expected in ((1, [[1, 4], [3]]), (2, [[1, 3, 4], [0, 1, 3]])):
-    draws = few_shot.drawn(chosen, shots, found)
-    assert [x.features[:, 0].tolist() for x in draws] == expected
-    assert [x.labels.tolist() for x in draws] == [
-      [i % 2 for i in own] for own in expected
-    ]
 
 
 @pytest.mark.parametrize(

@@ -99,10 +99,7 @@ def test_digits_are_drawn_as_large_as_the_largest_view():
 
 def test_the_centre_of_larger_images():
   args = given(
-    data="digits",
-    resolutions="24x32",
-    resize_first="40x36",
-    patch_sizes="8",
+    data="digits", resolutions="24x32", resize_first="40x36", patch_sizes="8"
   )
   reading = read(args, views.choose_data(args, None))
   assert reading.views == ((Setting((8, 8), (24, 32)),),)

@@ -33,8 +33,7 @@ def sweep_of(where, probabilities, index=(10, 11, 12, 13)):
 
 def test_the_worst_have_the_highest_loss_at_that_point():
   sweep = sweep_of(
-    AT_240,
-    [[0.9, 0.9, 0.9, 0.1], [0.2, 0.9, 0.6, 0.3], [0.9, 0.9, 0.1, 0.9]],
+    AT_240, [[0.9, 0.9, 0.9, 0.1], [0.2, 0.9, 0.6, 0.3], [0.9, 0.9, 0.1, 0.9]]
   )
   found = hard_images.worst(sweep, sweep.points[1], 3)
   assert [one.index for one in found] == [10, 13, 12]
@@ -53,8 +52,7 @@ def test_the_worst_have_the_highest_loss_at_that_point():
 
 def test_sensitive_is_the_deviation_over_patch_sizes():
   sweep = sweep_of(
-    AT_240,
-    [[0.1, 0.5, 0.8, 0.3], [0.9, 0.5, 0.9, 0.3], [0.9, 0.5, 0.1, 0.4]],
+    AT_240, [[0.1, 0.5, 0.8, 0.3], [0.9, 0.5, 0.9, 0.3], [0.9, 0.5, 0.1, 0.4]]
   )
   found = hard_images.sensitive(sweep, 10)
   # Image 11 is the same everywhere, and left out.

@@ -73,24 +73,6 @@ def test_rounding_is_no_signal_at_the_least_penalty():
   np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("shots", [1, 20])
-def test_what_is_separable_is_told_apart(shots):
-  rng = np.random.default_rng(shots)
-  labels = np.repeat(np.arange(4), 30)
-  x = 10 * np.eye(4)[labels] + rng.uniform(size=(120, 4))
-  chosen = ridge.draw(labels, "abcd", shots, 0).ravel()
-  every = ridge.Images(x.astype(np.float32), labels)
-  found = ridge.measure(
-    [every.at(chosen)], every, "abcd", shots=shots, penalties=[1024.0]
-  )
-  assert found == ridge.Accuracy(shots, 1024.0, (1.0,))
-  shuffled = ridge.Images(every.features, rng.permutation(labels))
-  by_chance = ridge.measure(
-    [every.at(chosen)], shuffled, "abcd", shots=shots, penalties=[1024.0]
-  )
-  assert by_chance.mean < 0.5
-
-
 def test_a_draw_is_balanced_and_takes_nothing_twice():
   labels = np.random.default_rng(0).integers(0, 3, 200)
   draw = ridge.draw(labels, CLASSES, 25, seed=3)

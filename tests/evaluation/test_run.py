@@ -257,18 +257,6 @@ def test_a_model_that_always_stops_is_its_first_size(model):
   assert ran.rows == (4, 0)
 
 
-def test_a_model_that_never_stops_is_its_last_size(model):
-  programs, on_devices, answers = model
-  ran = run.run(programs, Cascade(PAIR, (1.0,)), PARAMS, on_devices)
-  assert_near(ran.answers, answers[SMALL])
-  assert ran.rows == (4, 4)
-  # Bit for bit what its last program says of all rows in their order.
-  rows = np.arange(4, dtype=np.int32)
-  assert_same(
-    ran.answers, flat(programs.some[SMALL][4](PARAMS, on_devices, rows))
-  )
-
-
 def test_a_model_answers_each_image_as_if_it_were_alone(model):
   programs, on_devices, answers = model
   # Between two confidences, so that rounding sends no image elsewhere.

@@ -28,9 +28,7 @@ def key(setting):
 
 
 @pytest.mark.parametrize(
-  ("setting", "latency"),
-  list(zip(SETTINGS, (None, (0.1, 0.2)) * 2)),
-  ids=str,
+  ("setting", "latency"), list(zip(SETTINGS, (None, (0.1, 0.2)) * 2)), ids=str
 )
 def test_what_was_saved_is_loaded(setting, latency, tmp_path):
   store = Store(tmp_path / "points", key)

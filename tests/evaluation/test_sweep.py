@@ -168,18 +168,6 @@ def test_packed_images_of_several_budgets():
   assert [len(x.answers) for x in found.values()] == [3, 3]
 
 
-def test_only_what_is_wanted_is_loaded():
-  loader = Loader(BATCHES, BATCHES, BATCHES)
-  reading = reading_lib.Reading(
-    loader, ((FOUR, EIGHT), (EIGHT,), (FOUR,)), ("a", "b", "c")
-  )
-  part = reading.only(lambda view, setting: setting == FOUR)
-  assert part.views == ((FOUR,), (FOUR,))
-  assert part.shown == ("a", "c")
-  assert len(part.loader.views) == 2
-  assert list(reading.settings) == [FOUR, EIGHT, EIGHT, FOUR]
-
-
 @pytest.mark.parametrize("task", [Supervised(), Supervised(SigmoidLoss())])
 def test_a_compiled_program_answers_as_the_model(task):
   model, images = tiny.tiny(num_classes=5), tiny.images()

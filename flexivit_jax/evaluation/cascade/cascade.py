@@ -152,8 +152,7 @@ def predict(
 
 
 def aligned(
-  sizes: Sequence[tuple[int, int]],
-  answers: Mapping[tuple[int, int], Answers],
+  sizes: Sequence[tuple[int, int]], answers: Mapping[tuple[int, int], Answers]
 ) -> list[Answers]:
   """The answers of each size, which are to be on the same images.
 
