@@ -30,11 +30,7 @@ from flexivit_jax.analysis.analysis import Analysis, Findings, Given, Refusal
 from flexivit_jax.analysis.images import Subject, evenly
 from flexivit_jax.checkpoints import load as load_lib
 from flexivit_jax.checkpoints.model import LoadedModel, StoredModel, on_device
-from flexivit_jax.cli import (
-  arguments,
-  checkpoint_arguments,
-  data_arguments,
-)
+from flexivit_jax.cli import arguments, checkpoint_arguments, data_arguments
 from flexivit_jax.cli import main as main_lib
 from flexivit_jax.config import build
 from flexivit_jax.core.errors import ConfigError, config_errors_at
@@ -206,11 +202,7 @@ def open_images(args, options) -> Subject:
       resolution = NaFlex(args.budget)
   vit = load(args)
   model = vit.model
-  if model.channels != 3:
-    raise ConfigError(
-      f"--checkpoint: {vit.spec.path} takes images of {model.channels} "
-      "channels, and the images have 3"
-    )
+  checkpoint_arguments.check_channels(vit)
   if model.num_classes is None:
     model = model.clone(num_classes=0)
   data = choose_data(args, vit)
@@ -240,11 +232,7 @@ def open_images(args, options) -> Subject:
 
 def choose_data(args, vit) -> Dataset:
   """The data that --data names, or a run's own test data."""
-  if args.resolution and args.budget is not None:
-    raise ConfigError(
-      "--budget and --resolution: give one of them, the size of an image "
-      "follows from its budget"
-    )
+  data_arguments.check_one_way(args, "budget", "resolution")
   if args.data is None:
     return _test_data(args, vit.spec.experiment)
   transforms, size = (), None
@@ -259,23 +247,14 @@ def choose_data(args, vit) -> Dataset:
 
 
 def _test_data(args, run) -> Dataset:
-  if run is None or run.test is None:
-    raise ConfigError(
-      f"{args.checkpoint} names no data: give --data digits, folder:PATH "
-      "or tfds:NAME"
-    )
-  if args.resolution or args.split or args.data_dir:
-    raise ConfigError(
-      "--resolution, --split and --data_dir need --data: a run's test data "
-      "has its own"
-    )
+  data = data_arguments.run_test_data(args, run, "resolution")
   if args.budget is None:
-    return run.test
+    return data
   # Images keep their aspect ratio: nothing before may undo it.
-  kept = [
-    x for x in run.test.transforms if not isinstance(x, transforms_lib.SIZING)
-  ]
-  return dataclasses.replace(run.test, transforms=tuple(kept))
+  kept = (
+    x for x in data.transforms if not isinstance(x, transforms_lib.SIZING)
+  )
+  return dataclasses.replace(data, transforms=tuple(kept))
 
 
 def usual_sizes(spec, name: str) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import pathlib
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -84,8 +85,14 @@ def parse(
   return args, overrides
 
 
+def command(name: str, argv: Sequence[str] | None) -> str:
+  """`flexivit NAME` with its arguments, to be pasted into a shell."""
+  words = sys.argv[1:] if argv is None else argv
+  return shlex.join(["python", "-m", "flexivit_jax", name, *words])
+
+
 def output_directory(args: argparse.Namespace) -> pathlib.Path:
-  """What --output names, which need not be there yet.
+  """The directory of --output, which need not exist yet.
 
   Raises:
     ConfigError: it cannot become a directory, a file being in its place or
@@ -136,7 +143,7 @@ def _unknown(word, meant):
 
 
 def _split_override(overrides, word):
-  """What to say of a word that the shell cut off the override before it."""
+  """Message for a word that the shell cut off the override before it."""
   if not overrides or word.startswith("-"):
     return None
   before = overrides[-1]

@@ -108,9 +108,7 @@ def measure(args, vit, at, whole, chosen_on, mesh) -> tuple[Route, ...]:
   programs = sweep.compile_programs(at, [chosen_on], mesh, lambda line: None)
   place = functools.partial(placement.to_devices, mesh=mesh)
   seen = sweep.sweep(
-    {s: p.of(params) for s, p in programs.items()},
-    [chosen_on],
-    place,
+    {s: p.of(params) for s, p in programs.items()}, [chosen_on], place
   )
   multiply_adds = {
     s.patch_hw: cost.multiply_adds(vit.model, s.image_hw, s.patch_hw)

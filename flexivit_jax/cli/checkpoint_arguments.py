@@ -3,10 +3,11 @@
 from typing import Any
 
 from flexivit_jax.checkpoints import load
-from flexivit_jax.checkpoints.model import StoredModel
+from flexivit_jax.checkpoints.model import LoadedModel, StoredModel
 from flexivit_jax.cli.arguments import Parser
-from flexivit_jax.core.errors import config_errors_at
+from flexivit_jax.core.errors import ConfigError, config_errors_at
 from flexivit_jax.core.sizes import parse_hw
+from flexivit_jax.nn import adaln
 
 
 def add_source(parser: Parser) -> None:
@@ -29,26 +30,15 @@ def add_checkpoint(parser: Parser) -> None:
 
 
 def add_run(parser: Parser) -> None:
-  """--checkpoint of a command that takes runs alone, and which of its
-  parameters."""
+  """--checkpoint of a command that takes runs alone, and its parameters."""
   parser.add_argument("--checkpoint", required=True, help="a run")
-  _add_step(parser)
-  _add_ema(parser)
+  _add_step_and_ema(parser)
 
 
-def _add_step_and_facts(parser: Parser) -> None:
-  _add_step(parser)
-  add_facts(parser)
-
-
-def _add_step(parser: Parser) -> None:
-  parser.add_argument(
-    "--step", type=int, help="of a run: which checkpoint; default: the best"
-  )
-
-
-def _add_ema(parser: Parser) -> None:
-  parser.add_argument(
+def _add_step_and_ema(parser: Parser) -> None:
+  add = parser.add_argument
+  add("--step", type=int, help="of a run: which checkpoint; default: the best")
+  add(
     "--no_ema",
     dest="ema",
     action="store_false",
@@ -57,9 +47,9 @@ def _add_ema(parser: Parser) -> None:
   )
 
 
-def add_facts(parser: Parser) -> None:
-  """What a checkpoint's file may not say."""
-  _add_ema(parser)
+def _add_step_and_facts(parser: Parser) -> None:
+  """Step, and what a checkpoint's file may not say."""
+  _add_step_and_ema(parser)
   add = parser.add_argument
   add("--num_heads", type=int, help="where the checkpoint does not say")
   add("--gelu", choices=("tanh", "exact"), help="the same")
@@ -74,7 +64,7 @@ def add_facts(parser: Parser) -> None:
 
 
 def facts(args) -> dict[str, Any]:
-  """What was given of them, for `load`."""
+  """Options of `load` that were given as arguments."""
   with config_errors_at("--posemb"):
     posemb = None if args.posemb is None else parse_hw(args.posemb)
   names = ("ema", "num_heads", "gelu", "eps", "pool", "posemb_resize")
@@ -85,3 +75,27 @@ def read(args) -> StoredModel:
   given = facts(args)
   with config_errors_at("IN"):
     return load.read(args.source, step=args.step, **given)
+
+
+def load_vit(args) -> LoadedModel:
+  """The model of --checkpoint, printed; it answers images of three channels.
+
+  Raises:
+    ConfigError: it cannot be read, or does not.
+  """
+  given = facts(args)
+  with config_errors_at("--checkpoint"):
+    vit = load.load(args.checkpoint, step=args.step, **given)
+    adaln.refuse(vit.model.conditioning, args.checkpoint)
+  print(vit, flush=True)
+  check_channels(vit)
+  return vit
+
+
+def check_channels(vit: LoadedModel) -> None:
+  """Refuse a model of other images than those with three channels."""
+  if vit.model.channels != 3:
+    raise ConfigError(
+      f"--checkpoint: {vit.spec.path} takes images of {vit.model.channels} "
+      "channels, and the images have 3"
+    )

@@ -120,7 +120,7 @@ def parsed(name: str, text: str | None) -> tuple[int, int] | None:
 def transformed(
   checkpoint: StoredModel, args, patch_hw, image_hw
 ) -> StoredModel:
-  """As --fold_layer_scale, --pixels, --patch and --image ask for."""
+  """Apply --fold_layer_scale, --pixels, --patch and --image."""
   model, arrays = checkpoint.model, checkpoint.arrays
   spec = checkpoint.spec
   if args.fold_layer_scale:

@@ -7,6 +7,7 @@ from flexivit_jax.config import registry
 from flexivit_jax.config.experiment import Experiment
 from flexivit_jax.core.errors import ConfigError
 from flexivit_jax.core.sizes import TilingError
+from flexivit_jax.data.dataset import Dataset
 from flexivit_jax.data.pixels import preprocessing
 from flexivit_jax.data.sources import digits, image_folder, tfds
 from flexivit_jax.data.sources import source as source_lib
@@ -39,7 +40,7 @@ def add_mode_argument(add) -> None:
 def choose_mode(
   args, run: Experiment | None, *, packed: bool = False
 ) -> preprocessing.Mode:
-  """How images are decoded and resized: as asked for, or as the run's were.
+  """Mode of decoding and resizing: as asked for, or the run's.
 
   Args:
     packed: whether --budget or --budgets asks for images of any size, which
@@ -75,7 +76,7 @@ def offering(way: str):
 
 
 def source(args, side: int | None):
-  """What --data, --split and --data_dir name.
+  """The source that --data, --split and --data_dir name.
 
   Args:
     side: of digits, in pixels, to draw them as large as they are wanted; None:
@@ -102,8 +103,47 @@ def source(args, side: int | None):
   )
 
 
+def check_one_way(args, budget: str, resolution: str) -> None:
+  """Refuse a budget beside an image size.
+
+  Args:
+    budget, resolution: names of the two arguments.
+
+  Raises:
+    ConfigError: both are given.
+  """
+  if getattr(args, budget) is not None and getattr(args, resolution):
+    raise ConfigError(
+      f"--{budget} and --{resolution}: give one of them, the size of an image "
+      "follows from its budget"
+    )
+
+
+def run_test_data(args, run: Experiment | None, *names: str) -> Dataset:
+  """A run's own test data, where --data names none.
+
+  Args:
+    names: of further arguments that need --data.
+
+  Raises:
+    ConfigError: the run has none, or such an argument is given.
+  """
+  if run is None or run.test is None:
+    raise ConfigError(
+      f"{args.checkpoint} names no data: give --data digits, folder:PATH or "
+      "tfds:NAME"
+    )
+  *first, last = names = (*names, "split", "data_dir")
+  if any(getattr(args, name) for name in names):
+    raise ConfigError(
+      f"--{', --'.join(first)} and --{last} need --data: a run's test data has "
+      "its own"
+    )
+  return run.test
+
+
 def is_of_any_size(args) -> bool:
-  """Whether --data names files, which may have any size."""
+  """True where --data names files, which may have any size."""
   return args.data.partition(":")[0] != "digits"
 
 

@@ -22,14 +22,12 @@ import contextlib
 import functools
 import json
 import pathlib
-import shlex
-import sys
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from flexivit_jax.checkpoints import atomic, load, provenance
+from flexivit_jax.checkpoints import atomic, provenance
 from flexivit_jax.cli import (
   arguments,
   checkpoint_arguments,
@@ -37,7 +35,7 @@ from flexivit_jax.cli import (
   views,
 )
 from flexivit_jax.cli import main as main_lib
-from flexivit_jax.core.errors import ConfigError, Fault, config_errors_at
+from flexivit_jax.core.errors import ConfigError, Fault
 from flexivit_jax.devices import compilation, out_of_memory, placement
 from flexivit_jax.devices import mesh as mesh_lib
 from flexivit_jax.evaluation import reading, sweep
@@ -46,7 +44,6 @@ from flexivit_jax.evaluation.linear_probe.figure import draw_few_shot
 from flexivit_jax.evaluation.linear_probe.table import FewShot, Point
 from flexivit_jax.evaluation.report.figures import style
 from flexivit_jax.evaluation.settings import Setting
-from flexivit_jax.nn import adaln
 
 # Beyond, the draws of a table would take days.
 MOST_SEEDS = 1000
@@ -87,10 +84,7 @@ def main(argv=None):
   views.add_loading_arguments(add)
   add("--output", help="directory for few_shot.json and the figure")
   args, _ = arguments.parse(parser, argv)
-  words = sys.argv[1:] if argv is None else argv
-  args.command = shlex.join(
-    ["python", "-m", "flexivit_jax", "few-shot", *words]
-  )
+  args.command = arguments.command("few-shot", argv)
   evaluate(args)
 
 
@@ -101,16 +95,7 @@ def evaluate(args) -> FewShot:
     raise ConfigError(f"--seeds {args.seeds}: give 1 to {MOST_SEEDS}")
   if args.output:
     arguments.output_directory(args).mkdir(parents=True, exist_ok=True)
-  given = checkpoint_arguments.facts(args)
-  with config_errors_at("--checkpoint"):
-    vit = load.load(args.checkpoint, step=args.step, **given)
-    adaln.refuse(vit.model.conditioning, args.checkpoint)
-  print(vit, flush=True)
-  if vit.model.channels != 3:
-    raise ConfigError(
-      f"--checkpoint: {vit.spec.path} takes images of {vit.model.channels} "
-      "channels, and the images have 3"
-    )
+  vit = checkpoint_arguments.load_vit(args)
   run = vit.spec.experiment
   mesh = mesh_lib.make_mesh()
   batch_size = views.choose_batch_size(args, run, mesh)
@@ -133,9 +118,10 @@ def evaluate(args) -> FewShot:
     provenance=provenance.describe(),
     points=points,
   )
+  draws = f"mean of {args.seeds} draws +- its standard error"
   print(
-    f"\n{points[0].images} images of {test}\n"
-    f"after training on {train}; top-1 in %, {draws_of(args.seeds)}"
+    f"\n{points[0].images} images of {test}\nafter training on {train}; "
+    f"top-1 in %, {draws if args.seeds > 1 else 'one draw'}"
   )
   print(table.table(found))
   if validation is not None:
@@ -146,12 +132,6 @@ def evaluate(args) -> FewShot:
   if args.output:
     print(f"wrote {write(arguments.output_directory(args), found)}")
   return found
-
-
-def draws_of(seeds: int) -> str:
-  if seeds == 1:
-    return "one draw"
-  return f"mean of {seeds} draws +- its standard error"
 
 
 def measure(args, vit, chosen, mesh, batch_size) -> tuple[Point, ...]:
@@ -198,10 +178,8 @@ def measure(args, vit, chosen, mesh, batch_size) -> tuple[Point, ...]:
             )
           )
         bar.update()
-      point = Point(
-        setting, found.tokens, len(found.answers), tuple(accuracies)
-      )
-      points.append(point)
+      count = len(found.answers)
+      points.append(Point(setting, found.tokens, count, tuple(accuracies)))
   return tuple(points)
 
 

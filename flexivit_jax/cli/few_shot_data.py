@@ -1,4 +1,4 @@
-"""What a few-shot evaluation asks for: shots, penalties, and three splits."""
+"""Arguments of a few-shot evaluation: shots, penalties, and three splits."""
 
 import contextlib
 import dataclasses
@@ -77,7 +77,7 @@ class Chosen:
 
 
 def choose(args, vit, options) -> Chosen:
-  """What --data and its splits ask for.
+  """Open the images of --data and its splits.
 
   Args:
     args: with `shots`, `seeds` and `penalties` read already.
@@ -208,7 +208,7 @@ def _refuse_shared(args, train, test, validation) -> None:
 
 
 def shared(a, b) -> int:
-  """How many images two splits of the same data share; 0 of other data.
+  """Count of images that two splits share; 0 of different data.
 
   Raises:
     ValueError: a split is none.

@@ -19,11 +19,7 @@ from collections.abc import Sequence
 import jax
 
 from flexivit_jax.checkpoints import provenance
-from flexivit_jax.cli import (
-  arguments,
-  checkpoint_arguments,
-  data_arguments,
-)
+from flexivit_jax.cli import arguments, checkpoint_arguments, data_arguments
 from flexivit_jax.cli import main as main_lib
 from flexivit_jax.cli.prediction_plan import (
   Plan,
@@ -166,7 +162,7 @@ def carry_out(plan: Plan, output: pathlib.Path | None) -> None:
 
 
 def block(path: str, names: Sequence[str], probabilities) -> str:
-  """What the terminal shows of an image."""
+  """Text of an image for the terminal."""
   lines = [
     f"  {100 * p:6.2f} %  {cut(shown(name), 60)}"
     for name, p in zip(names, probabilities.tolist(), strict=True)

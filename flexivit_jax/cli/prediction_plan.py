@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from flexivit_jax.checkpoints import load
 from flexivit_jax.checkpoints.model import LoadedModel
 from flexivit_jax.cli import arguments, checkpoint_arguments, data_arguments
 from flexivit_jax.config import build
@@ -23,7 +22,6 @@ from flexivit_jax.data.sources.source import Source
 from flexivit_jax.devices import mesh
 from flexivit_jax.evaluation import eval_transforms, predict, prediction_files
 from flexivit_jax.models.backbone import check_patch_size
-from flexivit_jax.nn import adaln
 from flexivit_jax.nn.encoder import MAX_SIDE
 from flexivit_jax.run.loaders import eval_reading
 
@@ -110,11 +108,7 @@ def make_plan(args) -> Plan:
   if found.others:
     kinds = listed(f"{n} {kind}" for kind, n in found.others.items())
     print(f"note: other files are left out: {shown(kinds)}")
-  given = checkpoint_arguments.facts(args)
-  with config_errors_at("--checkpoint"):
-    vit = load.load(args.checkpoint, step=args.step, **given)
-    adaln.refuse(vit.model.conditioning, args.checkpoint)
-  print(vit, flush=True)
+  vit = checkpoint_arguments.load_vit(args)
   wanted, loss = choose_wanted(args, vit)
   patch_hw = choose_patch_size(args, vit)
   images = choose_preprocessing(args, vit)
@@ -132,6 +126,7 @@ def make_plan(args) -> Plan:
   )
   with config_errors_at("--preprocessing"):
     source = preprocessing.open_source(spec, mode)
+  policy = LeaveOut() if args.on_bad_image == "skip" else bad_images.ERROR
   with config_errors_at("IMAGE"):
     shown_once = eval_reading(
       Dataset(spec, images.transforms, images.resolution),
@@ -140,9 +135,7 @@ def make_plan(args) -> Plan:
       model=vit.model,
       packing=packing,
       batch_size=rows,
-      on_bad_image=(
-        LeaveOut() if args.on_bad_image == "skip" else bad_images.ERROR
-      ),
+      on_bad_image=policy,
     )
   (setting,) = shown_once.settings
   if setting.image_hw is not None:
@@ -151,27 +144,14 @@ def make_plan(args) -> Plan:
       data_arguments.offering("--resolution"),
     ):
       check_patch_size(vit.model, setting.image_hw, patch_hw)
+  loader = shown_once.loader
   return Plan(
-    vit=vit,
-    patch_hw=patch_hw,
-    images=images,
-    source=source,
-    loader=shown_once.loader,
-    batch_size=rows,
-    wanted=wanted,
-    loss=loss,
-    names=names,
-    turned=turned,
+    *(vit, patch_hw, images, source, loader, rows, wanted, loss, names, turned)
   )
 
 
 def choose_wanted(args, vit) -> tuple[predict.Wanted, str]:
   """What to compute, and why those probabilities."""
-  if vit.model.channels != 3:
-    raise ConfigError(
-      f"--checkpoint: {vit.spec.path} takes images of {vit.model.channels} "
-      "channels, and image files have 3"
-    )
   kind, why = args.probabilities, "as asked for"
   if not vit.model.num_classes:
     if kind is not None or not args.features:
@@ -209,12 +189,8 @@ def choose_patch_size(args, vit) -> tuple[int, int]:
 
 
 def choose_preprocessing(args, vit) -> eval_transforms.Preprocessing:
+  data_arguments.check_one_way(args, "budget", "resolution")
   if args.budget is not None:
-    if args.resolution:
-      raise ConfigError(
-        "--budget and --resolution: give one of them, the size of an image "
-        "follows from its budget"
-      )
     with config_errors_at("--budget"):
       resolution = NaFlex(args.budget)
     return eval_transforms.Preprocessing((), resolution, "--budget")

@@ -10,8 +10,7 @@ samples.json says how they were made: docs/diffusion.md.
 """
 
 import json
-import shlex
-import sys
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +49,7 @@ def main(argv=None):
   add("--batch_size", type=int, default=64, help="images at once; default: 64")
   add("--output", required=True, help="directory to write to")
   args, _ = arguments.parse(parser, argv)
-  words = sys.argv[1:] if argv is None else argv
-  args.command = shlex.join(["python", "-m", "flexivit_jax", "sample", *words])
+  args.command = arguments.command("sample", argv)
   sample(args)
 
 
@@ -100,22 +98,6 @@ def sample(args) -> None:
       patch_hw=patch_hw,
       sampler=sampler,
     )
-  shown = np.asarray(visible(images))
-  data = shown
-  if isinstance(run.train.source, Arrays):
-    data = images / run.train.source.scale
-  rows = shown.reshape(len(classes), args.count, *shown.shape[1:])
-  names = np.array(found.spec.classes)
-  with (
-    atomic.replacing(output / "samples.npz") as path,
-    open(path, "wb") as file,
-  ):
-    if run.task.num_classes:
-      np.savez(file, images=data, labels=labels, classes=names)
-    else:
-      np.savez(file, images=data)
-  with atomic.replacing(output / "samples.png") as path:
-    contact_sheet.contact_sheet(rows).save(path, format="PNG")
   record = {
     "checkpoint": found.spec.path,
     "step": found.spec.step,
@@ -126,7 +108,25 @@ def sample(args) -> None:
     "patch_size": size_name(patch_hw),
     "provenance": provenance.describe(),
   }
+  arrays = {"images": np.asarray(visible(images))}
+  rows = arrays["images"].reshape(len(classes), args.count, *images.shape[1:])
+  if isinstance(run.train.source, Arrays):
+    arrays["images"] = images / run.train.source.scale
+  if run.task.num_classes:
+    arrays |= {"labels": labels, "classes": np.array(found.spec.classes)}
+  write(output, rows, arrays, record)
   print(f"wrote {output / 'samples.png'} and samples.npz, {len(images)} images")
+
+
+def write(output: pathlib.Path, rows: np.ndarray, arrays, record) -> None:
+  """samples.npz, samples.png and samples.json."""
+  with (
+    atomic.replacing(output / "samples.npz") as path,
+    open(path, "wb") as file,
+  ):
+    np.savez(file, **arrays)
+  with atomic.replacing(output / "samples.png") as path:
+    contact_sheet.contact_sheet(rows).save(path, format="PNG")
   with atomic.replacing(output / "samples.json") as path:
     path.write_text(json.dumps(record, indent=2) + "\n")
 

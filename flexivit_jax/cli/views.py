@@ -1,4 +1,4 @@
-"""What evaluate.py's arguments ask for: data, views of it, patch sizes."""
+"""Arguments of evaluate.py: data, views of it, patch sizes."""
 
 import functools
 from collections.abc import Callable
@@ -88,26 +88,13 @@ def choose_data(args, run) -> Dataset:
   Files of any size are prepared as those of the run's evaluation, unless the
   arguments say to which size.
   """
-  if args.budgets and args.resolutions:
-    raise ConfigError(
-      "--budgets and --resolutions: give one of them, the size of an image "
-      "follows from its budget"
-    )
+  data_arguments.check_one_way(args, "budgets", "resolutions")
   if args.resize_first and not args.resolutions:
     raise ConfigError(
       "--resize_first needs --resolutions, the size of the centre"
     )
   if args.data is None:
-    if run is None or run.test is None:
-      raise ConfigError(
-        f"{args.checkpoint} names no data: give --data digits, "
-        "folder:PATH or tfds:NAME"
-      )
-    if args.split or args.data_dir:
-      raise ConfigError(
-        "--split and --data_dir need --data: a run's test data has its own"
-      )
-    return run.test
+    return data_arguments.run_test_data(args, run)
   side = None
   if args.resolutions:
     side = max(map(max, (*choose_resolutions(args), *_first(args))))
@@ -152,7 +139,7 @@ def choose_budgets(text) -> list[int]:
 
 
 def choose_reading(args, vit, data, source, batch_size, policy) -> Reading:
-  """What --patch_sizes, --resolutions and --budgets ask for.
+  """Open the reading of --patch_sizes, --resolutions and --budgets.
 
   Args:
     data: by `choose_data`; `source` is its source, opened.
@@ -163,31 +150,18 @@ def choose_reading(args, vit, data, source, batch_size, policy) -> Reading:
   if args.budgets is not None:
     with config_errors_at("--budgets"):
       stem.check_packing(vit.model.stem)
-    rows = [
-      (NaFlex(budget), rows_lib.rows_for(budget))
-      for budget in choose_budgets(args.budgets)
-    ]
-    kept = _without_sizing(
-      data, "with --budgets images keep their aspect ratio"
-    )
+    budgets = choose_budgets(args.budgets)
+    rows = [(NaFlex(n), rows_lib.rows_for(n)) for n in budgets]
+    why = "with --budgets images keep their aspect ratio"
+    kept = _without_sizing(data, why)
+    sizes = _sizes_of_any_image(args.patch_sizes, vit)
     return open_reading.packed(
-      source,
-      kept,
-      rows,
-      _sizes_of_any_image(args.patch_sizes, vit),
-      model=vit.model,
-      shard=(0, 1),
-      **options,
+      source, kept, rows, sizes, model=vit.model, shard=(0, 1), **options
     )
   if args.resolutions is None and data.resolution is not None:
-    return eval_reading(
-      data,
-      source,
-      _sizes_of_any_image(args.patch_sizes, vit),
-      model=vit.model,
-      packing=run.packing,
-      **options,
-    )
+    sizes = _sizes_of_any_image(args.patch_sizes, vit)
+    options |= {"model": vit.model, "packing": run.packing}
+    return eval_reading(data, source, sizes, **options)
   views = [data.transforms]
   if args.resolutions is not None:
     kept = _without_sizing(data, "--resolutions asks for others")
@@ -240,13 +214,8 @@ def _views(args, kept) -> list[tuple[transforms.Transform, ...]]:
       f"not {len(resolutions)}"
     )
   with config_errors_at("--resize_first"):
-    return [
-      (
-        *kept,
-        transforms.Resize(first[0]),
-        transforms.CentralCrop(resolutions[0]),
-      )
-    ]
+    steps = transforms.Resize(*first), transforms.CentralCrop(*resolutions)
+    return [(*kept, *steps)]
 
 
 def _sizes_of_any_image(text, vit):
@@ -255,7 +224,7 @@ def _sizes_of_any_image(text, vit):
 
 
 def _tiling_sizes(text, vit, image_hw, *, several: bool) -> list[Size]:
-  """Of the sizes asked for, with several resolutions those that tile this."""
+  """Sizes asked for; with several resolutions those that tile this one."""
   sizes = choose_sizes(text, vit, image_hw)
   if not several:
     return sizes
@@ -294,28 +263,30 @@ def choose_sizes(text, vit: LoadedModel, image_hw: Size | None) -> list[Size]:
       )
     return trained
   if ":" in text:
-    try:
-      low, high = map(int, text.split(":"))
-    except ValueError:
-      raise ValueError(f"{text!r} is no range: give 8:48, say") from None
-    if low > high:
-      raise ValueError(f"{text!r} is no range: give {high}:{low}")
-    candidates = trained
-    if not trained:
-      if image_hw is None:
-        raise ValueError(
-          f"{vit.spec.path} does not say at which patch sizes it was trained, "
-          f"and any tile images of any size: give some instead of {text}, "
-          "8,16,32 say"
-        )
-      stride = vit.model.stem.stride
-      candidates = [(p, p) for p in common_divisors(image_hw, stride)]
-    sizes = [s for s in candidates if low <= min(s) and max(s) <= high]
-    if not sizes:
-      among = ", ".join(map(size_name, candidates))
-      raise ValueError(f"none of {among} lies in {text}")
-    return sizes
+    return _in_range(text, trained, vit, image_hw)
   sizes = list(dict.fromkeys(map(parse_hw, text.split(","))))
   if max(map(max, sizes)) > MAX_SIDE:
     raise ValueError(f"{text}: give patches of at most {MAX_SIDE} pixels")
+  return sizes
+
+
+def _in_range(text, trained, vit, image_hw) -> list[Size]:
+  """The sizes of a range, "8:48": those trained at, or that tile the image."""
+  try:
+    low, high = map(int, text.split(":"))
+  except ValueError:
+    raise ValueError(f"{text!r} is no range: give 8:48, say") from None
+  if low > high:
+    raise ValueError(f"{text!r} is no range: give {high}:{low}")
+  if not trained and image_hw is None:
+    raise ValueError(
+      f"{vit.spec.path} does not say at which patch sizes it was trained, and "
+      f"any tile images of any size: give some instead of {text}, 8,16,32 say"
+    )
+  stride = vit.model.stem.stride
+  candidates = trained or [(p, p) for p in common_divisors(image_hw, stride)]
+  sizes = [s for s in candidates if low <= min(s) and max(s) <= high]
+  if not sizes:
+    among = ", ".join(map(size_name, candidates))
+    raise ValueError(f"none of {among} lies in {text}")
   return sizes

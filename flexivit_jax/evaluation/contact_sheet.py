@@ -1,4 +1,4 @@
-"""What a task draws, as one picture."""
+"""Images of a task as one picture."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What each setting of a sweep costs: counted, planned and timed."""
+"""Costs of each setting of a sweep: counted, planned and timed."""
 
 import dataclasses
 import functools
@@ -175,5 +175,5 @@ def latency(run: Callable[[], object]) -> tuple[float, float]:
 
 
 def per_second(run: Callable[[], object], count: float) -> float:
-  """How many of the `count` that each call handles are handled in a second."""
+  """Throughput per second, where each call handles `count`."""
   return count / float(np.median(seconds_each(run)))

@@ -1,4 +1,4 @@
-"""Which point to take: the most accurate one, under a limit or at any cost."""
+"""Selects the most accurate setting, optionally under a cost limit."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ def memory(point: Point) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-  """What a limit can be given in.
+  """Unit of a limit.
 
   Attributes:
     size: in the unit of `cost`: seconds, multiply-adds, tokens or bytes.
@@ -131,7 +131,7 @@ def deploy(points: Sequence[Point], limit: Limit) -> Point | None:
 
 
 def recommendation(points: Sequence[Point], limit: Limit) -> str:
-  """What `deploy` finds, or why it finds none, in one line."""
+  """The result of `deploy`, or why there is none, in one line."""
   chosen = deploy(points, limit)
   if chosen is not None:
     return (
@@ -157,7 +157,7 @@ def _amount(point, limit):
 
 
 def pareto(points: Sequence[Point], cost: Cost) -> tuple[int, ...]:
-  """Which points no other beats, from the cheapest to the dearest.
+  """Indices of the Pareto front, from the cheapest to the dearest.
 
   One point beats another if it is at least as accurate and costs at most as
   much, and one of the two differs. Points whose cost was not measured are not

@@ -1,4 +1,4 @@
-"""How a checkpoint's images were prepared, as far as it says."""
+"""Preprocessing of images that a checkpoint states."""
 
 import dataclasses
 import pathlib
@@ -17,7 +17,7 @@ from flexivit_jax.nn.positions import learned_grid
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-  """What makes an image of any size one for a model.
+  """Steps from an image of any size to the input of a model.
 
   Attributes:
     transforms: applied in order; without a resolution they make one size.
@@ -31,13 +31,13 @@ class Preprocessing:
 
   @property
   def steps(self) -> tuple:
-    """What is done to an image, in order."""
+    """All steps in order."""
     last = () if self.resolution is None else (self.resolution,)
     return *self.transforms, *last
 
 
 def usual(vit: LoadedModel, name: str) -> Preprocessing | None:
-  """That of a run's evaluation, or to the size that a file is known for.
+  """Preprocessing of a run's evaluation, or to the size known for a file.
 
   None where nobody says; and where it takes images that have one size already,
   or are large enough, since other images may not be.
@@ -66,7 +66,7 @@ def usual(vit: LoadedModel, name: str) -> Preprocessing | None:
 
 
 def turns_images(experiment: Experiment | None) -> bool:
-  """Whether a run turns images as their EXIF orientation says."""
+  """True for a run that turns images by their EXIF orientation."""
   data = next(_data(experiment), (None, None))[1] if experiment else None
   return bool(data and getattr(data.source, "exif_transpose", False))
 
@@ -92,7 +92,7 @@ def _data(experiment):
 
 
 def of_run(experiment: Experiment) -> Preprocessing | None:
-  """That of a run's evaluation, by its own transforms.
+  """Preprocessing of a run's evaluation, by its own transforms.
 
   None: they give no size, or not to files of any size.
   """

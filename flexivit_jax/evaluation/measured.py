@@ -1,4 +1,4 @@
-"""What a task that does not classify measures on evaluation data."""
+"""Metrics on evaluation data, of a task that does not classify."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ class TaskMetrics:
 def forward(
   task: Task, model: ViT, params, batch: Batch, *, patch_hw
 ) -> TaskMetrics:
-  """What the task measures on a batch, on its devices; as `sweep.forward`."""
+  """The task's metrics of a batch, on its devices; as `sweep.forward`."""
   found = task.measure(model, params, batch, patch_hw=patch_hw)
   return TaskMetrics(batch.index, {name: found[name] for name in task.metrics})
 

@@ -97,12 +97,7 @@ def packed(
       cut.append((cutter, packing))
       settings.append((Setting(size, budget=budget),))
   loader = PackEvalLoader(
-    source,
-    transforms,
-    cut,
-    batch_size,
-    shard=shard,
-    on_bad_image=on_bad_image,
+    source, transforms, cut, batch_size, shard=shard, on_bad_image=on_bad_image
   )
   shown = [repr((transforms, cutter, packing)) for cutter, packing in cut]
   return Reading(loader, tuple(settings), tuple(shown))

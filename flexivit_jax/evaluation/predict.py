@@ -37,7 +37,7 @@ def probabilities_of(vit: LoadedModel) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-  """What to compute.
+  """Outputs to compute.
 
   Attributes:
     probabilities: one of PROBABILITIES; None: no classes, for a model without
@@ -55,7 +55,7 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-  """What a model makes of an image; None, where it was not wanted.
+  """Outputs for one image; None where not wanted.
 
   Attributes:
     index: of the image in its source.

@@ -1,4 +1,4 @@
-"""What a prediction writes: predictions.json and .csv, features.npz."""
+"""Files of a prediction: predictions.json and .csv, features.npz."""
 
 import contextlib
 import csv
@@ -123,7 +123,7 @@ def open_files(
 
 
 def _write_array(archive: zipfile.ZipFile, name: str, x: np.ndarray) -> None:
-  """As `numpy.savez`, which wants all arrays at once."""
+  """Append an array; `numpy.savez` wants all of them at once."""
   with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
     np.lib.format.write_array(file, x, allow_pickle=False)
 

@@ -22,7 +22,7 @@ class Loader(Protocol):
     """Images."""
 
   def only(self, views: Sequence[int]) -> "Loader":
-    """The same images in these views alone."""
+    """A loader of these views alone."""
 
   def __iter__(self) -> Iterator[tuple[int, Batch]]:
     """(number of the view, batch)."""

@@ -9,7 +9,7 @@ from flexivit_jax.tasks.predictions import Answers
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """How images were cut.
+  """Patch size with image size or budget.
 
   Attributes:
     patch_hw: (height, width) in pixels.
@@ -23,7 +23,7 @@ class Setting:
 
   @property
   def name(self) -> str:
-    """As files are called: "16_at_240", "16_budget_256"."""
+    """Name in files: "16_at_240", "16_budget_256"."""
     size = size_name(self.patch_hw)
     if self.budget is not None:
       return f"{size}_budget_{self.budget}"
@@ -31,12 +31,12 @@ class Setting:
 
   @property
   def short_name(self) -> str:
-    """As metrics of training are called: "16", "16:256" with a budget."""
+    """Name in training metrics: "16", "16:256" with a budget."""
     size = size_name(self.patch_hw)
     return size if self.budget is None else f"{size}:{self.budget}"
 
   def __str__(self) -> str:
-    """As messages say it: "16x16 patches of 240x240 pixels"."""
+    """Text of messages: "16x16 patches of 240x240 pixels"."""
     h, w = self.patch_hw
     text = f"{h}x{w} patches"
     if self.budget is not None:
@@ -55,7 +55,7 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What a forward pass costs.
+  """Cost of a forward pass.
 
   Attributes:
     multiply_adds: of one image, their mean where images differ.

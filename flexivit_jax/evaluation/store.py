@@ -1,4 +1,4 @@
-"""Points that an evaluation has finished, kept in a directory."""
+"""Finished points of an evaluation, stored in a directory."""
 
 import dataclasses
 import hashlib

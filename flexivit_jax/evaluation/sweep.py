@@ -1,4 +1,4 @@
-"""Readings of the data, and what a model answers in each of their views."""
+"""A model's answers in each view of readings of the data."""
 
 import dataclasses
 import functools
@@ -63,7 +63,7 @@ def compile_programs(
   mesh: jax.sharding.Mesh,
   report: Callable[[str], None],
 ) -> dict[Setting, Program]:
-  """What `sweep` needs.
+  """Compile the programs of a sweep.
 
   Args:
     at: of a setting, its forward pass and parameters (or their shapes), which
@@ -108,7 +108,7 @@ def compile_programs(
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """What one setting gave.
+  """Result of one setting.
 
   Attributes:
     answers: on the host, as they were gathered.

@@ -37,7 +37,7 @@ class Column:
 
 
 def columns(points: Sequence[Point], num_classes: int) -> tuple[Column, ...]:
-  """What was measured, in the order of the table."""
+  """Measured columns in the order of the table."""
   flop, flops = flop_unit(points)
   numbers = (
     (

@@ -1,4 +1,4 @@
-"""What an evaluation during training says, and which checkpoint is best."""
+"""Metrics of evaluations during training, and the score of a checkpoint."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from flexivit_jax.tasks.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-  """How the checkpoints of a task are evaluated.
+  """Evaluation of the checkpoints of a task.
 
   Attributes:
     forward: as `sweep.forward`.

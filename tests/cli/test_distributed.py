@@ -28,72 +28,37 @@ def test_one_process_is_alone_and_several_are_accepted():
 @pytest.mark.parametrize(
   ("argv", "text"),
   [
-    (
-      ALL[:1],
-      "--coordinator without --num_processes and --process_id: a process of "
-      "several needs all three",
-    ),
-    (
-      ALL[1:],
-      "--num_processes without --coordinator: a process of several needs all "
-      "three",
-    ),
-    (
-      ("--coordinator=host", *ALL[1:]),
-      "--coordinator host: give HOST:PORT, 10.0.0.1:9876 say",
-    ),
-    (
-      ("--coordinator=host:70000", *ALL[1:]),
-      "--coordinator host:70000: give HOST:PORT, 10.0.0.1:9876 say",
-    ),
+    (ALL[:1], "--coordinator without --num_processes and --process_id: "),
+    (ALL[1:], "--num_processes without --coordinator: "),
+    (("--coordinator=host", *ALL[1:]), "--coordinator host: give HOST:PORT"),
+    (("--coordinator=h:70000", *ALL[1:]), "h:70000: give HOST:PORT"),
     (
       (ALL[0], "--num_processes=0", "--process_id=0"),
       "--num_processes 0: give 1 or more",
     ),
-    (
-      (*ALL[:2], "--process_id=4"),
-      "--process_id 4 of --num_processes 4: give 0 to 3",
-    ),
-    (
-      (*ALL[:2], "--process_id=-1"),
-      "--process_id -1 of --num_processes 4: give 0 to 3",
-    ),
-    (
-      (*ALL, "--heartbeat_timeout=1"),
-      "--heartbeat_timeout 1: give 2 or more",
-    ),
+    ((*ALL[:2], "--process_id=4"), "--process_id 4 of .* 4: give 0 to 3"),
+    ((*ALL[:2], "--process_id=-1"), "--process_id -1 of .* 4: give 0 to 3"),
+    ((*ALL, "--heartbeat_timeout=1"), "--heartbeat_timeout 1: give 2 or more"),
     (
       (*ALL, "--initialization_timeout=0"),
       "--initialization_timeout 0: give 1 or more",
     ),
-    (
-      ("--distributed=slurm", *ALL),
-      "--distributed=slurm and --coordinator: give one or the other",
-    ),
-    (
-      ("--distributed=slurm",),
-      "--distributed=slurm without SLURM_JOB_ID in the environment: start with "
-      "srun, or give --coordinator, --num_processes and --process_id",
-    ),
+    (("--distributed=slurm", *ALL), "and --coordinator: give one or the other"),
+    (("--distributed=slurm",), "without SLURM_JOB_ID .*: start with srun, or"),
   ],
 )
 def test_what_does_not_belong_together_is_refused(argv, text, monkeypatch):
   for name in launch.SLURM:
     monkeypatch.delenv(name, raising=False)
-  with pytest.raises(ConfigError) as caught:
+  with pytest.raises(ConfigError, match=text):
     distributed.check(_parse(*argv))
-  assert str(caught.value) == text
 
 
 @pytest.mark.parametrize(
   "word", ["--coordinator=h:1", "--process_id", "--distributed=slurm"]
 )
 def test_a_command_of_one_process_refuses_them(word):
-  name = word.partition("=")[0]
-  with pytest.raises(ConfigError) as caught:
+  text = f"^{word.partition('=')[0]} is train.py's: .*, without$"
+  with pytest.raises(ConfigError, match=text):
     distributed.refuse(["--checkpoint=x", word])
-  assert str(caught.value) == (
-    f"{name} is train.py's: this command is one process, with all devices of "
-    "its machine; start it on one machine, without"
-  )
   distributed.refuse(["--checkpoint=--coordinator"])

@@ -114,11 +114,6 @@ def test_files_that_cannot_be_opened_end_it_in_a_line(capsys, tmp_path):
   assert ending(error, capsys) == (1, "error: runs/x: Permission denied\n")
 
 
-def test_run_returns_after_a_command_that_works(capsys):
-  errors.run(lambda: print("done"))
-  assert capsys.readouterr().out == "done\n"
-
-
 SCRIPT = """
 import sys, time
 from flexivit_jax.cli import errors
@@ -148,14 +143,7 @@ def start(tmp_path):
   return start
 
 
-@pytest.mark.parametrize(
-  "main",
-  [
-    "print('as much as a pipe holds, and more' * 10_000)",
-    "print('no more than waits to be printed')",
-    "print('at once', flush=True)",
-  ],
-)
+@pytest.mark.parametrize("main", ["print('x' * 400_000)", "print('little')"])
 def test_a_reader_that_left_ends_it_quietly(start, main):
   reader, writer = os.pipe()
   os.close(reader)
@@ -170,28 +158,19 @@ def test_output_to_a_full_disk(start):
   with open("/dev/full", "w") as full:
     _, err = (process := start("print('x')", stdout=full)).communicate()
   assert process.returncode == 1
-  assert err == (
-    "error: No space left on device: free some space, then the same command "
-    "goes on\n"
-  )
+  assert err.startswith("error: No space left on device: free some space")
 
 
-def test_ctrl_c_from_a_terminal(start):
-  main = "print('ready', flush=True); time.sleep(100)"
-  process = start(main, stdout=subprocess.PIPE)
-  assert process.stdout.readline() == "ready\n"
-  process.send_signal(signal.SIGINT)
-  _, err = process.communicate(timeout=60)
-  assert process.returncode == 130
-  assert err == "interrupted\n"
-
-
-def test_ctrl_c_in_a_callback_whose_exceptions_are_lost(start):
-  # An exception that is raised in one of these is printed and forgotten.
-  main = (
+@pytest.mark.parametrize(
+  "main",
+  [
+    "print('ready', flush=True); time.sleep(100)",
+    # An exception that is raised in one of these is printed and forgotten.
     "import gc; gc.callbacks.append(lambda *_: "
-    "(print('ready', flush=True), time.sleep(100))); gc.collect()"
-  )
+    "(print('ready', flush=True), time.sleep(100))); gc.collect()",
+  ],
+)
+def test_ctrl_c_from_a_terminal(start, main):
   process = start(main, stdout=subprocess.PIPE)
   assert process.stdout.readline() == "ready\n"
   process.send_signal(signal.SIGINT)
@@ -202,45 +181,19 @@ def test_ctrl_c_in_a_callback_whose_exceptions_are_lost(start):
 @pytest.mark.parametrize(
   ("argv", "message"),
   [
-    (
-      ["--config=configs/flexivit_digit.py"],
-      "no config file configs/flexivit_digit.py (did you mean "
-      "configs/flexivit_digits.py?); in configs: ",
-    ),
-    (
-      ["--config={broken}"],
-      "{broken}, line 2: NameError: name 'foo' is not defined",
-    ),
-    (
-      ["--config=configs/vit_digits.py", "--config.model.kernel_hw=16"],
-      "config.model.kernel_hw is 16: expected 2 values in a tuple; "
-      "give (16, 16)",
-    ),
-    (
-      ["--config=configs/vit_digits.py", "config.seed=1"],
-      "'config.seed=1' lacks its dashes: write --config.seed=1",
-    ),
+    (["--config=configs/flexivit_digit.py"], "did you mean configs/flexivit_d"),
+    (["--config={broken}"], "{broken}, line 2: NameError: name 'foo' is not"),
+    (["--config=configs/vit_digits.py", "--config.seed=x"], "config.seed is"),
+    (["--config=configs/vit_digits.py", "config.seed=1"], "lacks its dashes"),
   ],
 )
-def test_the_train_command_refuses_in_a_few_lines(
-  here, tmp_path, argv, message
-):
+def test_the_train_command_refuses_in_a_line(here, tmp_path, argv, message):
   broken = tmp_path / "broken.py"
   broken.write_text("import math\nx = foo\n")
   argv = [word.format(broken=broken) for word in argv]
   done = here("train.py", *argv, f"--workdir={tmp_path / 'run'}")
-  assert done.returncode == 2
-  assert done.stderr.startswith(f"error: {message.format(broken=broken)}")
-  assert len(done.stderr.splitlines()) == 1
-  assert done.stdout == ""
+  assert (done.returncode, done.stdout) == (2, "")
+  (line,) = done.stderr.splitlines()
+  assert line.startswith("error: ")
+  assert message.format(broken=broken) in line
   assert not (tmp_path / "run").exists()
-
-
-def test_a_refusal_ends_a_process_alike(command, tmp_path):
-  arguments = ("--config=configs/vit_digits.py", "config.seed=1")
-  done = command("train.py", *arguments, f"--workdir={tmp_path / 'run'}")
-  assert done.returncode == 2
-  assert done.stderr == (
-    "error: 'config.seed=1' lacks its dashes: write --config.seed=1\n"
-  )
-  assert done.stdout == ""

@@ -1,6 +1,7 @@
 import dataclasses
 import pathlib
 import re
+import types
 
 import numpy as np
 import pytest
@@ -65,28 +66,14 @@ def test_what_computes_something_else_is_a_fault(
     return pi_resize.pi_resize(kernel, hw, antialias=not antialias)
 
   # As other programs resize: near to it, but not the same.
-  other = _With(pi_resize, pi_resize=antialiased)
+  other = types.SimpleNamespace(pi_resize=antialiased)
   monkeypatch.setattr(repatch, "pi_resize", other)
-  with pytest.raises(Fault) as caught:
+  with pytest.raises(Fault, match="OUT does not compute what IN does"):
     export.main(_arguments(checkpoint, tmp_path / "out"))
-  assert str(caught.value) == (
-    "that is more than rounding: OUT does not compute what IN does"
-  )
   last = capsys.readouterr().out.splitlines()[-1]
   worst = float(last.split("at most ")[1].split(",")[0])
   # A thousand times what tests/checkpoints/test_serving.py allows.
   assert worst > 1e-2
-
-
-class _With:
-  """A module with other attributes."""
-
-  def __init__(self, module, **others):
-    self._module = module
-    vars(self).update(others)
-
-  def __getattr__(self, name):
-    return getattr(self._module, name)
 
 
 def test_a_bfloat16_model_may_differ_by_its_rounding(
@@ -112,65 +99,25 @@ def test_what_does_not_run_here_is_not_checked(checkpoint, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-  ("arguments", "message"),
+  ("argument", "message"),
   [
-    (
-      ["--patch_sizes=8,x"],
-      "--patch_sizes: size 'x': give pixels, 8 or 8x6",
-    ),
-    (
-      ["--patch_sizes=8,"],
-      "--patch_sizes: size '': give pixels, 8 or 8x6",
-    ),
-    (
-      ["--resolution=96x"],
-      "--resolution: size '96x': give pixels, 8 or 8x6",
-    ),
-    (
-      ["--patch_sizes=7"],
-      "cannot export: an image of 96x144 pixels is not a whole number of 7x7 "
-      "patches: resize it to 98x147, or take a patch size whose sides divide "
-      "96 and 144",
-    ),
-    (
-      ["--platforms=gpu"],
-      "cannot export: platforms gpu: give some of cpu, cuda, rocm, tpu",
-    ),
-    (
-      ["--platform=cpu"],
-      "unknown argument '--platform=cpu'; did you mean --platforms? (try "
-      "--help)",
-    ),
+    ("--patch_sizes=8,x", "--patch_sizes: size 'x': give pixels, 8 or 8x6"),
+    ("--resolution=96x", "--resolution: size '96x': give pixels, 8 or 8x6"),
+    ("--patch_sizes=7", "cannot export: .* 7x7 patches: resize it to 98x147"),
+    ("--platforms=gpu", "platforms gpu: give some of cpu, cuda, rocm, tpu"),
   ],
 )
 def test_what_cannot_be_is_refused_and_nothing_written(
-  checkpoint, tmp_path, arguments, message
+  checkpoint, tmp_path, argument, message
 ):
-  with pytest.raises(ConfigError) as caught:
-    export.main(_arguments(checkpoint, tmp_path / "out", *arguments))
-  assert str(caught.value) == message
+  with pytest.raises(ConfigError, match=message):
+    export.main(_arguments(checkpoint, tmp_path / "out", argument))
   assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_written_over(checkpoint, tmp_path):
   out = tmp_path / "out"
   out.mkdir()
-  with pytest.raises(ConfigError) as caught:
+  with pytest.raises(ConfigError, match=r"out exists .*: give another"):
     export.main(_arguments(checkpoint, out))
-  assert str(caught.value) == (
-    f"cannot export: {out} exists and is not written over: give another"
-  )
   assert list(out.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_as_a_command(command, checkpoint, tmp_path):
-  module = ("-m", "flexivit_jax.cli.export")
-  done = command(*module, *_arguments(checkpoint, tmp_path / "out"))
-  assert (done.returncode, done.stderr) == (0, "")
-  again = command(*module, *_arguments(checkpoint, tmp_path / "out"))
-  assert again.returncode == 2
-  assert again.stderr == (
-    f"error: cannot export: {tmp_path}/out exists and is not written over: "
-    "give another\n"
-  )

@@ -1,11 +1,9 @@
 """flexivit_jax.cli.few_shot, in this process."""
 
-import dataclasses
 import json
 import pathlib
 import re
 import shutil
-import types
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from PIL import Image
 
 from flexivit_jax.cli import errors, few_shot, few_shot_data
 from flexivit_jax.data.sources import digits, image_folder
-from flexivit_jax.evaluation.linear_probe import features
 from flexivit_jax.evaluation.linear_probe.ridge import draw
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
@@ -82,10 +79,7 @@ def test_a_model_of_other_classes(npz, tmp_path, capsys):
   _run(*argv)
   out = capsys.readouterr().out
   assert f"12 images of ImageFolder(path='{root}', split='test'" in out
-  assert (
-    f"after training on ImageFolder(path='{root}', split='train', "
-    "exif_transpose=False); top-1 in %, mean of 2 draws +- its standard error"
-  ) in out
+  assert "; top-1 in %, mean of 2 draws +- its standard error" in out
   rows = _rows(out)
   assert [row[:3] for row in rows] == [["24", "48", "4"], ["16", "48", "9"]]
   values = json.loads((output / "few_shot.json").read_text())
@@ -112,7 +106,6 @@ def test_a_model_of_other_classes(npz, tmp_path, capsys):
   assert "--patch_sizes=24,16" in values["command"]
   with Image.open(output / "few_shot.png") as figure:
     assert min(figure.size) > 300
-  assert (output / "few_shot.svg").stat().st_size > 1000
 
 
 def test_a_draw_is_read_and_nothing_else(npz, tmp_path, capsys, monkeypatch):
@@ -222,217 +215,97 @@ def test_bad_images(npz, tmp_path, capsys):
   )
 
 
-def test_a_draw_finds_its_images_among_those_that_were_decoded():
-  index = np.array([0, 1, 3, 4])  # 30, the third of five, was bad
-  found = features.Features(index, index % 2, 1.0 * index[:, None])
-  chosen = types.SimpleNamespace(
-    indices=np.array([10, 20, 30, 40, 50]),
-    draws=(np.array([[50, 30], [20, 40]]), np.array([[30, 10], [40, 20]])),
-  )
-  for shots, expected in ((1, [[1, 4], [3]]), (2, [[1, 3, 4], [0, 1, 3]])):
-    draws = few_shot.drawn(chosen, shots, found)
-    assert [x.features[:, 0].tolist() for x in draws] == expected
-    assert [x.labels.tolist() for x in draws] == [
-      [i % 2 for i in own] for own in expected
-    ]
-
-
-REFUSED = [
-  (
-    ["--shots=0"],
-    "--shots '0': give numbers of images of each class, 1,5,10 say",
-  ),
-  (
-    ["--shots=1,x"],
-    "--shots '1,x': give numbers of images of each class, 1,5,10 say",
-  ),
-  (
-    ["--shots="],
-    "--shots '': give numbers of images of each class, 1,5,10 say",
-  ),
-  (["--seeds=0"], "--seeds 0: give 1 to 1000"),
-  (["--seeds=1001"], "--seeds 1001: give 1 to 1000"),
-  (
-    ["--penalty=much"],
-    "--penalty 'much': give a number, 1024 say, or several, 64,1024",
-  ),
-  (
-    ["--penalty=0"],
-    "--penalty 0: give a finite number of at least 1e-06",
-  ),
-  (
-    ["--penalty=1,inf"],
-    "--penalty inf: give a finite number of at least 1e-06",
-  ),
-  (
-    ["--penalty=1,2"],
-    "--penalty: to choose one of several, other images than the test's are "
-    "needed: give one penalty, or --data and --validation_split, a split of it",
-  ),
-  (
-    ["--validation_split=train[:9]"],
-    "--validation_split needs several of --penalty to choose from",
-  ),
-  (["--batch_size=0"], "--batch_size 0: give at least 1"),
-  (
-    ["--shots=5,200"],
-    "--shots: 200 shots, but class '8' has 126 training images, and 9 other "
-    "classes have too few: give at most 126, or data with more",
-  ),
-  (
-    ["--train_split=train[:20]", "--shots=9"],
-    "--shots: 9 shots, but class '4' has 0 training images, and 9 other "
-    "classes have too few: give data with more",
-  ),
-  (
-    ["--train_split=val"],
-    "--train_split: digits have no split 'val': take 'train' or 'test'",
-  ),
-  (
-    ["--train_split=test[400:]"],
-    "the training data, split 'test[400:]', and the test data, split 'test', "
-    "share 100 images: give another --split, --train_split or "
-    "--validation_split",
-  ),
-  (
-    ["--penalty=1,2", "--validation_split=train[:100]"],
-    "the training data, split 'train', and the validation data, split "
-    "'train[:100]', share 100 images: give another --split, --train_split or "
-    "--validation_split",
-  ),
-  (
-    ["--penalty=1,2", "--validation_split=test[:50]"],
-    "the test data, split 'test', and the validation data, split 'test[:50]', "
-    "share 50 images: give another --split, --train_split or "
-    "--validation_split",
-  ),
-  (
-    ["--patch_sizes=5"],
-    "--patch_sizes: an image of 24x24 pixels is not a whole number of 5x5 "
-    "patches: resize it to 25x25, or take a patch size whose sides divide 24 "
-    "and 24; sides that divide both: 1, 2, 3, 4, 6, 8, 12, 24; --resolutions "
-    "makes images of another size",
-  ),
-  (
-    ["--output=README.md/x"],
-    "--output README.md/x: README.md is a file: give a directory",
-  ),
-  (
-    ["--shot=1"],
-    "unknown argument '--shot=1'; did you mean --shots? (try --help)",
-  ),
-]
-
-
-@pytest.mark.parametrize(("arguments", "message"), REFUSED)
-def test_what_cannot_work_is_refused(npz, arguments, message, capsys):
-  argv = [f"--checkpoint={npz}", "--data=digits"]
-  if not any(x.startswith("--patch_sizes") for x in arguments):
-    argv.append("--patch_sizes=12")
-  status, out, err = _ends(capsys, *argv, *arguments)
-  assert err == f"error: {message}\n"
-  assert status == 2
-  assert "compiled" not in out
-
-
-def test_what_a_run_names_is_not_given_again(small_run, capsys):
-  for name in ("train_split", "validation_split"):
-    status, _, err = _ends(
-      capsys, f"--checkpoint={small_run[0]}", f"--{name}=train"
-    )
-    assert status == 2
-    assert err == (
-      f"error: --{name} needs --data: a run's training and validation data "
-      "have their own\n"
-    )
-  status, _, err = _ends(
-    capsys, f"--checkpoint={small_run[0]}", "--shots=1,105"
-  )
-  assert status == 2
-  assert err.startswith("error: --shots: 105 shots, but class ")
-
-
 @pytest.mark.parametrize(
-  ("source", "message"),
+  ("arguments", "message"),
   [
+    ("--shots=0", "--shots '0': give numbers of images of each class, 1,5,10"),
+    ("--seeds=1001", "--seeds 1001: give 1 to 1000"),
+    ("--penalty=much", "--penalty 'much': give a number, 1024 say, or"),
+    ("--penalty=0", "--penalty 0: give a finite number of at least 1e-06"),
+    ("--penalty=1,2", "--penalty: .*: give one penalty, or --data and --val"),
+    ("--validation_split=train[:9]", "needs several of --penalty to choose"),
+    ("--batch_size=0", "--batch_size 0: give at least 1"),
+    ("--shots=5,200", "--shots: 200 shots, .* '8' has 126 .*: give at most"),
+    ("--train_split=train[:20] --shots=9", "'4' has 0 .*: give data with more"),
+    ("--train_split=val", "--train_split: digits have no split 'val': take"),
+    ("--train_split=test[400:]", "training data, .* test data, .*share 100"),
     (
-      {"side": 36},
-      "the images of Digits(split='train[200:]', side=24) have another size "
-      "than those of Digits(split='test', side=36): give --resolutions",
+      "--penalty=1,2 --validation_split=train[:100]",
+      "training data, .* validation data, .* share 100 images: give another",
     ),
     (
-      {"split": "train[:300]"},
-      "the training data, split 'train[200:]', and the test data, split "
-      "'train[:300]', share 100 images: give --data and --split, --train_split "
-      "or --validation_split",
+      "--penalty=1,2 --validation_split=test[:50]",
+      "test data, .* validation data, .* share 50 images: give another",
     ),
+    ("--patch_sizes=5", "of 5x5 patches: .*; --resolutions makes images of"),
+    ("--output=README.md/x", "README.md is a file: give a directory"),
   ],
 )
-def test_data_of_a_run_that_do_not_fit(
-  small_run, source, message, tmp_path, capsys
-):
-  run = tmp_path / "run"
-  shutil.copytree(small_run[0], run)
-  record = json.loads((run / "config.json").read_text())
-  record["config"]["test"]["source"] |= source
-  (run / "config.json").write_text(json.dumps(record))
-  status, out, err = _ends(capsys, f"--checkpoint={run}", "--shots=1")
-  assert (status, err) == (2, f"error: {message}\n")
-  assert "compiled" not in out
+def test_what_cannot_work_is_refused(npz, arguments, message, capsys):
+  argv = [f"--checkpoint={npz}", "--data=digits", "--patch_sizes=12"]
+  status, out, err = _ends(capsys, *argv, *arguments.split())
+  assert re.search(message, err)
+  assert (status, "compiled" in out) == (2, False)
+
+
+def test_what_does_not_fit_a_run_is_refused(small_run, tmp_path, capsys):
+  def refusal(*argv, **source):
+    run = tmp_path / "run"
+    shutil.copytree(small_run[0], run, dirs_exist_ok=True)
+    record = json.loads((small_run[0] / "config.json").read_text())
+    record["config"]["test"]["source"] |= source
+    (run / "config.json").write_text(json.dumps(record))
+    status, out, err = _ends(capsys, f"--checkpoint={run}", *argv)
+    assert (status, "compiled" in out) == (2, False)
+    return err
+
+  for name in ("train_split", "validation_split"):
+    assert f"--{name} needs --data: a run's" in refusal(f"--{name}=train")
+  assert "--shots: 105 shots, but class " in refusal("--shots=1,105")
+  err = refusal("--shots=1", side=36)
+  assert "'train[200:]', side=24) have another size than those of" in err
+  err = refusal("--shots=1", split="train[:300]")
+  assert "share 100 images: give --data and --split, --train_split" in err
 
 
 def test_a_model_of_grey_images(npz, capsys):
-  path = npz.with_name("grey.npz")
+  path, name = npz.with_name("grey.npz"), "params/embedding/kernel"
   arrays = dict(np.load(npz))
-  name = "params/embedding/kernel"
   np.savez(path, **arrays | {name: arrays[name][:, :, :1]})
-  status, _, err = _ends(
-    capsys, f"--checkpoint={path}", "--data=digits", "--patch_sizes=12"
-  )
-  assert (status, err) == (
-    2,
-    f"error: --checkpoint: {path} takes images of 1 channels, and the images "
-    "have 3\n",
-  )
+  argv = (f"--checkpoint={path}", "--data=digits", "--patch_sizes=12")
+  status, _, err = _ends(capsys, *argv)
+  assert "takes images of 1 channels, and the images have 3" in err
+  assert status == 2
 
 
 def test_folders_that_do_not_fit(npz, tmp_path, capsys):
-  root = _folder(tmp_path / "one", classes=("all",))
   argv = [f"--checkpoint={npz}", "--resolutions=48", "--patch_sizes=24"]
-  status, _, err = _ends(capsys, *argv, f"--data=folder:{root}")
-  assert (status, err) == (
-    2,
-    "error: --data: one class, 'all': give at least two\n",
-  )
+
+  def refusal(root):
+    status, _, err = _ends(capsys, *argv, f"--data=folder:{root}")
+    assert status == 2
+    return err
+
+  root = _folder(tmp_path / "one", classes=("all",))
+  assert "--data: one class, 'all': give at least two" in refusal(root)
   root = _folder(tmp_path / "two", images=2)
   (root / "train" / "dark").rename(root / "train" / "night")
-  status, _, err = _ends(capsys, *argv, f"--data=folder:{root}")
-  assert status == 2
-  assert err.startswith(
-    "error: --train_split: 3 classes, but the training data has 3; only here: "
-    "['dark'], only there: ['night']."
-  )
+  text = "--train_split: 3 classes, .*only here: .'dark'., only there: .'night'"
+  assert re.search(text, refusal(root))
   (root / "train").rename(root / "other")
-  status, _, err = _ends(capsys, *argv, f"--data=folder:{root}")
-  assert (status, err) == (
-    2,
-    f"error: --train_split: no directory {root}/train: images belong in "
-    f"{root}/train/CLASS/*.jpg\n",
-  )
+  assert f"--train_split: no directory {root}/train: images" in refusal(root)
 
 
-def test_images_that_two_splits_share():
-  train = digits.Digits("train", side=24)
-
-  def with_split(split):
-    return dataclasses.replace(train, split=split)
-
-  assert few_shot_data.shared(train, train) == 1297
-  assert few_shot_data.shared(train, with_split("train[:50]")) == 50
-  halves = with_split("train[:50%]"), with_split("train[50%:]")
-  assert few_shot_data.shared(*halves) == 0
-  assert few_shot_data.shared(halves[0], with_split("train[600:]")) == 48
-  assert few_shot_data.shared(train, with_split("test")) == 0
-  assert (
-    few_shot_data.shared(train, image_folder.ImageFolder("/x", "train")) == 0
-  )
+@pytest.mark.parametrize(
+  ("one", "other", "images"),
+  [
+    ("train", "train", 1297),
+    ("train", "train[:50]", 50),
+    ("train[:50%]", "train[50%:]", 0),
+    ("train[:50%]", "train[600:]", 48),
+    ("train", "test", 0),
+  ],
+)
+def test_images_that_two_splits_share(one, other, images):
+  one, other = (digits.Digits(x, side=24) for x in (one, other))
+  assert few_shot_data.shared(one, other) == images

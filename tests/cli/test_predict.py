@@ -3,11 +3,11 @@
 import csv
 import json
 import pathlib
+import re
 import shutil
 import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,27 +21,17 @@ from flexivit_jax.core.resolution import NaFlex, Square
 from flexivit_jax.core.tokens import patchify
 from flexivit_jax.data.pixels import decode, preprocessing, resize
 from flexivit_jax.data.sources import digits
-from flexivit_jax.devices.out_of_memory import OutOfMemoryError
 from flexivit_jax.evaluation import eval_transforms
 from flexivit_jax.evaluation import predict as evaluation_predict
-from flexivit_jax.models import sizes
-from flexivit_jax.models import vit as vit_lib
-from flexivit_jax.nn import pooling
-from flexivit_jax.nn.positions import learned_grid
+from tests import tiny
 
 NAMES = ("ant", "bee", "cat")
 
 
-def _saved(path, **options):
+def _saved(path, **fields):
   """A made-up model as a file."""
-  model = vit_lib.ViT(
-    sizes.SIZES["mu"],
-    learned_grid.LearnedGrid((4, 4)),
-    pooling.Gap(),
-    kernel_hw=(8, 8),
-    **options,
-  )
-  pixels = jnp.zeros((1, 8, 8, model.channels), jnp.uint8)
+  model = tiny.tiny(**fields)
+  pixels = np.zeros((1, 24, 24, model.channels), np.uint8)
   shapes = jax.eval_shape(
     model.init, jax.random.key(0), patchify(pixels, (8, 8))
   )
@@ -95,6 +85,7 @@ def run(capsys, checkpoint):
 
 
 SIZES = ("--patch_size=8x6", "--resolution=24")
+AT_24, OF_8 = ("photos", "--resolution=24"), ("photos", "--patch_size=8")
 
 
 def test_a_run_is_used_as_it_was_evaluated(small_run, command, tmp_path):
@@ -102,12 +93,8 @@ def test_a_run_is_used_as_it_was_evaluated(small_run, command, tmp_path):
   for i in range(3):
     Image.fromarray(source.image(i)).save(tmp_path / f"{i}.png")
   done = command(
-    "-m",
-    "flexivit_jax.cli.predict",
-    f"--checkpoint={small_run[0]}",
-    "--patch_size=6",
-    "--top_k=2",
-    tmp_path,
+    *("-m", "flexivit_jax", "predict", f"--checkpoint={small_run[0]}"),
+    *("--patch_size=6", "--top_k=2", tmp_path),
   )
   assert done.returncode == 0, done.stderr
   lines = done.stdout.splitlines()
@@ -156,12 +143,17 @@ def test_a_packed_run_is_used_as_it_was_evaluated(
   assert shown == [f"photos/{i}.png" for i in range(5)]
 
 
+def _decoded(path):
+  return decode.decode_rgb(pathlib.Path(path).read_bytes(), str(path))
+
+
 def test_files_hold_what_was_printed_and_more(
   run, photos, checkpoint, tmp_path
 ):
   out = tmp_path / "new" / "out"
+  (tmp_path / "names").write_text("one\ntwo\nthree\nfour")
   lines = run(
-    *("photos/3.png", photos.name, *SIZES, "--top_k=9"),
+    *("photos/3.png", photos.name, *SIZES, "--top_k=9", "--class_names=names"),
     *(f"--output={out}", "--features", "--tokens", "--batch_size=1"),
   )
   paths = [f"photos/{i}.png" for i in (3, 0, 1, 2, 4)]
@@ -169,29 +161,17 @@ def test_files_hold_what_was_printed_and_more(
     f"wrote {out}/predictions.json, {out}/predictions.csv, {out}/features.npz"
   )
   assert lines[-2] == "5 images"
-  pixels = np.stack(
-    [
-      resize.resize(
-        decode.decode_rgb(pathlib.Path(path).read_bytes(), path), (24, 24)
-      )
-      for path in paths
-    ]
-  )
+  pixels = [resize.resize(_decoded(path), (24, 24)) for path in paths]
   model = load.load(checkpoint)
-  expected = jax.device_get(model.outputs(pixels, (8, 6)))
+  expected = jax.device_get(model.outputs(np.stack(pixels), (8, 6)))
   powers = np.exp(expected["logits"])
   probabilities = powers / powers.sum(-1, keepdims=True)
 
   result = json.loads((out / "predictions.json").read_text())
-  assert result["checkpoint"] == str(checkpoint)
-  assert result["patch_size"] == [8, 6]
-  assert result["images"] == ["Resize(size=(24, 24))"]
-  assert result["exif_transpose"] is False
-  assert result["probabilities"] == "softmax"
-  assert result["skipped"] == []
+  assert (result["patch_size"], result["skipped"]) == ([8, 6], [])
   assert "jax" in result["provenance"]["versions"]
   assert [p["path"] for p in result["predictions"]] == paths
-  names = [*NAMES, "3"]
+  names = ["one", "two", "three", "four"]
   blocks = []
   for own, row in zip(result["predictions"], probabilities, strict=True):
     order = np.argsort(-row).tolist()
@@ -216,10 +196,6 @@ def test_files_hold_what_was_printed_and_more(
   ]
 
   arrays = np.load(out / "features.npz")
-  assert set(arrays.files) == {
-    *("features", "paths", "patch_size"),
-    *(f"tokens/{i}" for i in range(5)),
-  }
   assert arrays["paths"].tolist() == paths
   assert arrays["patch_size"].tolist() == [8, 6]
   np.testing.assert_allclose(arrays["features"], expected["pooled"], atol=2e-5)
@@ -234,10 +210,7 @@ def test_a_budget_keeps_the_aspect_ratio(run, photos, checkpoint, tmp_path):
   )
   assert "5 images: NaFlex(max_patches=12) (--budget), patches of 4x4" in lines
   assert "probabilities: sigmoid (as asked for)" in lines
-  pixels = [
-    decode.decode_rgb(path.read_bytes(), str(path))
-    for path in sorted(photos.iterdir())
-  ]
+  pixels = [_decoded(path) for path in sorted(photos.iterdir())]
   expected = load.load(checkpoint).outputs(pixels, 4, resolution=NaFlex(12))
   arrays = np.load(tmp_path / "out" / "features.npz")
   np.testing.assert_allclose(arrays["features"], expected["pooled"], atol=2e-5)
@@ -263,16 +236,13 @@ def test_a_bad_image_is_named_and_may_be_left_out(run, photos, tmp_path):
   bad = photos / "1.png"
   bad.write_bytes(bad.read_bytes()[:50])
   (photos / "0.png").write_bytes(b"")
+  (photos / "readme.txt").write_text("x")
   out = tmp_path / "out"
   arguments = ("photos", *SIZES, f"--output={out}", "--features")
-  with pytest.raises(Fault) as caught:
+  with pytest.raises(Fault, match=r"^photos/0\.png: .* --on_bad_image skip$"):
     run(*arguments)
-  assert str(caught.value) == (
-    "photos/0.png: cannot decode this image: its 0 bytes begin like none of "
-    "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF; mend it, or leave it out: "
-    "--on_bad_image skip"
-  )
   lines = run(*arguments, "--on_bad_image=skip")
+  assert lines[0] == "note: other files are left out: 1 .txt"
   starts = (
     "skipped: photos/0.png: cannot decode this image: its 0 bytes",
     "skipped: photos/1.png: cannot decode this image: it ends within",
@@ -281,72 +251,39 @@ def test_a_bad_image_is_named_and_may_be_left_out(run, photos, tmp_path):
   for line, start in zip(lines[-4:-1], starts, strict=True):
     assert line.startswith(start)
   paths = [f"photos/{i}.png" for i in (2, 3, 4)]
-  arrays = np.load(out / "features.npz")
-  assert arrays["paths"].tolist() == paths
-  assert len(arrays["features"]) == 3
+  assert np.load(out / "features.npz")["paths"].tolist() == paths
   result = json.loads((out / "predictions.json").read_text())
   assert [p["path"] for p in result["predictions"]] == paths
   assert [f"skipped: {text}" for text in result["skipped"]] == lines[-4:-2]
 
 
-@pytest.mark.parametrize("size", ["--resolution=24", "--budget=9"])
-def test_none_is_good(run, photos, size, tmp_path):
-  for path in photos.iterdir():
-    path.write_bytes(b"not an image")
-  out = tmp_path / "out"
-  with pytest.raises(Fault) as caught:
-    run(
-      *("photos", "--patch_size=8", size, f"--output={out}"),
-      "--on_bad_image=skip",
-    )
-  text = "none of the images can be decoded: photos/"
-  assert str(caught.value).startswith(text)
-  # Nothing half-written.
-  assert not out.exists() or list(out.iterdir()) == []
-
-
-def test_a_bad_image_after_others_leaves_the_files_as_they_were(
-  run, photos, tmp_path
-):
+def test_files_stay_as_they_were_where_an_image_is_bad(run, photos, tmp_path):
   out = tmp_path / "out"
   out.mkdir()
   before = out / "predictions.json"
   before.write_text("before")
-  (photos / "9.png").write_bytes(b"bad")
   arguments = ("photos", *SIZES, f"--output={out}", "--features")
+  # After others, and where none is good.
+  (photos / "9.png").write_bytes(b"bad")
   with pytest.raises(Fault, match=r"^photos/9.png: cannot decode this image"):
     run(*arguments)
+  for path in photos.iterdir():
+    path.write_bytes(b"not an image")
+  with pytest.raises(Fault, match=r"^none of the images can be decoded: "):
+    run(*arguments, "--on_bad_image=skip")
   assert before.read_text() == "before"
   assert list(out.iterdir()) == [before]
-
-
-def test_names_may_come_from_a_file(run, photos, tmp_path):
-  (tmp_path / "names").write_text("\n".join(("one", "two", "three", "four")))
-  lines = run("photos/0.png", *SIZES, "--class_names=names")
-  shown = {line.split(" %  ")[1] for line in lines if " %  " in line}
-  assert shown == {"one", "two", "three", "four"}
 
 
 def test_a_path_may_hold_what_cannot_be_printed(run, photos, tmp_path):
   (photos / "0.png").rename(photos / "a\nb\udc80.png")
   out = tmp_path / "out"
-  lines = run(
-    *("photos", *SIZES, "--features"),
-    *(f"--output={out}", "--on_bad_image=skip"),
-  )
-  assert "photos/a\\nb\\udc80.png" in lines
+  assert "photos/a\\nb\\udc80.png" in run("photos", *SIZES, f"--output={out}")
   path = "photos/a\nb\udc80.png"
   result = json.loads((out / "predictions.json").read_text())
   assert result["predictions"][-1]["path"] == path
-  assert np.load(out / "features.npz")["paths"][-1] == path
   raw = (out / "predictions.csv").read_bytes()
   assert path.encode("utf-8", "surrogateescape") in raw
-
-
-def test_other_files_of_a_folder_are_counted(run, photos):
-  (photos / "readme.txt").write_text("x")
-  lines = run("photos", *SIZES)
-  assert lines[0] == "note: other files are left out: 1 .txt"
 
 
 def test_the_preprocessing_is_the_one_that_is_asked_for(
@@ -441,135 +378,52 @@ def refused(run, photos, monkeypatch):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
+    (["gone.png", *SIZES], "IMAGE: gone.png: no such file or directory"),
+    (["texts", *SIZES], "IMAGE: no image in texts: looked for .jpg, "),
+    ([*SIZES], "the following arguments are required: IMAGE"),
+    (["photos", "--resolution=24"], "--patch_size: .*: give one .16, say"),
+    ([*AT_24, "--patch_size=x"], "--patch_size: size 'x': give pixels, 8 or"),
+    ([*AT_24, "--patch_size=1025"], "1025: give patches of at most 1024 pix"),
     (
-      ["gone.png", *SIZES],
-      "IMAGE: gone.png: no such file or directory",
+      [*AT_24, "--patch_size=32"],
+      "--patch_size: an image of 24x24 .*; --resolution makes images of",
     ),
-    (
-      ["texts", *SIZES, "--output=out"],
-      "IMAGE: no image in texts: looked for .jpg, .jpeg, .png, .webp, .bmp, "
-      ".gif, and found no file",
-    ),
-    ([*SIZES], "the following arguments are required: IMAGE (try --help)"),
-    (
-      ["photos", "--resolution=24"],
-      "--patch_size: CHECKPOINT does not say at which one to use it: give one "
-      "(16, say)",
-    ),
-    (
-      ["photos", "--resolution=24", "--patch_size=x"],
-      "--patch_size: size 'x': give pixels, 8 or 8x6",
-    ),
-    (
-      ["photos", "--resolution=24", "--patch_size=1025"],
-      "--patch_size: 1025: give patches of at most 1024 pixels",
-    ),
-    (
-      ["photos", "--resolution=24", "--patch_size=32"],
-      "--patch_size: an image of 24x24 pixels is not a whole number of 32x32 "
-      "patches: resize it to 32x32, or take a patch size whose sides divide 24 "
-      "and 24; sides that divide both: 1, 2, 3, 4, 6, 8, 12, 24; --resolution "
-      "makes images of another size",
-    ),
-    (
-      ["photos", "--patch_size=8"],
-      "--resolution: CHECKPOINT does not say at which size of images to use "
-      "it: give one, 240 say, or --budget",
-    ),
-    (
-      ["photos", "--patch_size=8", "--resolution=0"],
-      "--resolution: size '0': give pixels, 8 or 8x6",
-    ),
-    (
-      ["photos", "--patch_size=8", "--resolution=99999"],
-      "--resolution: size (99999, 99999): give (height, width), each of 1 to "
-      "16384 pixels",
-    ),
-    (
-      ["photos", "--patch_size=8", "--budget=0"],
-      "--budget: max_patches is 0: give 1 to 1048576 patches",
-    ),
-    (
-      ["photos", *SIZES, "--budget=9"],
-      "--budget and --resolution: give one of them, the size of an image "
-      "follows from its budget",
-    ),
+    (["photos", "--patch_size=8"], "--resolution: .*240 say, or --budget"),
+    ([*OF_8, "--resolution=0"], "--resolution: size '0': give pixels, 8 or"),
+    ([*OF_8, "--resolution=99999"], "--resolution: .*: give .* 1 to 16384"),
+    ([*OF_8, "--budget=0"], "--budget: max_patches is 0: give 1 to 1048576"),
+    (["photos", *SIZES, "--budget=9"], "--budget and --resolution: give one"),
     (["photos", *SIZES, "--top_k=0"], "--top_k 0: give at least 1"),
     (["photos", *SIZES, "--batch_size=0"], "--batch_size 0: give at least 1"),
-    (
-      ["photos", *SIZES, "--features"],
-      "--features and --tokens need --output, a directory for features.npz",
-    ),
+    (["photos", *SIZES, "--features"], "--features and --tokens need --output"),
     (
       ["photos", *SIZES, "--tokens", "--output=out"],
       "--tokens adds to features.npz: give --features as well",
     ),
-    (
-      ["photos", *SIZES, "--output=names"],
-      "--output names is a file: give a directory",
-    ),
+    (["photos", *SIZES, "--output=names"], "--output names is a file: give a"),
     (
       ["photos", *SIZES, "--class_names=names"],
-      "--class_names: names has 2 names, and the head of CHECKPOINT 4 classes",
+      "--class_names: names has 2 names, and the head of .* 4 classes",
     ),
-    (
-      ["photos", *SIZES, "--class_names=gap"],
-      "--class_names: gap: line 2 is empty: give a name in each",
-    ),
-    (
-      ["photos", *SIZES, "--step=3"],
-      "--checkpoint: CHECKPOINT: only a run's directory has steps",
-    ),
-    (
-      ["photos", *SIZES, "--patchsize=3"],
-      "unknown argument '--patchsize=3'; did you mean --patch_size? (try "
-      "--help)",
-    ),
+    (["photos", *SIZES, "--class_names=gap"], "--class_names: gap: line 2 is"),
+    (["photos", *SIZES, "--step=3"], "--checkpoint: .*only a run's directory"),
   ],
 )
-def test_what_cannot_work_is_refused(refused, checkpoint, arguments, message):
-  found = refused(*arguments).replace(str(checkpoint), "CHECKPOINT")
-  assert found == message
+def test_what_cannot_work_is_refused(refused, arguments, message):
+  assert re.search(message, refused(*arguments))
 
 
-@pytest.mark.parametrize("options", [[], ["--probabilities=softmax"]])
-def test_without_a_head_there_are_no_probabilities(refused, headless, options):
-  assert refused("photos", *SIZES, *options, of=headless) == (
-    f"--checkpoint: {headless} has no head, so there are no probabilities: "
-    "give --output DIR --features"
-  )
-
-
-def test_image_files_have_three_channels(refused, tmp_path):
+def test_a_model_that_does_not_fit_is_refused(
+  refused, headless, tmp_path, monkeypatch
+):
+  for options in ([], ["--probabilities=softmax"]):
+    found = refused("photos", *SIZES, *options, of=headless)
+    assert found.endswith("give --output DIR --features")
   path = _saved(tmp_path / "grey", num_classes=0, channels=1)
-  assert refused("photos", *SIZES, of=path) == (
-    f"--checkpoint: {path} takes images of 1 channels, and image files have 3"
-  )
-
-
-def test_a_square_of_a_run_must_be_whole_patches(refused, monkeypatch):
-  """Found before the first image is cut, in a thread."""
+  found = refused("photos", *SIZES, of=path)
+  assert "takes images of 1 channels, and the images have 3" in found
+  # A square of a run, before the first image is cut, in a thread.
   made = eval_transforms.Preprocessing((), Square(24), "made up")
   monkeypatch.setattr(eval_transforms, "usual", lambda vit, name: made)
-  assert refused("photos", "--patch_size=7") == (
-    "--patch_size: a side of 24 pixels is not a whole number of 7x7 patches: "
-    "give a multiple of both sides"
-  )
-
-
-def test_an_unreadable_file_of_names_is_told_by_its_path(run, photos):
-  with pytest.raises(OSError, match=r"gone\.txt"):
-    run("photos", *SIZES, "--class_names=gone.txt")
-
-
-def test_too_little_memory_names_the_option(run, photos, monkeypatch):
-  def exhausted(*args):
-    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
-
-  monkeypatch.setattr(evaluation_predict, "compile_forward", exhausted)
-  with pytest.raises(OutOfMemoryError) as caught:
-    run("photos", *SIZES)
-  assert str(caught.value) == (
-    "out of memory in the evaluation of 8 images, or rows of packed ones, at "
-    "once: lower --batch_size"
-  )
+  found = refused("photos", "--patch_size=7")
+  assert found.startswith("--patch_size: a side of 24 pixels is not")

@@ -1,4 +1,4 @@
-"""Sweeps with numbers from a seeded generator, as the tests need them."""
+"""Answers and sweeps with numbers of our own or from a seeded generator."""
 
 import dataclasses
 
@@ -8,6 +8,27 @@ from flexivit_jax.evaluation.settings import Cost, Point, Route, Setting, Sweep
 from flexivit_jax.tasks.predictions import Answers
 
 PATCHES = (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)
+
+
+def ranked(rank, **fields):
+  """Answers to images 0, 1, ...: right at rank 0. Other fields are zeros."""
+  rank = np.asarray(rank, np.int32)
+  zeros, floats = np.zeros(rank.size, np.int32), np.zeros(rank.size, np.float32)
+  made = Answers(
+    np.arange(rank.size, dtype=np.int32), zeros, zeros, floats, floats, rank
+  )
+  return dataclasses.replace(
+    made,
+    **{k: np.asarray(x, getattr(made, k).dtype) for k, x in fields.items()},
+  )
+
+
+def assert_same(ours, others, rows=slice(None)):
+  """Answers that are equal bit for bit, types too."""
+  for field in dataclasses.fields(Answers):
+    one, other = (getattr(x, field.name)[rows] for x in (ours, others))
+    assert one.dtype == other.dtype
+    np.testing.assert_array_equal(one, other)
 
 
 def settings(patches=PATCHES, sides=(), budgets=()):

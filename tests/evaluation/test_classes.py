@@ -2,24 +2,16 @@
 
 import numpy as np
 import pytest
+from invented_sweeps import ranked
 
 from flexivit_jax.evaluation.report import classes
 from flexivit_jax.evaluation.report.classes import ClassCount
-from flexivit_jax.tasks.predictions import Answers
 
 
 def answers(pairs):
   """Of (label, predicted)."""
   label, predicted = np.array(pairs, np.int32).T
-  n = len(label)
-  return Answers(
-    index=np.arange(n),
-    label=label,
-    predicted=predicted,
-    confidence=np.full(n, 0.5, np.float32),
-    loss=np.ones(n, np.float32),
-    rank=(label != predicted).astype(np.int32),
-  )
+  return ranked(label != predicted, label=label, predicted=predicted)
 
 
 FEW = answers([(0, 0), (0, 2), (0, 2), (0, 5), (3, 3), (3, 0), (3, 3)])

@@ -39,35 +39,25 @@ def _usual(small_experiment, **data):
   return eval_transforms.usual(_of(types.SimpleNamespace(**fields)), "x")
 
 
+WHOLE, SIZE = "as the run's test data", "the size of the run's test data"
+
+
+def _resize(*size):
+  return (transforms_lib.Resize(size),)
+
+
 @pytest.mark.parametrize(
   ("data", "expected"),
   [
-    (Dataset(FOLDER, (RESIZE,)), ((RESIZE,), None, "as the run's test data")),
+    (Dataset(FOLDER, (RESIZE,)), ((RESIZE,), None, WHOLE)),
     (
       Dataset(FOLDER, (PADDED, RESIZE, CENTRE)),
-      ((PADDED, RESIZE, CENTRE), None, "as the run's test data"),
+      ((PADDED, RESIZE, CENTRE), None, WHOLE),
     ),
-    (
-      Dataset(DIGITS),
-      (
-        (transforms_lib.Resize((28, 28)),),
-        None,
-        "the size of the run's test data",
-      ),
-    ),
+    (Dataset(DIGITS), (_resize(28, 28), None, SIZE)),
     # An image of a user's may be smaller than the centre.
-    (
-      Dataset(FOLDER, (CENTRE, RESIZE)),
-      (
-        (transforms_lib.Resize((20, 16)),),
-        None,
-        "the size of the run's test data",
-      ),
-    ),
-    (
-      Dataset(FOLDER, (PADDED,), NaFlex(9)),
-      ((PADDED,), NaFlex(9), "as the run's test data"),
-    ),
+    (Dataset(FOLDER, (CENTRE, RESIZE)), (_resize(20, 16), None, SIZE)),
+    (Dataset(FOLDER, (PADDED,), NaFlex(9)), ((PADDED,), NaFlex(9), WHOLE)),
     # Nobody says: its files have one size already.
     (Dataset(FOLDER), None),
     (Dataset(FOLDER, (PADDED,)), None),
@@ -92,26 +82,15 @@ def test_the_test_data_come_before_validation_and_training(small_experiment):
 
 def test_of_training_data_what_is_random_is_left_out(small_experiment):
   crop = transforms_lib.InceptionCrop((32, 48))
-  cases = (
+  for transforms, expected in (
     ((RESIZE, transforms_lib.Flip()), (RESIZE,)),
-    (
-      (transforms_lib.Resize((64, 64)), crop),
-      (transforms_lib.Resize((32, 48)),),
-    ),
-    ((crop, transforms_lib.Flip()), (transforms_lib.Resize((32, 48)),)),
-  )
-  for transforms, expected in cases:
+    ((*_resize(64, 64), crop), _resize(32, 48)),
+    ((crop, transforms_lib.Flip()), _resize(32, 48)),
+  ):
     found = _usual(small_experiment, train=Dataset(FOLDER, transforms))
     assert found.transforms == expected
   packed = Dataset(FOLDER, (), Sampled(12, 32))
   assert _usual(small_experiment, train=packed) is None
-
-
-def test_a_real_run(small_experiment):
-  found = eval_transforms.usual(_of(small_experiment()), "x")
-  assert found == Preprocessing(
-    (transforms_lib.Resize((24, 24)),), None, "the size of the run's test data"
-  )
 
 
 def test_orientations_as_the_runs_data(small_experiment):
@@ -128,11 +107,8 @@ def test_a_file_of_one_patch_size_that_is_stored_at_it():
   """Its positions are a grid of such patches."""
   here = str(pathlib.Path(__file__))
   found = eval_transforms.usual(_of(None, patch_size=(8, 6)), here)
-  assert found == Preprocessing(
-    (transforms_lib.Resize((56, 30)),),
-    None,
-    "the size that its positions are for",
-  )
+  text = "the size that its positions are for"
+  assert found == Preprocessing(_resize(56, 30), None, text)
   # As FlexiViT is, or a run of one patch size that stores another.
   assert eval_transforms.usual(_of(None), here) is None
   assert eval_transforms.usual(_of(None, patch_size=(8, 8)), here) is None
@@ -143,7 +119,6 @@ def test_a_file_of_one_patch_size_that_is_stored_at_it():
 
 def test_published_ones_were_trained_at_a_known_size():
   found = eval_transforms.usual(_of(None), "flexivit_s_i1k")
-  assert found == Preprocessing(
-    (transforms_lib.Resize((240, 240)),), None, "published for that size"
-  )
+  text = "published for that size"
+  assert found == Preprocessing(_resize(240, 240), None, text)
   assert eval_transforms.usual(_of(None), "no_such_model") is None

@@ -33,8 +33,7 @@ def sweep_of(where, probabilities, index=(10, 11, 12, 13)):
 
 def test_the_worst_have_the_highest_loss_at_that_point():
   sweep = sweep_of(
-    AT_240,
-    [[0.9, 0.9, 0.9, 0.1], [0.2, 0.9, 0.6, 0.3], [0.9, 0.9, 0.1, 0.9]],
+    AT_240, [[0.9, 0.9, 0.9, 0.1], [0.2, 0.9, 0.6, 0.3], [0.9, 0.9, 0.1, 0.9]]
   )
   found = hard_images.worst(sweep, sweep.points[1], 3)
   assert [one.index for one in found] == [10, 13, 12]
@@ -45,19 +44,15 @@ def test_the_worst_have_the_highest_loss_at_that_point():
   assert found[2].answers[0][2]
   assert found[2].answers[0][1] == found[2].label
   assert len(hard_images.worst(sweep, sweep.points[1], 100)) == 4
-
-
-def test_a_loss_that_is_no_number_is_the_worst():
+  # A loss that is no number is the worst.
   sweep = sweep_of(AT_240[:1], [[0.9, np.nan, 0.1]])
   found = hard_images.worst(sweep, sweep.points[0], 2)
-  assert [one.index for one in found] == [11, 12]
-  assert found[0].score == np.inf
+  assert (found[0].index, found[0].score) == (11, np.inf)
 
 
 def test_sensitive_is_the_deviation_over_patch_sizes():
   sweep = sweep_of(
-    AT_240,
-    [[0.1, 0.5, 0.8, 0.3], [0.9, 0.5, 0.9, 0.3], [0.9, 0.5, 0.1, 0.4]],
+    AT_240, [[0.1, 0.5, 0.8, 0.3], [0.9, 0.5, 0.9, 0.3], [0.9, 0.5, 0.1, 0.4]]
   )
   found = hard_images.sensitive(sweep, 10)
   # Image 11 is the same everywhere, and left out.
@@ -68,14 +63,9 @@ def test_sensitive_is_the_deviation_over_patch_sizes():
   # exp(-loss) of float32 losses.
   np.testing.assert_allclose(scores, expected, rtol=1e-5)
   # The best patch size first, then the worst.
-  assert [(p.setting.name, right) for p, _, right in found[0].answers] == [
-    ("12_at_240", True),
-    ("24_at_240", False),
-  ]
-  assert [(p.setting.name, right) for p, _, right in found[1].answers] == [
-    ("12_at_240", True),
-    ("8_at_240", False),
-  ]
+  for one, worst in zip(found[:2], ("24_at_240", "8_at_240"), strict=True):
+    shown = [(p.setting.name, right) for p, _, right in one.answers]
+    assert shown == [("12_at_240", True), (worst, False)]
   assert len(hard_images.sensitive(sweep, 1)) == 1
 
 
@@ -91,32 +81,17 @@ def test_what_the_resolution_does_is_not_sensitivity_to_patch_size():
   # Deviations of 0.05 at 160 px and of 0.2 at 240 px.
   expected = np.sqrt((0.05**2 + 0.2**2) / 2)
   assert one.score == pytest.approx(expected, rel=1e-5)
-
-
-def test_both_answers_that_are_shown_have_one_resolution():
-  where = [Setting((p, p), (s, s)) for s in (160, 240) for p in (16, 8)]
+  # Both answers that are shown have one resolution.
   sweep = sweep_of(where, [[0.3], [0.4], [0.1], [0.9]])
   (one,) = hard_images.sensitive(sweep, 10)
-  assert [p.setting.name for p, _, _ in one.answers] == [
-    "8_at_240",
-    "16_at_240",
-  ]
-
-
-def test_one_patch_size_at_each_resolution_has_none():
-  where = [Setting((8, 8), (160, 160)), Setting((8, 8), (240, 240))]
-  assert hard_images.sensitive(sweep_of(where, [[0.1], [0.9]]), 10) == ()
+  names = [p.setting.name for p, _, _ in one.answers]
+  assert names == ["8_at_240", "16_at_240"]
 
 
 def test_images_that_one_point_lacks_are_left_out():
   sweep = sweep_of(AT_240[:2], [[0.1, 0.2, 0.3], [0.9, 0.3, 0.9]])
-  shorter = dataclasses.replace(
-    sweep.answers[1],
-    **{
-      f.name: getattr(sweep.answers[1], f.name)[1:]
-      for f in dataclasses.fields(sweep.answers[1])
-    },
-  )
+  shorter = {k: x[1:] for k, x in vars(sweep.answers[1]).items()}
+  shorter = dataclasses.replace(sweep.answers[1], **shorter)
   sweep = dataclasses.replace(sweep, answers=(sweep.answers[0], shorter))
   found = hard_images.sensitive(sweep, 10)
   assert [one.index for one in found] == [12, 11]

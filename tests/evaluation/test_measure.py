@@ -1,18 +1,22 @@
-"""Cascades timed in turn, and the one that measures what it chose."""
+"""Cascades timed in turn, the one that is chosen, and the table of them."""
 
 import itertools
 import types
 
 import jax
 import numpy as np
-import pytest
+from invented_sweeps import ROUTES, assert_same, ranked
 
 from flexivit_jax.core.tokens import Batch
 from flexivit_jax.devices import mesh
 from flexivit_jax.evaluation.cascade import measure as measure_lib
 from flexivit_jax.evaluation.cascade import run as run_lib
-from flexivit_jax.evaluation.cascade.cascade import Cascade, predict
-from flexivit_jax.evaluation.cascade.measure import measure, measure_cascade
+from flexivit_jax.evaluation.cascade.cascade import Cascade, Outcome, predict
+from flexivit_jax.evaluation.cascade.measure import (
+  Measured,
+  measure,
+  measure_cascade,
+)
 from flexivit_jax.evaluation.cascade.run import Ran
 from flexivit_jax.evaluation.cascade.thresholds import Choice
 from flexivit_jax.tasks.predictions import Answers
@@ -64,44 +68,25 @@ def forward(params, batch, *, patch_hw):
 
 def answers(numbers):
   """The same of each size, on the host."""
-  numbers = np.array(numbers, np.int32)
-  made = {}
+  made, numbers = {}, np.array(numbers, np.int32)
   for size in (SMALL, LARGE):
     wrong = (numbers % 3 == 0) & (size == LARGE)
-    made[size] = Answers(
-      index=numbers,
-      label=0 * numbers,
-      predicted=wrong.astype(np.int32),
-      confidence=np.where(wrong, np.float32(0.25), np.float32(0.75)),
-      loss=numbers.astype(np.float32),
-      rank=wrong.astype(np.int32),
-    )
+    confidence = np.where(wrong, 0.25, 0.75)
+    fields = dict(index=numbers, predicted=wrong, confidence=confidence)
+    made[size] = ranked(wrong, loss=numbers, **fields)
   return made
 
 
-@pytest.fixture(scope="module")
-def result():
+def test_the_chosen_cascade_measured_on_other_images():
   lines = []
-  found = measure_cascade(
-    forward,
-    np.float32(1),
-    validation=answers(range(30, 60)),
-    costs=COSTS,
-    loader=Loader(),
-    mesh=mesh.make_mesh(),
-    report=lines.append,
-  )
-  return found, lines
-
-
-def test_the_chosen_cascade_measured_on_other_images(result):
-  (found, measured), lines = result
+  options = dict(costs=COSTS, loader=Loader(), mesh=mesh.make_mesh())
+  options |= dict(validation=answers(range(30, 60)), report=lines.append)
+  found, measured = measure_cascade(forward, np.float32(1), **options)
   chosen = Cascade((LARGE, SMALL), (0.25,))
   assert found == Choice(chosen, 1.0, 1 + 9 / 3)
   outcome = measured[chosen].outcome
   expected = predict(chosen, answers(range(24)))
-  np.testing.assert_array_equal(outcome.answers.index, range(24))
-  np.testing.assert_array_equal(outcome.answers.loss, range(24))
+  assert_same(outcome.answers, expected.answers)
   np.testing.assert_array_equal(outcome.stages, expected.stages)
   assert outcome.reached == (24, 8)
   # What is predicted from its thresholds is what is counted.
@@ -116,28 +101,9 @@ def test_the_chosen_cascade_measured_on_other_images(result):
   assert [measured[c].outcome.answers.top(1) for c in singles] == [16 / 24, 1]
   assert [measured[c].rows for c in singles] == [(48,), (48,)]
   assert all(0 < one.seconds < 10 for one in measured.values())
-
-
-def test_a_target_chooses(monkeypatch):
-  def chosen(target):
-    found = measure_cascade(
-      forward,
-      np.float32(1),
-      validation=answers(range(30)),
-      costs=COSTS,
-      loader=Loader(),
-      mesh=None,
-      report=None,
-      target=target,
-    )
-    return found[0].cascade.sizes
-
-  monkeypatch.setattr(run_lib, "compile_cascades", lambda *_, **__: None)
-  monkeypatch.setattr(
-    measure_lib, "measure", lambda _, cascades, *__, **___: cascades
-  )
-  assert chosen(0.6) == (LARGE,)
-  assert chosen(0.7) == (LARGE, SMALL)
+  # A target that large patches reach chooses them.
+  found, _ = measure_cascade(forward, np.float32(1), **options, target=0.6)
+  assert found.cascade.sizes == (LARGE,)
 
 
 def test_cascades_take_turns_and_each_batch_counts_its_median(monkeypatch):
@@ -162,14 +128,52 @@ def test_cascades_take_turns_and_each_batch_counts_its_median(monkeypatch):
     programs, both, None, Loader(), rounds=3, clock=lambda: clock[0]
   )
   assert order[0] == "warm"
-  rounds = [order[i : i + 2] for i in range(1, len(order), 2)]
-  # Each batch three times, both cascades each time.
-  first = [0, 19, 22]
-  assert [{*pair} for pair in rounds] == [
-    {("12", i), ("4", i)} for i in first for _ in range(3)
-  ]
-  # Neither is always the first.
-  assert {pair[0][0] for pair in rounds} == {"12", "4"}
+  pairs = [order[i : i + 2] for i in range(1, len(order), 2)]
+  # Each batch three times, both cascades each time, neither always first.
+  firsts = [i for i in (0, 19, 22) for _ in range(3)]
+  assert [{*pair} for pair in pairs] == [{("12", i), ("4", i)} for i in firsts]
+  assert {pair[0][0] for pair in pairs} == {"12", "4"}
   # Three batches at their medians, over 24 images.
   assert [x.seconds for x in found] == [3 * 2 / 24, 3 * 1 / 24]
   assert [x.rows for x in found] == [(48,), (48,)]
+
+
+def measured(cascade, seconds, stages, *ranks):
+  outcome = Outcome(cascade, ranked(ranks), np.asarray(stages, np.int32))
+  return Measured(outcome, (), seconds)
+
+
+def test_routes_of_a_measured_cascade():
+  large, small = Cascade((LARGE,)), Cascade((SMALL,))
+  chosen = Cascade((LARGE, SMALL), (0.5,))
+  runs = {
+    large: measured(large, 1.0, (0,) * 4, 0, 1, 0, 1),
+    small: measured(small, 8.0, (0,) * 4, 0, 0, 0, 1),
+    chosen: measured(chosen, 3.0, (0, 1, 0, 0), 0, 0, 0, 1),
+  }
+  found = measure_lib.routes(
+    Choice(chosen, 1.0, 1.0), runs, {LARGE: 10, SMALL: 90}
+  )
+  assert [(r.kind, r.name, r.chosen) for r in found] == [
+    ("single size", "12", False),
+    ("single size", "4", False),
+    ("cascade", "12 -(0.5)> 4", True),
+  ]
+  assert [r.top1 for r in found] == [0.5, 0.75, 0.75]
+  assert [r.seconds for r in found] == [1, 8, 3]
+  # One image of four went on.
+  assert [r.multiply_adds for r in found] == [10, 90, 10 + 90 / 4]
+  assert [r.difference[0] for r in found] == [-0.25, 0, 0]
+  # One image of four differs: variance 3/16 * 4/3 = 1/4, over 4.
+  assert [r.difference[1] for r in found] == [0.25, 0, 0]
+
+
+def test_the_table_compares_with_the_smallest_patches():
+  head, *lines = measure_lib.table(ROUTES).split("\n")
+  assert head.split() == [
+    *("patch", "sizes", "top-1", "%", "less", "smallest"),
+    *("MFLOP", "us", "time", "%"),
+  ]
+  assert [line.split()[-1] for line in lines] == ["33", "100", "50"]
+  assert "cascade, chosen" in lines[2]
+  assert "-0.4 +- 0.3" in lines[2]

@@ -3,7 +3,6 @@
 import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,7 +12,6 @@ from flexivit_jax.core import resolution
 from flexivit_jax.core.errors import Fault
 from flexivit_jax.core.patch_size import FixedPatchSize
 from flexivit_jax.core.token_drop import NoDrop
-from flexivit_jax.core.tokens import patchify
 from flexivit_jax.data.loading import eval_loader as loading_eval_loader
 from flexivit_jax.data.packing import eval_loader as packing_eval_loader
 from flexivit_jax.data.packing import rows
@@ -25,35 +23,17 @@ from flexivit_jax.devices import mesh as mesh_lib
 from flexivit_jax.devices import placement
 from flexivit_jax.evaluation import predict
 from flexivit_jax.evaluation.predict import Wanted
-from flexivit_jax.models import sizes, vit
-from flexivit_jax.nn import pooling
-from flexivit_jax.nn.positions import learned_grid
-from flexivit_jax.tasks import classification
+from tests import tiny
 
 CLASSES, PATCH = 5, (4, 6)
+RESIZE, NATIVE = transforms.Resize((24, 24)), resolution.Native()
 SKIP = types.SimpleNamespace(skip=True, check=lambda bad, total: None)
 
 
 @pytest.fixture(scope="module")
 def model():
-  module = vit.ViT(
-    sizes.SIZES["mu"],
-    learned_grid.LearnedGrid((4, 4)),
-    pooling.Gap(),
-    kernel_hw=(8, 8),
-    num_classes=CLASSES,
-  )
-  images = jnp.zeros((1, 24, 24, 3), jnp.uint8)
-  shapes = jax.eval_shape(
-    module.init, jax.random.key(0), patchify(images, PATCH)
-  )
-  rng = np.random.default_rng(0)
-  # Small, so that norms and attention are as usual; as initialised, the head
-  # would be zero.
-  params = jax.tree.map(
-    lambda x: jnp.asarray(0.2 * rng.normal(size=x.shape), x.dtype),
-    shapes["params"],
-  )
+  module = tiny.tiny(num_classes=CLASSES)
+  params = tiny.parameters(module, scale=0.2)
   return LoadedModel(module, params, Spec("made up", "x"))
 
 
@@ -67,6 +47,21 @@ def _source(pixels):
   return source.InMemory(pixels, labels, ("unknown",))
 
 
+def _grid(source, **options):
+  """Batches of images of one size."""
+  resize = () if isinstance(source.pixels, np.ndarray) else (RESIZE,)
+  return loading_eval_loader.EvalLoader(source, [resize], 8, **options)
+
+
+def _packed(source, policy=NATIVE, **options):
+  """Rows of few images each, several of them open at once."""
+  cutter = Cutter(policy, FixedPatchSize(PATCH), NoDrop(), 40)
+  packing = rows.Packing(40, 6, open_rows=4)
+  return packing_eval_loader.PackEvalLoader(
+    source, (), [(cutter, packing)], 8, **options
+  )
+
+
 def _predict(model, batches, wanted, patch_hw=PATCH):
   mesh = mesh_lib.make_mesh()
   params = jax.device_put(model.params, placement.replicated(mesh))
@@ -75,15 +70,6 @@ def _predict(model, batches, wanted, patch_hw=PATCH):
   )
   return list(
     predict.predict(forward, params, batches, patch_hw, mesh, "image {}".format)
-  )
-
-
-def _packed(pixels, policy, batch_size=8, open_rows=4, **options):
-  """Rows of few images each, several of them open at once."""
-  cutter = Cutter(policy, FixedPatchSize(PATCH), NoDrop(), 40)
-  packing = rows.Packing(40, 6, open_rows=open_rows)
-  return packing_eval_loader.PackEvalLoader(
-    _source(pixels), (), [(cutter, packing)], batch_size, **options
   )
 
 
@@ -99,7 +85,7 @@ def _softmax(logits):
 
 def test_images_of_one_size_are_as_the_model_says(model):
   pixels = np.stack(_images([(24, 24)] * 19))
-  batches = loading_eval_loader.EvalLoader(_source(pixels), [()], 8)
+  batches = _grid(_source(pixels))
   found = _predict(model, batches, Wanted("softmax", 3, True, True))
   assert [p.index for p in found] == list(range(19))
   out = jax.device_get(model.outputs(pixels, PATCH))
@@ -119,7 +105,7 @@ def test_packed_images_come_in_order_and_keep_their_grids(model):
   """Though some rows are full before others that were opened earlier."""
   shapes = [(24, 24), (8, 60), (4, 6), (20, 18), (32, 6), (13, 31)] * 7
   pixels, policy = _images(shapes), resolution.Native(24)
-  batches = _packed(pixels, policy)
+  batches = _packed(_source(pixels), policy)
   order = [i for _, b in batches for i in b.index[b.index >= 0]]
   assert order != sorted(order)  # or nothing is tested
   found = _predict(model, batches, Wanted("softmax", 1, True, True))
@@ -133,48 +119,15 @@ def test_packed_images_come_in_order_and_keep_their_grids(model):
   np.testing.assert_array_equal([p.classes[0] for p in found], best)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_partial_batch_needs_no_program_of_its_own(
-  model, monkeypatch, packed
-):
-  traces, forward = [], predict._forward
-
-  def counted(*args, **kwargs):
-    traces.append(1)
-    return forward(*args, **kwargs)
-
-  monkeypatch.setattr(predict, "_forward", counted)
-  pixels = _images([(24, 24)] * 19)
-  if packed:
-    batches = _packed(pixels, resolution.Native())
-  else:
-    batches = loading_eval_loader.EvalLoader(_source(pixels), [()], 8)
-  assert len(_predict(model, batches, Wanted("softmax"))) == 19
-  assert len(traces) == 1
-
-
 def test_nothing_is_computed_that_is_not_wanted(model):
-  batches = loading_eval_loader.EvalLoader(
-    _source(np.stack(_images([(24, 24)]))), [()], 8
-  )
+  batches = _grid(_source(np.stack(_images([(24, 24)]))))
   (one,) = _predict(model, batches, Wanted(None, features=True))
   assert one.classes is one.probabilities is one.tokens is None
   assert one.features.shape == (32,)
-  (one,) = _predict(model, batches, Wanted("sigmoid"))
-  assert one.features is one.tokens is None
   # Five where more were asked for would be no class.
-  (one,) = _predict(model, batches, Wanted("softmax", 1000))
+  (one,) = _predict(model, batches, Wanted("sigmoid", 1000))
+  assert one.features is one.tokens is None
   assert sorted(one.classes) == list(range(CLASSES))
-  assert one.probabilities.sum() == pytest.approx(1, abs=1e-6)
-
-
-def test_probabilities_of_logits():
-  logits = np.array([[3.0, -1.0, 0.5, 2.5]], np.float32)
-  expected = {"softmax": _softmax(logits), "sigmoid": 1 / (1 + np.exp(-logits))}
-  assert predict.PROBABILITIES.keys() == expected.keys()
-  for name, loss in predict.PROBABILITIES.items():
-    found = loss.probabilities(logits)
-    np.testing.assert_allclose(found, expected[name], rtol=1e-6)
 
 
 def test_classes_are_in_order_though_their_probabilities_round_to_one(model):
@@ -182,9 +135,7 @@ def test_classes_are_in_order_though_their_probabilities_round_to_one(model):
   head["bias"] = np.array([50, 70, 60, 80, -1], np.float32)
   params = {**model.params, "head": head}
   certain = LoadedModel(model.model, params, model.spec)
-  batches = loading_eval_loader.EvalLoader(
-    _source(np.stack(_images([(24, 24)]))), [()], 8
-  )
+  batches = _grid(_source(np.stack(_images([(24, 24)]))))
   (one,) = _predict(certain, batches, Wanted("sigmoid", 4))
   assert one.probabilities.tolist() == [1, 1, 1, 1]
   assert one.classes.tolist() == [3, 1, 2, 0]
@@ -197,21 +148,12 @@ class _Damaged(source.InMemory):
     return super().image(index)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_bad_images_are_left_out(model, packed):
-  good = [i for i in range(19) if i not in (0, 9, 18)]
+@pytest.mark.parametrize("make", [_grid, _packed])
+def test_bad_images_are_left_out(model, make):
   damaged = _Damaged(*vars(_source(_images([(24, 24)] * 19))).values())
-  if packed:
-    cutter = Cutter(resolution.Native(), FixedPatchSize(PATCH), NoDrop(), 40)
-    batches = packing_eval_loader.PackEvalLoader(
-      damaged, (), [(cutter, rows.Packing(40, 6))], 8, on_bad_image=SKIP
-    )
-  else:
-    resize = transforms.Resize((24, 24))
-    batches = loading_eval_loader.EvalLoader(
-      damaged, [(resize,)], 8, on_bad_image=SKIP
-    )
+  batches = make(damaged, on_bad_image=SKIP)
   found = _predict(model, batches, Wanted("softmax"))
+  good = [i for i in range(19) if i not in (0, 9, 18)]
   assert [p.index for p in found] == good
   assert sorted(batches.bad) == [0, 9, 18]
 
@@ -220,29 +162,21 @@ def test_bad_images_are_left_out(model, packed):
   ("wanted", "field"),
   [
     (Wanted("softmax"), "probabilities"),
-    (Wanted(None, features=True), "features"),
     (Wanted(None, features=True, tokens=True), "features"),
   ],
 )
-def test_what_is_no_number_is_a_fault(model, wanted, field):
+def test_numbers_that_are_not_finite_are_a_fault(model, wanted, field):
   params = jax.tree.map(lambda x: x * np.float32("nan"), model.params)
   broken = LoadedModel(model.model, params, model.spec)
-  batches = loading_eval_loader.EvalLoader(
-    _source(np.stack(_images([(24, 24)] * 2))), [()], 8
-  )
-  with pytest.raises(Fault) as caught:
+  batches = _grid(_source(np.stack(_images([(24, 24)] * 2))))
+  text = f"^image 0: the model's {field} are not finite numbers: its weights"
+  with pytest.raises(Fault, match=text):
     _predict(broken, batches, wanted)
-  assert str(caught.value) == (
-    f"image 0: the model's {field} are not finite numbers: its weights are "
-    "damaged, or too large for its precision"
-  )
 
 
 def test_probabilities_follow_the_loss_of_a_run(model, small_experiment):
   assert predict.probabilities_of(model) is None
-  for loss, expected in (("softmax", "softmax"), ("sigmoid", "sigmoid")):
-    run = small_experiment(f"task.loss={loss}")
-    assert isinstance(run.task, classification.Supervised)
-    spec = Spec("made up", "x", experiment=run)
+  for loss in ("softmax", "sigmoid"):
+    spec = Spec("x", "x", experiment=small_experiment(f"task.loss={loss}"))
     found = LoadedModel(model.model, model.params, spec)
-    assert predict.probabilities_of(found) == expected
+    assert predict.probabilities_of(found) == loss

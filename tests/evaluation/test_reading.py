@@ -58,15 +58,13 @@ def _run(*processes):
     )
 
 
-def test_one_that_has_fewer_gives_batches_of_no_weight():
+def test_one_that_has_fewer_or_none_gives_batches_of_no_weight():
   found = _run(Batches((0, "a"), (0, "b"), (0, "c")), Batches((0, "d")))
   assert found == [
     [(0, "a"), (0, "b"), (0, "c")],
     [(0, "d"), (0, "-"), (0, "-")],
   ]
 
-
-def test_one_that_has_none_takes_part():
   assert _run(Batches(), Batches((0, "a"))) == [[(0, "-")], [(0, "a")]]
   assert _run(Batches(), Batches()) == [[], []]
 

@@ -41,17 +41,13 @@ def test_all_files_are_written(written):
   assert files(directory) == expected(*names)
   assert {str(p.relative_to(directory)) for p in paths} == files(directory)
   assert {*names, "routes"} == set(report.FIGURES)
-  assert (paths[0].name, paths[1].name) == ("report.html", "results.json")
 
 
 def test_files_hold_what_they_should(written):
   directory, sweep, paths = written
   found = json.loads((directory / "results.json").read_text())
   assert found == results.to_json(sweep)
-  text = paths[0].read_text(encoding="utf-8")
-  assert text.startswith("<!DOCTYPE html>")
-  assert text.endswith("</html>\n")
-  assert 'alt="Accuracy against cost: latency"' in text
+  assert paths[0].read_text(encoding="utf-8").endswith("</html>\n")
   for path in paths[2:]:
     content = path.read_bytes()
     if path.suffix == ".png":
@@ -94,27 +90,16 @@ def test_a_full_disk_names_the_file(small_disk):
 
 
 @pytest.mark.slow
-def test_cascades_have_a_figure_and_a_section(tmp_path):
+def test_cascades_have_a_figure_and_a_section_and_take_them_along(tmp_path):
   one = invented_sweeps.sweep(invented_sweeps.settings((12, 4), sides=(24,)))
-  report.write(tmp_path, one, None)
-  assert "Cascades" not in (tmp_path / "report.html").read_text()
-  both = dataclasses.replace(one, routes=invented_sweeps.ROUTES)
-  report.write(tmp_path, both, None)
-  page = (tmp_path / "report.html").read_text()
-  assert "12 -(0.93)&gt; 4" in page
-  assert "cascade, chosen" in page
-  assert "-0.4 +- 0.3" in page
-  assert (tmp_path / "figures" / "routes.svg").exists()
-  numbers = json.loads((tmp_path / "results.json").read_text())
-  assert numbers["routes"][2] == {
-    "kind": "cascade",
-    "name": "12 -(0.93)> 4",
-    "top1": 0.986,
-    "difference": [-0.004, 0.003],
-    "multiply_adds": 2e6,
-    "seconds": 75e-6,
-    "chosen": True,
-  }
-  # And leaves with them.
-  report.write(tmp_path, one, None)
-  assert not (tmp_path / "figures" / "routes.svg").exists()
+  routes = invented_sweeps.ROUTES
+  for sweep in (dataclasses.replace(one, routes=routes), one):
+    report.write(tmp_path, sweep, None)
+    page = (tmp_path / "report.html").read_text()
+    for text in ("12 -(0.93)&gt; 4", "cascade, chosen", "-0.4 +- 0.3"):
+      assert (text in page) == bool(sweep.routes)
+    drawn = (tmp_path / "figures" / "routes.svg").exists()
+    assert drawn == bool(sweep.routes)
+    numbers = json.loads((tmp_path / "results.json").read_text())
+    shown = [(r["name"], r["top1"]) for r in numbers["routes"]]
+    assert shown == [(r.name, r.top1) for r in sweep.routes]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from invented_sweeps import assert_same, ranked
 from jax.sharding import AxisType
 
 from flexivit_jax.core.cut import to_tokens
@@ -18,10 +19,8 @@ from flexivit_jax.core.tokens import Batch, patchify
 from flexivit_jax.devices import placement
 from flexivit_jax.evaluation.cascade import cascade, run
 from flexivit_jax.evaluation.cascade.cascade import STOP, Cascade
-from flexivit_jax.models import sizes, vit
-from flexivit_jax.nn import pooling
-from flexivit_jax.nn.positions import learned_grid
 from flexivit_jax.tasks.predictions import Answers, answer
+from tests import tiny
 
 LARGE, MIDDLE, SMALL = (12, 12), (6, 6), (4, 4)
 SIZES = (LARGE, MIDDLE, SMALL)
@@ -79,15 +78,14 @@ class Oracle:
 
   def answers(self, batch):
     """What each size answers to all, on the host."""
-    row = np.arange(len(batch.index), dtype=np.int32)
+    fields = dict(index=batch.index[:, 0], label=batch.labels[:, 0])
+    fields["predicted"] = 3 * np.arange(len(batch.index))
     return {
-      size: Answers(
-        index=batch.index[:, 0],
-        label=batch.labels[:, 0],
-        predicted=row * 3,
+      size: ranked(
+        self.rank[size],
         confidence=self.confidence[size],
         loss=self.confidence[size] + math.prod(size),
-        rank=self.rank[size],
+        **fields,
       )
       for size in SIZES
     }
@@ -113,27 +111,16 @@ def compiled_oracle(count):
   return oracle.answers(batch), programs, on_devices
 
 
-def assert_same(ours, others, rows=slice(None)):
-  for field in dataclasses.fields(Answers):
-    np.testing.assert_array_equal(
-      getattr(ours, field.name)[rows], getattr(others, field.name)[rows]
-    )
-
-
-def test_numbers_of_rows():
-  assert run.row_counts(16, 1) == (1, 2, 4, 8, 16)
-  assert run.row_counts(16, 2) == (2, 4, 8, 16)
-  assert run.row_counts(24, 8) == (8, 16, 24)
-  assert run.row_counts(100, 1) == (1, 2, 4, 8, 16, 32, 64, 100)
-  assert run.row_counts(1, 1) == (1,)
-  for size in (5, 64, 100, 128):
-    assert len(run.row_counts(size, 1)) == math.ceil(math.log2(size)) + 1
-
-
-@pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize(
-  "thresholds",
-  [(0.5, 0.5), (0.9, 0.05), (0.02, 0.9), (1.0, 0.3), (STOP, 1.0), (0.3, STOP)],
+  ("devices", "thresholds"),
+  [
+    (1, (0.5, 0.5)),
+    (8, (0.9, 0.05)),
+    (1, (0.02, 0.9)),
+    (8, (1.0, 0.3)),
+    (1, (STOP, 1.0)),
+    (8, (0.3, STOP)),
+  ],
 )
 def test_each_image_is_answered_where_it_stops(devices, thresholds):
   """And in the order of the batch; its rows are counted."""
@@ -141,27 +128,22 @@ def test_each_image_is_answered_where_it_stops(devices, thresholds):
   chosen = Cascade(SIZES, thresholds)
   ran = run.run(programs, chosen, THREE, on_devices)
   expected = cascade.predict(chosen, answers)
+  if thresholds == (0.5, 0.5):
+    assert expected.reached == (40, 16, 12)  # or this would not tell much
+    assert not np.array_equal(expected.stages, np.sort(expected.stages))
   assert_same(ran.answers, expected.answers)
   np.testing.assert_array_equal(ran.stages, expected.stages)
   counts = run.row_counts(40, devices)
+  assert counts == (*((1, 2, 4) if devices == 1 else ()), 8, 16, 32, 40)
   for rows, reached in zip(ran.rows, expected.reached, strict=True):
     # The least that is compiled: less than twice as many as are needed.
     assert rows == min((c for c in counts if c >= reached > 0), default=0)
 
 
-def test_the_oracle_sends_images_on_in_every_way():
-  """Or the test above would not tell much."""
-  answers, _, _ = compiled_oracle(1)
-  outcome = cascade.predict(Cascade(SIZES, (0.5, 0.5)), answers)
-  assert outcome.reached == (40, 16, 12)
-  assert not np.array_equal(outcome.stages, np.sort(outcome.stages))
-
-
-@pytest.mark.parametrize("thresholds", [(0.5, 0.5), (1.0, 1.0)])
-def test_padding_goes_nowhere(thresholds):
+def test_padding_goes_nowhere():
   index = [7, -1, 3, 4, -1, 5, -1, -1]
   batch = make_batch(index)
-  oracle, chosen = Oracle(8), Cascade(SIZES, thresholds)
+  oracle, chosen = Oracle(8), Cascade(SIZES, (1.0, 1.0))
   programs, on_devices, _ = compiled(oracle, [chosen], batch, 1)
   ran = run.run(programs, chosen, THREE, on_devices)
   expected = cascade.predict(chosen, oracle.answers(batch))
@@ -169,9 +151,8 @@ def test_padding_goes_nowhere(thresholds):
   assert_same(ran.answers, expected.answers, real)
   assert (ran.answers.index[~real] == -1).all()
   assert (ran.stages[~real] == 0).all()
-  if thresholds == (1.0, 1.0):
-    assert ran.stages[real].tolist() == [2] * 4
-    assert ran.rows == (8, 4, 4)
+  assert ran.stages[real].tolist() == [2] * 4
+  assert ran.rows == (8, 4, 4)
 
 
 def test_nothing_is_traced_or_compiled_once_compiled():
@@ -185,12 +166,8 @@ def test_nothing_is_traced_or_compiled_once_compiled():
   oracle = Oracle(16)
   programs, on_devices, lines = compiled(oracle, cascades, batch, 1)
   # Two first sizes, and log2(16) + 1 programs of each that comes later.
-  assert sorted(oracle.traced) == sorted(
-    [(LARGE, 16), (SMALL, 16)]
-    + [(size, n) for size in (MIDDLE, SMALL) for n in (1, 2, 4, 8, 16)]
-  )
-  assert len(lines) == 12
-  assert lines[0].startswith("compiled cascade 1/12: 12 px, 16 images, ")
+  some = [(size, n) for size in (MIDDLE, SMALL) for n in (1, 2, 4, 8, 16)]
+  assert oracle.traced == [(LARGE, 16), (SMALL, 16), *some]
   assert lines[2].startswith("compiled cascade 3/12: 6 px, 1 images, ")
   run.run(programs, cascades[0], THREE, on_devices)
   count = len(oracle.traced)
@@ -201,8 +178,7 @@ def test_nothing_is_traced_or_compiled_once_compiled():
       for each in (*cascades, Cascade(SIZES, (threshold, 0.7))):
         ran = run.run(programs, each, THREE, on_devices)
         seen_rows.update(ran.rows)
-  assert seen == []
-  assert len(oracle.traced) == count
+  assert (seen, len(oracle.traced)) == ([], count)
   assert seen_rows == {0, 1, 2, 4, 8, 16}
 
 
@@ -210,32 +186,15 @@ def test_nothing_is_traced_or_compiled_once_compiled():
 def logged_by_jax():
   seen, handler = [], logging.Handler()
   handler.emit = lambda record: seen.append(record.getMessage())
-  logger = logging.getLogger("jax")
-  logger.addHandler(handler)
+  logging.getLogger("jax").addHandler(handler)
   try:
     yield seen
   finally:
-    logger.removeHandler(handler)
+    logging.getLogger("jax").removeHandler(handler)
 
 
-MODEL = vit.ViT(
-  size=sizes.SIZES["mu"],
-  position=learned_grid.LearnedGrid((3, 3)),
-  pool=pooling.Gap(),
-  kernel_hw=(12, 12),
-  num_classes=5,
-)
-
-
-@pytest.fixture(scope="module")
-def params():
-  """Of a head that is not all zeros."""
-  images = jnp.zeros((1, 12, 12, 3), jnp.uint8)
-  init = jax.jit(lambda x: MODEL.init(jax.random.key(0), patchify(x, SMALL)))
-  made = init(images)["params"]
-  kernel = made["head"]["kernel"]
-  head = jax.random.normal(jax.random.key(1), kernel.shape)
-  return {**made, "head": {**made["head"], "kernel": head}}
+MODEL = tiny.tiny(num_classes=5)
+PARAMS = tiny.parameters(MODEL, scale=0.3)
 
 
 def forward(params, batch, *, patch_hw):
@@ -266,12 +225,12 @@ BATCH = make_batch(range(4))
 
 
 @pytest.fixture(scope="module")
-def model(params):
+def model():
   """Programs, the batch on the device, and what each size answers to it."""
   programs, on_devices, _ = compiled(
-    forward, [Cascade(PAIR, (0.5,))], BATCH, 1, params
+    forward, [Cascade(PAIR, (0.5,))], BATCH, 1, PARAMS
   )
-  answers = {size: one_size(params, size, BATCH) for size in PAIR}
+  answers = {size: one_size(PARAMS, size, BATCH) for size in PAIR}
   return programs, on_devices, answers
 
 
@@ -290,32 +249,20 @@ def assert_near(ours, others):
     )
 
 
-def test_a_model_that_always_stops_is_its_first_size(params, model):
+def test_a_model_that_always_stops_is_its_first_size(model):
   """Bit for bit: it is the same program."""
   programs, on_devices, answers = model
-  ran = run.run(programs, Cascade(PAIR, (STOP,)), params, on_devices)
+  ran = run.run(programs, Cascade(PAIR, (STOP,)), PARAMS, on_devices)
   assert_same(ran.answers, answers[LARGE])
   assert ran.rows == (4, 0)
 
 
-def test_a_model_that_never_stops_is_its_last_size(params, model):
-  programs, on_devices, answers = model
-  ran = run.run(programs, Cascade(PAIR, (1.0,)), params, on_devices)
-  assert_near(ran.answers, answers[SMALL])
-  assert ran.rows == (4, 4)
-  # Bit for bit what its last program says of all rows in their order.
-  rows = np.arange(4, dtype=np.int32)
-  assert_same(
-    ran.answers, flat(programs.some[SMALL][4](params, on_devices, rows))
-  )
-
-
-def test_a_model_answers_each_image_as_if_it_were_alone(params, model):
+def test_a_model_answers_each_image_as_if_it_were_alone(model):
   programs, on_devices, answers = model
   # Between two confidences, so that rounding sends no image elsewhere.
   threshold = float(np.sort(answers[LARGE].confidence)[1:3].mean())
   chosen = Cascade(PAIR, (threshold,))
-  ran = run.run(programs, chosen, params, on_devices)
+  ran = run.run(programs, chosen, PARAMS, on_devices)
   expected = cascade.predict(chosen, answers)
   np.testing.assert_array_equal(ran.stages, expected.stages)
   assert ran.stages.sum() == 2
@@ -323,24 +270,16 @@ def test_a_model_answers_each_image_as_if_it_were_alone(params, model):
   # One of each size, all by itself.
   for row in (int(ran.stages.argmin()), int(ran.stages.argmax())):
     own = jax.tree.map(operator.itemgetter(slice(row, row + 1)), BATCH)
-    alone = one_size(params, PAIR[ran.stages[row]], own)
+    alone = one_size(PARAMS, PAIR[ran.stages[row]], own)
     assert_near(jax.tree.map(lambda x, i=row: x[i : i + 1], ran.answers), alone)
   with pytest.raises(AssertionError):
     assert_near(ran.answers, answers[SMALL])
 
 
 def test_what_cannot_be_run_is_refused():
-  batch = make_batch(range(12))
-  with pytest.raises(ValueError) as caught:
-    compiled(Oracle(12), [Cascade((LARGE,))], batch, 8)
-  assert str(caught.value) == (
-    "12 images or packed rows do not divide over the 8 devices of the mesh's "
-    "axis data: take 8 or 16"
-  )
+  batch, one = make_batch(range(12)), [Cascade((LARGE,))]
+  with pytest.raises(ValueError, match=r"^12 .* 8 devices .*: take 8 or 16$"):
+    compiled(Oracle(12), one, batch, 8)
   packed = dataclasses.replace(batch, inputs=patchify(batch.inputs, SMALL))
-  with pytest.raises(ValueError) as caught:
-    compiled(Oracle(12), [Cascade((LARGE,))], packed, 1)
-  assert str(caught.value) == (
-    "a cascade cuts images again at each patch size, and these are packed: "
-    "give images of one size"
-  )
+  with pytest.raises(ValueError, match=r"packed: give images of one size$"):
+    compiled(Oracle(12), one, packed, 1)

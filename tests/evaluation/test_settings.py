@@ -2,7 +2,6 @@
 
 import pytest
 
-from flexivit_jax.core.sizes import size_name
 from flexivit_jax.evaluation.settings import Setting
 
 
@@ -29,8 +28,3 @@ def test_names(setting, name, short, at, text):
   assert setting.short_name == short
   assert setting.at == at
   assert str(setting) == text
-
-
-def test_names_of_sizes():
-  assert size_name((8, 8)) == "8"
-  assert size_name((8, 6)) == "8x6"

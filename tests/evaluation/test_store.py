@@ -1,14 +1,13 @@
 """Points that survive the process that made them."""
 
-import dataclasses
 import re
 
 import numpy as np
 import pytest
+from invented_sweeps import assert_same, ranked
 
 from flexivit_jax.evaluation.settings import Cost, Point, Setting
 from flexivit_jax.evaluation.store import Store
-from flexivit_jax.tasks.predictions import Answers
 
 SETTINGS = [
   Setting((16, 16), (240, 240)),
@@ -21,20 +20,16 @@ SETTINGS = [
 def made(setting, latency=(0.001, 0.002)):
   cost = Cost(1e9, 2**30, 3.5, latency, 100.0)
   point = Point(setting, 225.0, 3, 0.5, 0.75, 1.25, 0.125, cost)
-  numbers = np.arange(3)
-  return point, Answers(
-    *(numbers.astype(np.int32),) * 3,
-    *(numbers.astype(np.float32) / 7,) * 2,
-    numbers.astype(np.int32),
-  )
+  return point, ranked([0, 1, 2], loss=np.arange(3) / 7)
 
 
 def key(setting):
   return {"data": "digits", "sizes": (1, 2)}
 
 
-@pytest.mark.parametrize("latency", [None, (0.001, 0.002)])
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+@pytest.mark.parametrize(
+  ("setting", "latency"), list(zip(SETTINGS, (None, (0.1, 0.2)) * 2)), ids=str
+)
 def test_what_was_saved_is_loaded(setting, latency, tmp_path):
   store = Store(tmp_path / "points", key)
   assert store.load(setting) is None
@@ -42,10 +37,7 @@ def test_what_was_saved_is_loaded(setting, latency, tmp_path):
   store.save(point, answers)
   loaded, again = store.load(setting)
   assert loaded == point
-  for field in dataclasses.fields(Answers):
-    old, new = (getattr(x, field.name) for x in (answers, again))
-    assert old.dtype == new.dtype
-    np.testing.assert_array_equal(old, new)
+  assert_same(again, answers)
   (path,) = (tmp_path / "points").iterdir()
   assert re.fullmatch(rf"{setting.name}-[0-9a-f]{{8}}\.npz", path.name)
 

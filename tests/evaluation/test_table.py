@@ -69,16 +69,9 @@ def test_the_table():
 def test_plain_values_come_back_from_json():
   made = found(AT_24, seeds=1)
   values = json.loads(json.dumps(table.to_json(made)))
-  assert values["schema"] == 1
-  assert values["classes"] == ["a", "b"]
-  assert values["validation"] is None
+  assert (values["classes"], values["validation"]) == (["a", "b"], None)
   points = values["points"]
-  assert [(p["name"], p["shots"]) for p in points] == [
-    ("12_at_24", 1),
-    ("12_at_24", 5),
-    ("4x6_at_24", 1),
-    ("4x6_at_24", 5),
-  ]
+  assert [p["shots"] for p in points] == [1, 5, 1, 5]
   assert points[3] == {
     "name": "4x6_at_24",
     "patch_hw": [4, 6],
@@ -96,44 +89,22 @@ def test_plain_values_come_back_from_json():
   assert (first["image_hw"], first["budget"]) == (None, 9)
 
 
-def _lines(figure):
-  (plot,) = figure.axes
-  return [
-    c.lines[0] for c in plot.containers if isinstance(c, ErrorbarContainer)
-  ]
-
-
 def test_the_figure_has_a_line_for_each_number_of_shots():
   figure = draw_few_shot(found(AT_24).points)
-  lines = _lines(figure)
+  (plot,) = figure.axes
+  bars = [c for c in plot.containers if isinstance(c, ErrorbarContainer)]
+  lines = [c.lines[0] for c in bars]
   # Sides of squares of as many pixels, from the left.
   for line, top1 in zip(lines, ([61, 60], [71, 70]), strict=True):
     assert list(line.get_xdata()) == [24**0.5, 12]
     assert list(line.get_ydata()) == pytest.approx(top1)
   assert len({line.get_color() for line in lines}) == 2
-  assert {line.get_color() for line in lines} <= set(style.COLOURS)
-  assert len({line.get_marker() for line in lines}) == 2
-  (plot,) = figure.axes
   low, high = plot.get_ylim()
   # Bars too: 5.8 around 60 to 71.
   assert low < 60 - 5.8 < 71 + 5.8 < high
   labels = [text.get_text() for text in plot.get_xticklabels()]
   assert labels == ["4x6", "12"]
-  (legend,) = figure.legends
-  assert [text.get_text() for text in legend.get_texts()] == [
-    "1 image of each class",
-    "5 images of each class",
-  ]
-
-
-@pytest.mark.parametrize(
-  "made",
-  [
-    found(AT_24[:1], shots=(1,)),
-    found(BUDGETS),
-    found(AT_24, shots=tuple(range(1, 9)), seeds=1),
-  ],
-  ids=["one point", "budgets", "more lines than colours"],
-)
-def test_no_figure_crashes(made):
-  assert style.png(draw_few_shot(made.points))[:4] == b"\x89PNG"
+  # More lines than colours.
+  many = found(AT_24, shots=tuple(range(1, 9)), seeds=1)
+  for made in (found(BUDGETS), many):
+    assert style.png(draw_few_shot(made.points))[:4] == b"\x89PNG"

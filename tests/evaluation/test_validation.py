@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from invented_sweeps import ranked
 
 from flexivit_jax.checkpoints import run_metrics
 from flexivit_jax.core.metric import Metric
@@ -11,7 +12,6 @@ from flexivit_jax.evaluation import measured, validation
 from flexivit_jax.evaluation.settings import Setting
 from flexivit_jax.evaluation.sweep import Found
 from flexivit_jax.tasks.classification import Supervised
-from flexivit_jax.tasks.predictions import Answers
 
 SIZES = [Setting((4, 4), (24, 24)), Setting((6, 6), (24, 24))]
 
@@ -77,14 +77,9 @@ def test_a_loss_is_better_where_it_is_lower():
 def test_an_accuracy_is_better_where_it_is_higher():
   of = validation.of(Supervised())
 
-  def answers(rank, loss):
-    index = np.arange(len(rank))
-    return Answers(index, index, index, index, np.array(loss), np.array(rank))
-
-  found = {
-    SIZES[0]: Found(answers([0, 0, 1, 0], [0.5, 0.5, 2.0, 1.0]), 36, 1),
-    SIZES[1]: Found(answers([0, 3, 1, 0], [1.0, 1.0, 1.0, 3.0]), 16, 1),
-  }
+  four = ranked([0, 0, 1, 0], loss=[0.5, 0.5, 2.0, 1.0])
+  six = ranked([0, 3, 1, 0], loss=[1.0, 1.0, 1.0, 3.0])
+  found = {SIZES[0]: Found(four, 36, 1), SIZES[1]: Found(six, 16, 1)}
   values = of.values(found)
   assert values == {
     "validation/top1": 0.625,

@@ -52,7 +52,7 @@ class Cascade:
         )
 
   def __str__(self):
-    """As "12 -(0.93)> 6 -(0.8)> 4"."""
+    """Text: "12 -(0.93)> 6 -(0.8)> 4"."""
     arrows = [f" -({t:.4g})> " for t in self.thresholds]
     names = map(size_name, self.sizes)
     return "".join(x for pair in zip(names, [*arrows, ""]) for x in pair)
@@ -75,7 +75,7 @@ def check_sizes(sizes: Sequence[tuple[int, int]]) -> None:
 
 
 def goes_on(confidence: np.ndarray, threshold: float) -> np.ndarray:
-  """Which images need a smaller patch size.
+  """Mask of the images that need a smaller patch size.
 
   Args:
     confidence: f32 `[n]`. NaN is no answer, so it goes on, except at `STOP`.
@@ -93,7 +93,7 @@ def goes_on(confidence: np.ndarray, threshold: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What a cascade did with images.
+  """Result of a cascade on images.
 
   Attributes:
     cascade: that saw them.
@@ -107,7 +107,7 @@ class Outcome:
 
   @property
   def reached(self) -> tuple[int, ...]:
-    """How many images were seen at each size."""
+    """Count of images seen at each size."""
     return tuple(
       int((self.stages >= k).sum()) for k in range(len(self.cascade.sizes))
     )
@@ -126,7 +126,7 @@ class Outcome:
 def predict(
   cascade: Cascade, answers: Mapping[tuple[int, int], Answers]
 ) -> Outcome:
-  """What a cascade would do, from what each size answers to all images.
+  """Result of a cascade, computed from each size's answers to all images.
 
   Args:
     answers: by patch size, `[n]` as gathered on the host.
@@ -152,8 +152,7 @@ def predict(
 
 
 def aligned(
-  sizes: Sequence[tuple[int, int]],
-  answers: Mapping[tuple[int, int], Answers],
+  sizes: Sequence[tuple[int, int]], answers: Mapping[tuple[int, int], Answers]
 ) -> list[Answers]:
   """The answers of each size, which are to be on the same images.
 

@@ -201,5 +201,5 @@ def cells(found: Sequence[Route]) -> list[tuple[str, ...]]:
 
 
 def table(found: Sequence[Route]) -> str:
-  """The same as aligned text."""
+  """The lines of `cells` as aligned text."""
   return align([HEAD, *cells(found)], left=2)

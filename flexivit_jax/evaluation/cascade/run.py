@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +23,8 @@ from flexivit_jax.core.tokens import Batch, Tokens
 from flexivit_jax.devices import mesh as mesh_lib
 from flexivit_jax.devices import placement
 from flexivit_jax.evaluation.cascade.cascade import STOP, Cascade, goes_on
+from flexivit_jax.evaluation.sweep import Forward
 from flexivit_jax.tasks.predictions import Answers
-
-
-class Forward(Protocol):
-  """A model's answers to a batch of images, on the devices, `[b, 1]`."""
-
-  def __call__(
-    self, params: Any, batch: Batch, *, patch_hw: tuple[int, int]
-  ) -> Answers: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +75,7 @@ def compile_cascades(
   mesh: jax.sharding.Mesh,
   report: Callable[[str], None],
 ) -> Programs:
-  """What `run` needs; thresholds are no part of it.
+  """Compile the programs of cascades; thresholds are not compiled in.
 
   Args:
     forward: of a batch of any number of rows.
@@ -163,7 +155,7 @@ def _place(rows: np.ndarray, mesh) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Ran:
-  """What a cascade did with one batch.
+  """Result of a cascade on one batch.
 
   Attributes:
     answers: `[b]` on the host, in the order of the batch; index -1 where the

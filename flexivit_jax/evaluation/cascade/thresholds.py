@@ -177,7 +177,7 @@ class _Grid:
     return total
 
   def _passing(self, which: np.ndarray, k: int) -> np.ndarray:
-    """How many of these images the first k thresholds all let go on."""
+    """Count of these images that the first k thresholds all let go on."""
     lengths = [len(values) + 1 for values in self.values]
     flat = np.zeros(self.images, np.int64)
     for length, place in zip(lengths[:k], self.places[:k]):

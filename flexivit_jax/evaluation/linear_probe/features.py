@@ -1,4 +1,4 @@
-"""What the head reads of each image: the pooled features."""
+"""Pooled features of each image, as the head reads them."""
 
 import dataclasses
 

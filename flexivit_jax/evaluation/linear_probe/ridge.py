@@ -150,7 +150,7 @@ def check_penalty(penalty: float) -> None:
 def ridge(
   features: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> Ridge:
-  """What `Ridge.at` needs.
+  """Fit a classifier for any penalty.
 
   Args:
     features: `[n, d]`, of any floating type; computed in float64.
@@ -172,26 +172,20 @@ def ridge(
   if len(x) < x.shape[1]:
     eigenvalues, vectors = np.linalg.eigh(x @ x.T)
     left = x.T @ vectors
-    right = 2 * _sums(vectors, labels, len(classes)) - _total(vectors)
+    right = _targets(vectors, labels, len(classes))
   else:
     eigenvalues, left = np.linalg.eigh(x.T @ x)
-    right = left.T @ (2 * _sums(x, labels, len(classes)) - _total(x))
+    right = left.T @ _targets(x, labels, len(classes))
   # Those of a Gram matrix are not below 0 but by rounding.
   return Ridge(mean, std, np.maximum(eigenvalues, 0), left, right)
 
 
-def _sums(x, labels, num_classes):
-  """x^T [labels are this class], `[columns, classes]`: the targets of many
-  images and classes are never there."""
-  sums = np.zeros((num_classes, x.shape[1]))
+def _targets(x, labels, num_classes):
+  """x^T Y, `[columns, classes]`, without Y: it would be large."""
   order = np.argsort(labels, kind="stable")
   starts = np.searchsorted(labels[order], np.arange(num_classes))
-  sums[:] = np.add.reduceat(x[order], starts)  # each class has an image
-  return sums.T
-
-
-def _total(x):
-  return x.sum(axis=0)[:, None]
+  sums = np.add.reduceat(x[order], starts).T  # each class has an image
+  return 2 * sums - x.sum(axis=0)[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +206,7 @@ class Images:
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-  """Of one number of shots.
+  """Accuracy after training on one number of shots.
 
   Attributes:
     shots: images of each class.
@@ -230,8 +224,10 @@ class Accuracy:
 
   @property
   def standard_error(self) -> float | None:
-    """Of the mean, over draws: how far another draw of as many would move it;
-    that the test images are a sample too is not in it. None: one draw."""
+    """Standard error of the mean over draws; None: one draw.
+
+    It leaves out that the test images are a sample too.
+    """
     if len(self.top1) < 2:
       return None
     return float(np.std(self.top1, ddof=1) / len(self.top1) ** 0.5)

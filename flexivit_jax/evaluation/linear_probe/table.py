@@ -1,4 +1,4 @@
-"""What a few-shot evaluation found: as a table, and as plain values."""
+"""Few-shot results as a table and as plain values."""
 
 import dataclasses
 from typing import Any
@@ -94,7 +94,7 @@ def _percent(accuracy):
 
 
 def to_json(found: FewShot) -> dict[str, Any]:
-  """The same as plain values; docs/few_shot.md lists the fields."""
+  """Plain values; docs/few_shot.md lists the fields."""
   names = [f.name for f in dataclasses.fields(FewShot) if f.name != "points"]
   said = {name: getattr(found, name) for name in names}
   return {

@@ -47,9 +47,7 @@ def render(
     element("meta", charset="utf-8"),
     element("meta", http_equiv="Content-Security-Policy", content=policy),
     element(
-      "meta",
-      name="viewport",
-      content="width=device-width, initial-scale=1",
+      "meta", name="viewport", content="width=device-width, initial-scale=1"
     ),
     # Or the browser asks for /favicon.ico where the page is served.
     Html('<link rel="icon" href="data:,">'),
@@ -81,8 +79,7 @@ def _section(title, *children):
 
 def _facts(facts):
   return element(
-    "dl",
-    *(join(element("dt", k), element("dd", v)) for k, v in facts.items()),
+    "dl", *(join(element("dt", k), element("dd", v)) for k, v in facts.items())
   )
 
 
@@ -129,12 +126,7 @@ def _table(columns):
 def _scrolling(content, label):
   """A box that scrolls by itself, by keyboard as well."""
   return element(
-    "div",
-    content,
-    class_="scroll",
-    tabindex=0,
-    role="region",
-    aria_label=label,
+    "div", content, class_="scroll", tabindex=0, role="region", aria_label=label
   )
 
 
@@ -163,9 +155,7 @@ def _routes(sweep):
   )
   return _scrolling(
     element(
-      "table",
-      element("thead", element("tr", *head)),
-      element("tbody", *rows),
+      "table", element("thead", element("tr", *head)), element("tbody", *rows)
     ),
     "cascades",
   )

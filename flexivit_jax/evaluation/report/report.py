@@ -64,11 +64,7 @@ def write(
 
   page = directory / "report.html"
   text = page_lib.render(
-    sweep,
-    drawings=drawings,
-    worst=worst,
-    sensitive=sensitive,
-    image=image,
+    sweep, drawings=drawings, worst=worst, sensitive=sensitive, image=image
   )
   _write(page, text.encode())
   return (page, numbers, *written)

@@ -14,7 +14,7 @@ NAME = "results.json"
 
 
 def to_json(sweep: Sweep) -> dict[str, Any]:
-  """What a sweep found, without the answers to each image.
+  """Results of a sweep without the answers to each image.
 
   Numbers that are not finite, which JSON does not have, become None, as do
   those that were not measured. docs/evaluation.md lists the fields.

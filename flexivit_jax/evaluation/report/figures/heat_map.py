@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
@@ -41,21 +40,15 @@ def draw_heat_map(points: Sequence[Point]) -> Figure | None:
   elif all(s.budget is None for s in settings):
     columns = [at.removesuffix(" px") for at in ats]
     label = "image size (px)"
-  with style.drawing():
-    figure = style.new_figure(1.2 + 0.3 * len(sizes))
-    plot = figure.add_subplot()
-    colours = draw_cells(
-      plot,
-      cells,
-      texts=[["" if np.isnan(x) else f"{x:.1f}" for x in r] for r in cells],
-      rows=[size_name(size) for size in sizes],
-      columns=columns,
-      norm=Normalize(np.nanmin(cells), np.nanmax(cells)),
-    )
-    plot.set_xlabel(label)
-    plot.set_ylabel("patch (px)")
-    figure.colorbar(colours, ax=plot, label="top-1 (%)", pad=0.02)
-    return style.settle(figure)
+  return _draw(
+    cells,
+    rows=[size_name(size) for size in sizes],
+    columns=columns,
+    norm=Normalize(np.nanmin(cells), np.nanmax(cells)),
+    digits=1,
+    row_inches=0.3,
+    labels=(label, "patch (px)", "top-1 (%)"),
+  )
 
 
 def draw_classes(sweep: Sweep) -> Figure:
@@ -77,70 +70,68 @@ def draw_classes(sweep: Sweep) -> Figure:
   cells = np.array(
     [[c.get(label, np.nan) for c in counts.values()] for label in labels]
   )
-  with style.drawing():
-    figure = style.new_figure(1.2 + 0.25 * len(labels))
-    plot = figure.add_subplot()
-    colours = draw_cells(
-      plot,
-      cells,
-      rows=[
-        style.printable(classes.class_name(sweep.classes, label))
-        for label in labels
-      ],
-      columns=[size_name(point.setting.patch_hw) for point in counts],
-      texts=[["" if np.isnan(x) else f"{x:.0f}" for x in r] for r in cells],
-      norm=Normalize(0, 100),
-    )
-    plot.set_xlabel(f"patch (px), {at}")
-    if len(own) > len(labels):
-      plot.set_ylabel(f"the {len(labels)} worst of {len(own)} classes")
-    figure.colorbar(colours, ax=plot, label="accuracy (%)", pad=0.02)
-    return style.settle(figure)
+  names = (classes.class_name(sweep.classes, label) for label in labels)
+  worst = f"the {len(labels)} worst of {len(own)} classes"
+  return _draw(
+    cells,
+    rows=[style.printable(name) for name in names],
+    columns=[size_name(point.setting.patch_hw) for point in counts],
+    norm=Normalize(0, 100),
+    digits=0,
+    row_inches=0.25,
+    labels=(
+      f"patch (px), {at}",
+      worst if len(own) > len(labels) else "",
+      "accuracy (%)",
+    ),
+  )
 
 
-def draw_cells(
-  plot: Axes,
+def _draw(
   cells: np.ndarray,
   *,
-  texts: Sequence[Sequence[str]],
   rows: Sequence[str],
   columns: Sequence[str],
   norm: Normalize,
-) -> matplotlib.cm.ScalarMappable:
-  """A grid of coloured cells with texts, the first row on top.
+  digits: int,
+  row_inches: float,
+  labels: tuple[str, str, str],
+) -> Figure:
+  """A grid of coloured cells with their numbers, the first row on top.
 
   Args:
     cells: `[rows, columns]`; NaN cells are left empty.
-
-  Returns: what a colour bar needs.
+    digits: after the point.
+    labels: of the columns, of the rows and of the colours.
   """
-  # Rectangles, not an image: sharp at every size.
-  mesh = plot.pcolormesh(
-    np.ma.masked_invalid(cells),
-    cmap=matplotlib.colormaps[style.COLOUR_MAP],
-    norm=norm,
-    edgecolor=style.PAPER,
-    linewidth=0.5,
-  )
-  for (i, j), value in np.ndenumerate(cells):
-    if texts[i][j]:
-      plot.text(
-        j + 0.5,
-        i + 0.5,
-        texts[i][j],
-        ha="center",
-        va="center",
-        fontsize=8,
-        color=style.contrasting(mesh.to_rgba(value)),
-      )
-  crowded = max(map(len, columns)) * len(columns) > 40
-  plot.set_xticks(
-    np.arange(len(columns)) + 0.5,
-    columns,
-    **({"rotation": 90} if crowded else {}),
-  )
-  plot.set_yticks(np.arange(len(rows)) + 0.5, rows)
-  plot.tick_params(length=0)
-  plot.spines[:].set_visible(False)
-  plot.invert_yaxis()
-  return mesh
+  with style.drawing():
+    figure = style.new_figure(1.2 + row_inches * len(rows))
+    plot = figure.add_subplot()
+    # Rectangles, not an image: sharp at every size.
+    mesh = plot.pcolormesh(
+      np.ma.masked_invalid(cells),
+      cmap=matplotlib.colormaps[style.COLOUR_MAP],
+      norm=norm,
+      edgecolor=style.PAPER,
+      linewidth=0.5,
+    )
+    for (i, j), value in np.ndenumerate(cells):
+      if not np.isnan(value):
+        plot.text(
+          *(j + 0.5, i + 0.5, f"{value:.{digits}f}"),
+          ha="center",
+          va="center",
+          fontsize=8,
+          color=style.contrasting(mesh.to_rgba(value)),
+        )
+    crowded = max(map(len, columns)) * len(columns) > 40
+    turned = {"rotation": 90} if crowded else {}
+    plot.set_xticks(np.arange(len(columns)) + 0.5, columns, **turned)
+    plot.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    plot.tick_params(length=0)
+    plot.spines[:].set_visible(False)
+    plot.invert_yaxis()
+    plot.set_xlabel(labels[0])
+    plot.set_ylabel(labels[1])
+    figure.colorbar(mesh, ax=plot, label=labels[2], pad=0.02)
+    return style.settle(figure)

@@ -1,4 +1,4 @@
-"""How figures look, and how they become files."""
+"""Style of figures, and their files."""
 
 import contextlib
 import io
@@ -65,8 +65,7 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure) -> bytes:
-  """The same bytes for an equal figure: without date, and with names that
-  follow from the content."""
+  """Reproducible bytes: no date, and names that follow from the content."""
   return _saved(figure, "svg", metadata={"Date": None})
 
 
