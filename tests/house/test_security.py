@@ -102,31 +102,22 @@ def broken_rules(source):
   ("source", "rule"),
   [
     ("import pickle", "pickle"),
-    ("import dill as d", "pickle"),
     ("from marshal import loads", "pickle"),
-    ("def f():\n  import shelve", "pickle"),
-    ("import joblib.numpy_pickle", "pickle"),
+    ("def f():\n  import joblib.numpy_pickle", "pickle"),
     ("import importlib\nimportlib.import_module('pickle')", "pickle"),
     ("__import__('cloudpickle.fast')", "pickle"),
     ("import torch\ntorch.load(p)", "torch.load"),
     ("from torch import load as l\nl(p)", "torch.load"),
-    ("import yaml\nyaml.load(f)", "yaml.load"),
     ("import yaml\nyaml.load(f, Loader=yaml.FullLoader)", "yaml.load"),
-    ("import yaml as y\ny.unsafe_load(f)", "yaml.load"),
-    ("eval(text)", "eval"),
     ("list(map(eval, texts))", "eval"),
-    ("import builtins\nbuiltins.exec(text)", "exec"),
     ("from builtins import exec as run\nrun(text)", "exec"),
     ("code = compile(text, 'f', 'exec')", "compile"),
-    ("import numpy as np\nnp.load(p)", "numpy.load"),
     ("from numpy import load\nload(p)", "numpy.load"),
     ("import numpy\nnumpy.load(p, allow_pickle=True)", "allow_pickle"),
     ("np.lib.format.read_array(f, allow_pickle=trusted)", "allow_pickle"),
-    ("import subprocess\nsubprocess.run(x, shell=True)", "shell"),
     ("from subprocess import Popen\nPopen(x, shell=1)", "shell"),
     ("import os\nos.system('ls')", "shell"),
     ("import tarfile\ntarfile.open(p).extractall(d)", "extractall"),
-    ("tar.extractall(d, filter='fully_trusted')", "extractall"),
     ("import shutil\nshutil.unpack_archive(p, d)", "extractall"),
   ],
 )
@@ -140,13 +131,9 @@ def test_each_rule_sees_what_breaks_it(source, rule):
     "import ast\nast.literal_eval(text)",
     # A config is code, and the README says so.
     "spec.loader.exec_module(module)",
-    "import re\nre.compile(pattern)",
-    "jax.jit(f).lower(x).compile()",
-    "model.eval()",
+    "re.compile(pattern); jax.jit(f).lower(x).compile(); model.eval()",
     "import numpy as np\nnp.load(p, allow_pickle=False)",
-    "import yaml\nyaml.safe_load(f)",
     "import yaml\nyaml.load(f, Loader=yaml.CSafeLoader)",
-    "import json\njson.load(f)",
     "import subprocess\nsubprocess.run(['git', 'log'], shell=False)",
     "tar.extractall(d, filter='data')",
     "text = 'import pickle; eval(1)'  # torch.load",
@@ -157,7 +144,6 @@ def test_no_rule_sees_what_breaks_none(source):
 
 
 def test_no_file_breaks_a_rule():
-  # By pattern and not from git, so that it works in a source archive as well.
   code = sorted(path for pattern in CODE for path in ROOT.glob(pattern))
   assert {ROOT / "train.py", ROOT / "flexivit_jax/config/build.py"} <= set(code)
   tests = sorted(ROOT.glob("tests/**/*.py"))
@@ -171,22 +157,9 @@ def test_no_file_breaks_a_rule():
   assert found == {}
 
 
-def test_the_readme_says_that_a_config_is_code():
-  text = (ROOT / "README.md").read_text("utf-8")
-  assert "A config is Python code that is run" in text
-
-
 HOSTILE = (
-  "$(touch made)",
-  "..%2Fevil",
-  "...",
-  "--config=x",
-  "; touch made;",
-  "`touch made`",
-  "a b",
-  "line\nbreak",
-  "naïve 猫",
-  "~",
+  *("$(touch made)", "..%2Fevil", "...", "--config=x", "; touch made;"),
+  *("`touch made`", "a b", "line\nbreak", "naïve 猫", "~"),
 )
 
 

@@ -86,39 +86,39 @@ def _planned_attention(way, kernel, seq, length):
   return cost.activation / seq + kept + working + cost.logits(kernel)
 
 
-def _check_attention(name, kernel, seq, length):
-  way = WAYS[name]
-  ratio = _planned_attention(way, kernel, seq, length) / _attention_temporaries(
-    way, kernel, seq, length
-  )
-  assert LOW <= ratio <= HIGH
-
-
+# Each pair of a way, a share, a kernel and a length once.
 @pytest.mark.slow
-@pytest.mark.parametrize("length", [4096, 16_384])
-@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(
-  ("name", "seq"),
-  [("local", 1)]
-  + [
-    (name, seq)
-    for name in ("query_sharded", "ring", "ulysses")
-    for seq in (2, 4, 8)
+  ("name", "seq", "kernel", "length"),
+  [
+    ("local", 1, "dense", 4096),
+    ("local", 1, "blockwise", 16_384),
+    ("query_sharded", 2, "dense", 16_384),
+    ("query_sharded", 4, "blockwise", 4096),
+    ("query_sharded", 8, "dense", 4096),
+    ("ring", 2, "blockwise", 4096),
+    ("ring", 4, "dense", 16_384),
+    ("ring", 8, "blockwise", 16_384),
+    ("ulysses", 2, "dense", 4096),
+    ("ulysses", 4, "blockwise", 16_384),
+    ("ulysses", 8, "dense", 16_384),
   ],
 )
 def test_memory_of_one_attention_of_each_kind(name, seq, kernel, length):
-  _check_attention(name, kernel, seq, length)
+  arguments = WAYS[name], kernel, seq, length
+  ratio = _planned_attention(*arguments) / _attention_temporaries(*arguments)
+  assert LOW <= ratio <= HIGH
 
 
 SIDE, ROWS = 32, 4
 
 
-def _step(name, kernel, layout, position, remat):
+def _step(name, kernel, layout, remat):
   """(plan, compiled) of a small pixel transformer's gradients."""
   way = WAYS[name]
   model = vit.ViT(
     size=encoder.Size(64, 3, 256, 4),
-    position=position,
+    position=waves.SinCos2D(),
     pool=pooling.Gap(),
     kernel_hw=(1, 1),
     num_classes=10,
@@ -168,18 +168,28 @@ def _step(name, kernel, layout, position, remat):
   return Cost(work, layout, way), compiled
 
 
-def _check_step(*arguments):
-  cost, compiled = _step(*arguments)
-  plan, memory = compiled.memory_analysis(), cost.memory(arguments[1])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("name", "layout", "kernel", "remat"),
+  [
+    ("local", Layout(1, 1), "dense", False),
+    ("local", Layout(4, 1), "blockwise", True),
+    ("query_sharded", Layout(1, 2), "dense", True),
+    ("query_sharded", Layout(1, 8), "blockwise", False),
+    ("ring", Layout(1, 4), "blockwise", True),
+    ("ring", Layout(1, 8), "dense", False),
+    ("ulysses", Layout(1, 4), "dense", True),
+    ("ulysses", Layout(1, 4), "blockwise", False),
+  ],
+)
+def test_memory_and_bytes_of_a_step(name, layout, kernel, remat):
+  cost, compiled = _step(name, kernel, layout, remat)
+  plan, memory = compiled.memory_analysis(), cost.memory(kernel)
   planned = memory.activations + memory.gradients
   real = plan.temp_size_in_bytes + plan.output_size_in_bytes
   assert LOW_STEP <= planned / real <= HIGH_STEP
-  _check_bytes(cost, compiled)
-
-
-def _check_bytes(cost, compiled):
   sent = collectives.of_compiled(compiled.as_text()).total.bytes
-  planned, p = cost.sent, cost.layout.seq
+  planned, p = cost.sent, layout.seq
   if p > 1:
     # Features are summed over a group, which then has the same gradients of
     # the head: 0.02 % that are not in the plan.
@@ -187,22 +197,3 @@ def _check_bytes(cost, compiled):
     planned += (p - 1) / p * (2 * 4 * ROWS * 64 - 2 * 4 * head)
   # Sums of the loss and of its weights.
   assert planned <= sent <= planned + 32
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("remat", [False, True])
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize(
-  ("name", "layout"),
-  [
-    ("local", Layout(1, 1)),
-    ("local", Layout(4, 1)),
-    ("query_sharded", Layout(1, 2)),
-    ("query_sharded", Layout(1, 8)),
-    ("ring", Layout(1, 4)),
-    ("ring", Layout(1, 8)),
-    ("ulysses", Layout(1, 4)),
-  ],
-)
-def test_memory_and_bytes_of_a_step(name, layout, kernel, remat):
-  _check_step(name, kernel, layout, waves.SinCos2D(), remat)

@@ -148,14 +148,6 @@ def test_remat_keeps_one_vector_for_each_token_and_block():
   assert plain.kept == 26 * 12 * one.activation + lse + pixels
 
 
-def test_gated_and_scanned_blocks_keep_more():
-  def kept(**changes):
-    one = Cost(_of_size("Ti", **changes), Layout(1, 1), LOCAL)
-    return one.memory("dense").kept
-
-  assert kept() < kept(gated_mlp=True) < kept(scan=True)
-
-
 def test_microbatches_take_less_at_once_and_send_as_much():
   whole, parts = (
     Cost(_of_size("Ti", rows=8, accumulate=n), Layout(2, 4), WAYS["ring"])
@@ -189,35 +181,22 @@ def test_bounds_of_the_time():
 
 
 @pytest.mark.parametrize(
-  ("changes", "layout", "message"),
+  ("changes", "layout", "numbers", "remedy"),
   [
+    ({"rows": 4}, Layout(8, 1), "4 rows are fewer than 8", "a batch of 8"),
+    ({"rows": 12}, Layout(8, 1), "12 rows do not divide", "a batch of 16"),
     (
-      dict(rows=4),
-      Layout(8, 1),
-      "4 rows are fewer than 8 devices of data: give a batch of 8",
+      {"rows": 16, "accumulate": 4},
+      *(Layout(8, 1), "16 rows in 4 microbatches are fewer", "a batch of 32"),
     ),
-    (
-      dict(rows=12),
-      Layout(8, 1),
-      "12 rows do not divide over 8 devices of data: give a batch of 16",
-    ),
-    (
-      dict(rows=16, accumulate=4),
-      Layout(8, 1),
-      "16 rows in 4 microbatches are fewer than 8 devices of data: give a "
-      "batch of 32",
-    ),
-    (
-      dict(prefix=5),
-      Layout(1, 2),
-      "5 class and register tokens in a row that is shared: give pool gap or "
-      "map, and registers 0",
-    ),
+    ({"prefix": 5}, Layout(1, 2), "5 class and register", "registers 0"),
   ],
 )
 def test_refusals_of_rows_and_of_tokens_without_a_place(
-  changes, layout, message
+  changes, layout, numbers, remedy
 ):
   way = LOCAL if layout.seq == 1 else WAYS["ring"]
-  assert Cost(_of_size("Ti", **changes), layout, way).refusal == message
+  told = Cost(_of_size("Ti", **changes), layout, way).refusal
+  assert told.startswith(numbers)
+  assert told.endswith(remedy)
   assert Cost(_of_size("Ti", rows=32), layout, way).refusal is None
