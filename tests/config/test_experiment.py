@@ -83,15 +83,15 @@ def test_whole_numbers_have_bounds(name, low, high):
     ({"total_epochs": 1.0}, "either total_steps or total_epochs"),
     ({"total_steps": 0}, r"total_steps is 0: give 1 to"),
     (EPOCHS | {"total_epochs": 0.0}, "total_epochs is 0.0: give more than 0"),
-    ({"accumulate": 0, "batch_size": 12}, "accumulate is 0: .* 1, 2, 3, 4, 6"),
-    ({"keep": 1}, "config.keep is 1: keep at least 2"),
+    ({"accumulate": 0, "batch_size": 12}, "accumulate is 0: give 1 to"),
+    ({"keep": 1}, "config.keep is 1: give 2 to"),
     (
       {"mix": (mixing.CutMix(), mixing.Mixup(images=5)), "batch_size": 4},
       r"config.mix\[1\] makes one of 5 images, but config.batch_size is 4",
     ),
     (
       PACKED | {"preprocessing": preprocessing.BvCompat()},
-      'preprocessing is "bv_compat", .*take "antialias"',
+      'preprocessing "bv_compat" .*=antialias',
     ),
   ],
 )
@@ -100,24 +100,9 @@ def test_what_cannot_be_is_refused(changes, text):
     experiment(**changes)
 
 
-@pytest.mark.parametrize(
-  ("changes", "images", "text"),
-  [
-    (
-      {"total_epochs": 0.01},
-      1000,
-      "0.01 epochs of 1000 images at batch size 64",
-    ),
-    (
-      {"total_epochs": 1e9, "batch_size": 1},
-      5,
-      "are 5000000000 steps: give",
-    ),
-  ],
-)
-def test_epochs_of_too_few_or_too_many_steps(changes, images, text):
-  with pytest.raises(ConfigError, match=text):
-    experiment(**EPOCHS | changes).num_steps(images)
+def test_epochs_of_less_than_a_step():
+  with pytest.raises(ConfigError, match=r"0\.01 epochs of 1000 images"):
+    experiment(**EPOCHS | {"total_epochs": 0.01}).num_steps(1000)
 
 
 def test_the_head_takes_the_classes_of_the_data():

@@ -147,7 +147,7 @@ def test_names_in_another_order_are_refused(teacher):
 @pytest.mark.parametrize(
   ("override", "text"),
   [
-    ("mix=('mixup',)", "config: mix and packing: .*give mix=()"),
+    ("mix=('mixup',)", r"config: mix and packing .*mix=\(\)"),
     (
       "task={'name':'distill','teacher':{'checkpoint':'x'}}",
       "config: task distill and packing: .*train.transforms",

@@ -24,7 +24,7 @@ CONFIG = "configs/mae_digits.py:smoke"
   [
     (("mesh.seq=2",), "config: mesh.seq is 2, .*give mesh.seq=1"),
     (("patch_size.choices=(4,1)",), 'config: .*1x1.*task.target="image"'),
-    (("mix=({'name':'mixup','alpha':0.2},)",), r"config: mix .*give mix=\(\)"),
+    (("mix=({'name':'mixup','alpha':0.2},)",), r"config: mix .*mix=\(\)"),
     (
       (
         "packing={'row_length':64,'max_images':4}",

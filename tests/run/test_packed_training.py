@@ -226,7 +226,7 @@ def test_epochs_are_counted_in_the_images_that_rows_hold(packed):
     ),
     (
       ("train.resolution=None",),
-      'config: packing needs train.resolution, .*dict.name="native"',
+      "config: packing needs train.resolution. .*=native",
     ),
     (
       (
