@@ -1,18 +1,15 @@
 """Recipes against the numbers of the configs of big_vision that they name.
 
-The right side of each comparison is written from those configs and from the
-formulas of its schedules and optimiser, not from ours.
+The right side of each comparison is written from those configs.
 """
 
 import ast
 import dataclasses
-import math
 import pathlib
 import re
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from flexivit_jax.config import build
@@ -21,6 +18,7 @@ from flexivit_jax.data.pixels.preprocessing import BvCompat
 from flexivit_jax.nn import pooling
 from flexivit_jax.nn.positions import learned_grid
 from flexivit_jax.tasks import classification, distillation, losses
+from flexivit_jax.training import schedules
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
@@ -88,40 +86,10 @@ def test_values_of_the_config_that_it_names(recipe):
   optimizer = found.optimizer
   assert (optimizer.b1, optimizer.b2, optimizer.eps) == (0.9, 0.999, 1e-8)
   assert (optimizer.clip_norm, optimizer.mu_dtype) == (1.0, "bfloat16")
-
-
-@pytest.mark.parametrize("recipe", TABLE)
-def test_learning_rate_and_decay_over_steps(recipe):
-  """A parameter without gradient shrinks by the decay alone."""
-  found, wanted = load(recipe), TABLE[recipe]
-  total = 3 * wanted.warmup
-  tx = found.optimizer.build(total)
-  params = {"a": {"kernel": jnp.ones(())}}
-  rate = found.optimizer.schedule.build(found.optimizer.learning_rate, total)
-  state, update = tx.init(params), jax.jit(tx.update)
-  for step in (0, 1, wanted.warmup, 2 * wanted.warmup, total - 1):
-    share = min(1, step / wanted.warmup)
-    if step >= wanted.warmup:
-      done = (step - wanted.warmup) / (total - wanted.warmup)
-      share *= 0.5 * (1 + math.cos(math.pi * done))
-    # At the end 1 + cos is a difference in float32.
-    np.testing.assert_allclose(
-      rate(step), wanted.lr * share, rtol=1e-4, atol=1e-6 * wanted.lr
-    )
-    # The count is all of the state that the schedule reads.
-    at = jax.tree.map(
-      lambda x, n=step: (
-        x * 0 + n if jnp.issubdtype(x.dtype, jnp.integer) else x
-      ),
-      state,
-    )
-    updates, _ = update(jax.tree.map(jnp.zeros_like, params), at, params)
-    np.testing.assert_allclose(
-      updates["a"]["kernel"],
-      -wanted.wd * share,
-      rtol=1e-4,
-      atol=1e-6 * wanted.wd,
-    )
+  rates = optimizer.learning_rate, optimizer.weight_decay
+  assert rates == (wanted.lr, wanted.wd)
+  assert optimizer.decay_scale == "schedule"
+  assert optimizer.schedule == schedules.Cosine(warmup_steps=wanted.warmup)
 
 
 @pytest.mark.parametrize(

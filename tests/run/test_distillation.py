@@ -11,7 +11,6 @@ import train
 from flexivit_jax.checkpoints import run_directory, run_record, run_store
 from flexivit_jax.config import build
 from flexivit_jax.core.errors import ConfigError
-from flexivit_jax.run import dry_run
 from flexivit_jax.run import open as open_lib
 from flexivit_jax.run import teacher as teacher_lib
 from flexivit_jax.tasks.distillation import TeacherSpec
@@ -185,14 +184,6 @@ def test_a_finished_run_goes_on_without_its_teacher(
   (tmp_path / "elsewhere").rename(teacher)
   assert train.train(experiment, workdir) == 0
   assert run_directory.is_whole(workdir, 3)
-
-
-@pytest.mark.slow
-def test_a_dry_run_of_it(taught, capsys):
-  dry_run.run(taught())
-  out = capsys.readouterr().out
-  assert "teacher: fingerprint " in out
-  assert "  distance " in out
 
 
 def test_another_teacher_under_the_same_name_is_refused(trained):

@@ -98,16 +98,6 @@ def test_a_stem_is_the_lowest_layer(stem):
   assert set.union(*own.values()) == {0.5**3}
 
 
-def test_features_are_not_drawn_as_filters(here, tmp_path):
-  path = tmp_path / "model.npz"
-  save.save(_checkpoint(_model(ResNet((1,), 8))), path, "big_vision")
-  analysis = ["filters", f"--checkpoint={path}"]
-  done = here(
-    "flexivit_jax.cli.analysis", *analysis, f"--output={tmp_path / 'out'}"
-  )
-  assert f"{path}: its patch embedding is of the features" in done.stderr
-
-
 @pytest.mark.parametrize(
   ("arguments", "texts"),
   [

@@ -1,7 +1,5 @@
 """Masked autoencoding from a config to a checkpoint that starts other runs."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from flexivit_jax.checkpoints import load
 from flexivit_jax.config import build
 from flexivit_jax.core.errors import ConfigError
 from flexivit_jax.run import open as open_lib
-from flexivit_jax.tasks.masked_autoencoding import MaskedAutoencoder
 from tests.run import whole_runs
 
 CONFIG = "configs/mae_digits.py:smoke"
@@ -55,16 +52,6 @@ def test_what_cannot_work_is_refused(overrides, text):
     open_lib.prepare(build.load(CONFIG, overrides), lambda line: None)
 
 
-def test_names_of_the_config():
-  found = build.load("configs/mae_digits.py")
-  assert found.task == MaskedAutoencoder(decoder=found.task.decoder)
-  plain = build.to_json(found)
-  assert build.from_plain(plain) == found
-  plain["task"]["decoder"]["wdith"] = 3
-  with pytest.raises(ConfigError, match=r"task\.decoder\.wdith: no "):
-    build.from_plain(plain)
-
-
 @pytest.fixture
 def run(trained):
   """Of 6 steps at 6 and 12 px."""
@@ -99,18 +86,6 @@ def test_the_encoder_loads_without_its_decoder(run, tmp_path):
   np.testing.assert_array_equal(
     again.params["embedding"]["kernel"], vit.params["embedding"]["kernel"]
   )
-
-
-@pytest.mark.slow
-def test_few_shots_of_a_run(run, here, tmp_path):
-  done = here(
-    *("flexivit_jax.cli.few_shot", f"--checkpoint={run}"),
-    *("--patch_sizes=8", "--shots=1", "--data=digits", "--resolutions=24"),
-    f"--output={tmp_path / 'out'}",
-  )
-  assert done.returncode == 0, done.stderr
-  found = json.loads((tmp_path / "out" / "few_shot.json").read_text())
-  assert found["points"][0]["tokens"] == 9
 
 
 @pytest.mark.slow

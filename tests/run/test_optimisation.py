@@ -8,7 +8,7 @@ import pytest
 
 import flexivit_jax
 import train
-from flexivit_jax.checkpoints import load, run_directory, run_record, run_store
+from flexivit_jax.checkpoints import run_directory, run_record, run_store
 from flexivit_jax.core.errors import ConfigError
 from flexivit_jax.devices import mesh as mesh_lib
 from flexivit_jax.devices import placement
@@ -191,13 +191,3 @@ def test_a_run_goes_on_with_other_shards(
 def test_what_cannot_work_is_refused_at_once(override, text, small_experiment):
   with pytest.raises(ConfigError, match=text):
     open_lib.prepare(small_experiment(override), lambda line: None)
-
-
-@pytest.mark.slow
-def test_adafactor_trains_with_shared_parameters(small_experiment, tmp_path):
-  experiment = small_experiment(
-    *("total_steps=2", "validation=None", "patch_size.choices=(12,)"),
-    *("optimizer={'name':'adafactor','learning_rate':0.001}", FSDP),
-  )
-  assert train.train(experiment, tmp_path) == 0
-  assert load.read(tmp_path).spec.step == 2

@@ -8,19 +8,15 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import train
 from flexivit_jax.core.errors import ConfigError
-from flexivit_jax.core.metric import Metric
 from flexivit_jax.data.packing.cutter import TooLongError
 from flexivit_jax.nn import pooling
-from flexivit_jax.run import dry_run, watch
+from flexivit_jax.run import dry_run
 from flexivit_jax.run import open as open_lib
 from flexivit_jax.tasks import pack_metrics
-from flexivit_jax.training import state as state_lib
-from flexivit_jax.training import step as step_lib
 from tests.run.whole_runs import rows
 
 MODEL = {"name": "custom", "width": 16, "depth": 1, "mlp_dim": 32}
@@ -114,33 +110,6 @@ def test_mixed_patch_sizes_are_one_program(finished):
   assert traces[0].inputs.patch_sizes == ((4, 4), (6, 6))
   assert out.count("compiled train step") == 1
   assert out.count("compiled evaluation") == 2
-
-
-@pytest.mark.parametrize("images", [None, 5.0])
-def test_a_step_divides_by_its_images_or_by_those_expected(images):
-  values = jnp.array([1.0, 2.0, 4.0, 100.0])
-  weights = jnp.array([1.0, 1.0, 1.0, 0.0])
-
-  def measure(params, batch, *, dropout_key):
-    del dropout_key
-    return {"loss": Metric.of(params["w"] * batch, weights)}
-
-  tx = optax.sgd(1.0)
-  state = state_lib.init_state({"w": jnp.float32(3)}, tx, 0)
-  new, metrics = step_lib.train_step(
-    state,
-    step_lib.zero_metrics(("loss",)),
-    values,
-    measure=measure,
-    tx=tx,
-    images=images,
-  )
-  # d/dw of (1 + 2 + 4) w over three images, or over the five expected.
-  gradient = 7 / (images or 3)
-  assert float(new.params["w"]) == pytest.approx(3 - gradient)
-  assert float(metrics["gradient_norm"]) == pytest.approx(gradient)
-  # What is logged is the mean over the step's images in any case.
-  assert float(metrics["loss"]) == pytest.approx(7)
 
 
 @pytest.mark.slow
@@ -273,19 +242,6 @@ def test_what_cannot_work_is_refused(overrides, text, packed):
     open_lib.prepare(packed(*overrides), print)
 
 
-def test_an_epoch_counts_what_overflow_leaves_out(packed):
-  """Those images were taken, and will not come again in it."""
-  full = packed("total_steps=None", "total_epochs=2", "packing.drop=none")
-  drop = ("packing.overflow=drop", "packing.max_images=1")
-  left_out = packed(
-    "total_steps=None", "total_epochs=2", "packing.drop=none", *drop
-  )
-  a, b = (open_lib.prepare(e, lambda line: None) for e in (full, left_out))
-  assert b.images_per_step < a.images_per_step
-  # The rows are filled alike, but for rounding and E_max.
-  assert b.total_steps == pytest.approx(a.total_steps, rel=0.05)
-
-
 def test_a_budget_chooses_the_size_of_each_image(packed):
   run = open_lib.prepare(
     packed(
@@ -320,22 +276,3 @@ def test_a_dry_run_tries_packed_rows(packed, capsys):
   assert "one step at packed rows: " in out
   assert "one evaluation batch at 4:36: " in out
   assert "one evaluation batch at 6:36: " in out
-
-
-@pytest.mark.slow
-def test_numbers_that_are_not_finite_name_their_images(packed, tmp_path):
-  experiment = packed(
-    *("total_steps=20", "log_every=4", "save_every=1", "validation=None"),
-    *("optimizer.learning_rate=1e12", "optimizer.weight_decay=0.0"),
-    *("optimizer.clip_norm=None", "optimizer.schedule=constant"),
-  )
-  with pytest.raises(watch.NonFiniteError) as caught:
-    train.train(experiment, tmp_path)
-  assert ", patch size packed, learning rate 1e+12\n" in str(caught.value)
-  saved = json.loads((tmp_path / "nonfinite.json").read_text())
-  assert saved["patch_size"] == "packed"
-  loader = open_lib.prepare(experiment, print).loader
-  for _ in range(saved["step"]):
-    batch = next(loader)
-  index = batch.index[batch.index >= 0]
-  assert saved["images"] == [f"image {i}" for i in index]

@@ -17,7 +17,7 @@ from flexivit_jax.models import cost, sizes, vit
 from flexivit_jax.nn import pooling
 from flexivit_jax.nn.positions import position
 from flexivit_jax.run.plan.layout import Layout
-from flexivit_jax.run.plan.step_cost import Cost, Rates
+from flexivit_jax.run.plan.step_cost import Cost
 from flexivit_jax.run.plan.workload import Weights, Workload
 
 LOCAL = local.Local()
@@ -136,18 +136,6 @@ def test_dense_grows_with_the_square_and_blockwise_does_not():
   assert one.memory("fused") == one.memory("blockwise")
 
 
-def test_remat_keeps_one_vector_for_each_token_and_block():
-  one = Cost(_of_size("Ti"), Layout(1, 1), LOCAL)
-  plain, remat = (one.memory("blockwise", remat=r) for r in (False, True))
-  pixels, lse = LENGTH * 3 * 4, 12 * LENGTH * 3 * 4
-  dense_kept = one.memory("dense", remat=True).kept
-  assert dense_kept == 12 * one.activation + pixels
-  # And what attention gave, which takes most of the time.
-  assert remat.kept == dense_kept + 12 * one.activation + lse
-  # 10 of the width and 4 of the MLP's, which is four times as wide, and lse.
-  assert plain.kept == 26 * 12 * one.activation + lse + pixels
-
-
 def test_microbatches_take_less_at_once_and_send_as_much():
   whole, parts = (
     Cost(_of_size("Ti", rows=8, accumulate=n), Layout(2, 4), WAYS["ring"])
@@ -159,25 +147,6 @@ def test_microbatches_take_less_at_once_and_send_as_much():
   one, two = whole.memory("dense"), parts.memory("dense")
   assert two.activations < one.activations
   assert two.gradients == 2 * one.gradients
-
-
-def test_a_cpu_has_the_logits_of_one_head_at_once():
-  gpu, cpu = (
-    Cost(_of_size("B", platform=p), Layout(1, 1), LOCAL).memory("dense")
-    for p in ("gpu", "cpu")
-  )
-  assert cpu.working < gpu.working / 8
-
-
-def test_bounds_of_the_time():
-  one = Cost(_of_size("Ti"), Layout(1, 8), WAYS["ring"])
-  rates = Rates(1e14, 1e10)
-  computing, sending = one.flops / 1e14, one.sent / 1e10
-  least, most = one.seconds(rates)
-  assert least == max(computing, sending)
-  assert most == computing + sending
-  least, most = one.seconds(Rates(1e14, 1e30))
-  assert least == pytest.approx(most) == computing
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import time
 import numpy as np
 import pytest
 
-from flexivit_jax.checkpoints import run_directory, run_store
+from flexivit_jax.checkpoints import run_directory
 from tests.run import whole_runs
 from tests.run.whole_runs import assert_same_end, rows, wait_for
 
@@ -236,18 +236,6 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(
   assert_close(on_one, two[0])
 
 
-def test_a_run_of_one_process_goes_on_in_two(
-  two, alone, launch, digits, tmp_path
-):
-  process = alone(tmp_path, *digits, wait=False)
-  wait_for(lambda: run_directory.steps(tmp_path), process)
-  process.kill()
-  process.communicate()
-  assert TOTAL not in run_directory.steps(tmp_path)
-  assert_success(launch(tmp_path, *digits))
-  assert_close(tmp_path, two[0])
-
-
 def test_packed_rows_resume_exactly_in_as_many_processes_only(
   launch, alone, tmp_path
 ):
@@ -345,11 +333,3 @@ def test_other_directories_are_refused(launch, digits, tmp_path):
   done = finish(launch(tmp_path / "run", *digits, each=each))
   assert 0 not in [status for status, *_ in done]
   assert f"{tmp_path / 'other'} is not the directory of that" in done[1][2]
-
-
-def test_a_second_run_in_a_directory_is_refused(launch, digits, tmp_path):
-  (tmp_path / "checkpoints").mkdir()
-  with contextlib.closing(run_store.Checkpoints(tmp_path)):
-    done = finish(launch(tmp_path, *digits))
-  assert 0 not in [status for status, *_ in done]
-  assert f"another process trains in {tmp_path}" in done[0][2]
