@@ -13,13 +13,11 @@ from flexivit_jax.config import build as build_lib
 from flexivit_jax.config import file, registry
 from flexivit_jax.config import overrides as overrides_lib
 from flexivit_jax.core.errors import ConfigError
-from flexivit_jax.data.dataset import Dataset
 from flexivit_jax.data.pixels import transforms
-from flexivit_jax.data.sources import digits
 from flexivit_jax.models import sizes
-from flexivit_jax.nn import encoder, pooling
+from flexivit_jax.nn import encoder
 from flexivit_jax.nn.positions import position
-from flexivit_jax.tasks import classification, losses
+from flexivit_jax.tasks import losses
 from flexivit_jax.training import optimizer
 from flexivit_jax.training.parameter_groups import Group
 
@@ -189,13 +187,6 @@ def test_json_holds_names_and_defaults():
     "probabilities": None,
   }
   assert plain["model"]["pool"] == {"name": "gap", "class_token": False}
-
-
-def test_a_name_alone_means_its_defaults():
-  experiment = build()
-  assert experiment.model.pool == pooling.Gap()
-  assert experiment.test == Dataset(digits.Digits())
-  assert experiment.task == classification.Supervised()
 
 
 GROUPS = (Group("head/.*", multiplier=10.0),)

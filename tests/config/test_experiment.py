@@ -14,10 +14,8 @@ from flexivit_jax.data.packing import rows
 from flexivit_jax.data.pixels import preprocessing
 from flexivit_jax.data.sources import digits
 from flexivit_jax.data.sources import source as source_lib
-from flexivit_jax.models.backbone import check_patch_size
 from flexivit_jax.nn import adaln
 from flexivit_jax.nn.positions import row_column
-from flexivit_jax.nn.stems import early_convolutions
 from flexivit_jax.training import mixing, optimizer
 from tests import tiny
 
@@ -183,15 +181,6 @@ def test_common_divisors():
   assert common_divisors((7, 9)) == [1]
   assert common_divisors((16, 24), 4) == [4, 8]
   assert common_divisors((18, 18), 4) == []
-
-
-@pytest.mark.parametrize(
-  ("side", "offered"), [(24, "4, 8, 12, 24"), (18, "none")]
-)
-def test_of_a_stem_only_whole_cells_are_offered(side, offered):
-  model = tiny.tiny(stem=early_convolutions.EarlyConvolutions((8, 8)))
-  with pytest.raises(ValueError, match=f"stem's 4 that .*both: {offered}$"):
-    check_patch_size(model, (side, side), (16, 16))
 
 
 def test_config_errors_name_their_place_once():

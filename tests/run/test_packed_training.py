@@ -242,27 +242,6 @@ def test_what_cannot_work_is_refused(overrides, text, packed):
     open_lib.prepare(packed(*overrides), print)
 
 
-def test_a_budget_chooses_the_size_of_each_image(packed):
-  run = open_lib.prepare(
-    packed(
-      "validation=None",
-      "patch_size={'name':'budget','choices':(4,6),'max_tokens':16}",
-      "train.resolution={'name':'sampled','low':8,'high':24}",
-      "packing.drop=none",
-    ),
-    print,
-  )
-  seen = set()
-  for _ in range(5):
-    tokens = next(run.loader).inputs
-    real = tokens.segments > 0
-    counts = tokens.grid_hw[real].prod(axis=-1)
-    seen |= set(zip(tokens.size_index[real].tolist(), counts.tolist()))
-  # Up to 4x4 patches of 4 pixels, else of 6.
-  assert {size for size, _ in seen} == {0, 1}
-  assert max(count for size, count in seen if size == 0) == 16
-
-
 def test_a_dry_run_tries_packed_rows(packed, capsys):
   dry_run.run(packed("total_steps=10"))
   out = capsys.readouterr().out

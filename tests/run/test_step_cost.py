@@ -125,17 +125,6 @@ def test_the_ring_falls_as_one_over_p_and_the_others_stay_above():
   assert activations("ring", 8).gathered == 0
 
 
-def test_dense_grows_with_the_square_and_blockwise_does_not():
-  def activations(kernel, length):
-    one = Cost(_of_size("Ti", length=length), Layout(1, 1), LOCAL)
-    return one.memory(kernel, remat=True).activations
-
-  assert activations("dense", 16_384) > 150 * activations("dense", 1024)
-  assert activations("blockwise", 16_384) < 16 * activations("blockwise", 1024)
-  one = Cost(_of_size("Ti"), Layout(1, 1), LOCAL)
-  assert one.memory("fused") == one.memory("blockwise")
-
-
 def test_microbatches_take_less_at_once_and_send_as_much():
   whole, parts = (
     Cost(_of_size("Ti", rows=8, accumulate=n), Layout(2, 4), WAYS["ring"])
