@@ -108,7 +108,6 @@ def _build(hint, value, path):
   return _number(hint, value, path) if is_number else value
 
 
-# Limits of the numbers of numpy and JAX.
 LARGEST_INT = 2**63 - 1
 SMALLEST_FLOAT32 = float(np.finfo(np.float32).tiny)
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)

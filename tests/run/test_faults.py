@@ -253,8 +253,7 @@ def test_a_state_of_other_batches_is_refused(trained, here):
 
 
 @slow
-@pytest.mark.parametrize("harm", ["damaged entries", "a file in its place"])
-def test_a_damaged_compilation_cache_changes_nothing(harm, command, tmp_path):
+def test_a_damaged_compilation_cache_changes_nothing(command, tmp_path):
   cache = tmp_path / "cache"
 
   def run(name):
@@ -267,14 +266,10 @@ def test_a_damaged_compilation_cache_changes_nothing(harm, command, tmp_path):
   before = run("first")
   entries = sorted(p for p in cache.iterdir() if not p.name.endswith("-atime"))
   assert len(entries) >= 2
-  if harm == "damaged entries":
-    for i, path in enumerate(entries):
-      flip_a_bit(path)
-      if i % 2:
-        path.write_bytes(path.read_bytes()[:100])
-  else:
-    cache.rename(tmp_path / "moved")
-    cache.write_text("in the way")
+  for i, path in enumerate(entries):
+    flip_a_bit(path)
+    if i % 2:
+      path.write_bytes(path.read_bytes()[:100])
   assert run("second") == before
 
 

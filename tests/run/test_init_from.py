@@ -63,23 +63,6 @@ def test_what_is_not_loaded_is_initialised_as_ever(timm):
   )
 
 
-def test_another_storage_is_converted(timm):
-  run, lines = _prepare(
-    f"init_from.checkpoint={timm}",
-    *("model.kernel_hw=(40,36)", "model.position.size=(5,5)"),
-    *("model.scan=True", "model.image_mean=(0.4,)"),
-  )
-  found = _parameters(run)
-  assert found["embedding/kernel"].shape[:2] == (40, 36)
-  assert found["pos_embedding"].shape[1] == 25
-  assert found["Transformer/encoderblock/LayerNorm_0/scale"].shape[0] == 2
-  assert lines[-3:] == [
-    "  normalisation of pixels: folded into the patch embedding",
-    "  patch embedding: of 8x8, stored at 40x36",
-    "  positions: interpolated from 4x4 to 5x5",
-  ]
-
-
 @pytest.mark.parametrize(
   ("overrides", "text"),
   [
