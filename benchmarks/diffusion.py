@@ -4,8 +4,8 @@
 
 Trains a classifier (configs/flexivit_digits.py) and, for each seed, a diffusion
 transformer (configs/dit_digits.py) by train.py, samples 50 images of each class
-at several strengths of guidance, and with both samplers, by cli.sample, and has
-them judged; under half an hour on two CPU cores. Writes
+at several strengths of guidance, and with both samplers (flexivit sample),
+and has them judged; under half an hour on two CPU cores. Writes
 benchmarks/results/diffusion.json, and of the first seed the sheet
 docs/figures/samples_digits.png. `--patch_size 1` makes each pixel a token, and
 writes diffusion_1.json; `--seeds 0` trains one seed.
@@ -27,7 +27,7 @@ FIGURE = ROOT / "docs" / "figures" / "samples_digits.png"
 COUNT = 50  # of each class
 # The judge's, of those it was trained at: it is the most accurate there.
 JUDGE_PATCH_SIZE = "6"
-# Label: arguments of cli.sample. The first is the config's own.
+# Label: arguments of flexivit sample. The first is the config's own.
 SETTINGS = {
   "guidance 1.5": (),
   "guidance 1": ("--guidance=1",),

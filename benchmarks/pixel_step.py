@@ -23,6 +23,7 @@ from sklearn.datasets import load_sample_images
 from benchmarks import machine, markdown
 from flexivit_jax.config import build
 from flexivit_jax.devices import placement
+from flexivit_jax.run import memory_report
 from flexivit_jax.run.open import prepare
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "pixel_step.json"
@@ -109,7 +110,7 @@ def one_step(folder: str, side: int, depth: int, distribution: str) -> dict:
     "step_s": seconds,
     "temporary_mib": plan.temp_size_in_bytes / 2**20,
     "arguments_mib": plan.argument_size_in_bytes / 2**20,
-    "estimate_mib": run.memory((1, 1)).total / 2**20,
+    "estimate_mib": memory_report.estimate(run, (1, 1)).total / 2**20,
     "loss": float(measured["loss"]),
     "gradient_norm": float(measured["gradient_norm"]),
   }

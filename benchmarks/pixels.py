@@ -50,7 +50,7 @@ class Recipes:
   """Configs of the three tasks at one patch size, with what differs.
 
   Attributes:
-    shots: arguments of cli.few_shot that name the data.
+    shots: arguments of flexivit few-shot that name the data.
   """
 
   classifier: tuple[str, ...]
@@ -189,7 +189,7 @@ def last(workdir, name) -> float:
 
 
 def named(data: str) -> str:
-  """As cli.few_shot takes what a recipe is given."""
+  """As flexivit few-shot takes what a recipe is given."""
   return data if ":" in data else f"folder:{data}"
 
 

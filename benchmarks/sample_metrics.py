@@ -44,7 +44,7 @@ def judge(checkpoint, samples, classifier, patch_size=None) -> dict[str, Any]:
 
   Args:
     checkpoint: run that they were drawn from.
-    samples: `samples.npz` of cli.sample.
+    samples: `samples.npz` of flexivit sample.
     classifier: checkpoint of a run with the same classes.
     patch_size: of the classifier, "6" say; None: its only one.
   """
@@ -60,7 +60,7 @@ def judge(checkpoint, samples, classifier, patch_size=None) -> dict[str, Any]:
       f"{classifier} has several patch sizes. Give --patch_size."
     )
   patch_hw = parse_hw(patch_size) if patch_size else vit.spec.patch_size
-  with np.load(samples) as file:
+  with np.load(samples, allow_pickle=False) as file:
     shown, asked = file["images"], file["labels"] if "labels" in file else None
   run = spec.experiment
   own_hw, transforms = shown.shape[1:3], run.test.transforms

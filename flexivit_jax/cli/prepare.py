@@ -4,10 +4,9 @@
   flexivit prepare PATH/images.tar.gz --name mine:1.1.0
   flexivit prepare tfds:cifar10
 
-IN is a folder or a tar archive (plain, gzip, bzip2, xz) of images in
-SPLIT/CLASS/FILE, CLASS/FILE, or FILE named by class as cat_12.jpg; or
-tfds:NAME, a dataset that TFDS downloads and prepares, with TensorFlow. The
-last lines are the sources to train on. See docs/data.md.
+IN is a folder or a tar archive (plain or gzip) of images in SPLIT/CLASS/FILE
+or CLASS/FILE; or tfds:NAME, a dataset that TFDS downloads and prepares, with
+TensorFlow. The last lines are the sources to train on. See docs/data.md.
 """
 
 import errno
@@ -15,23 +14,18 @@ import importlib.util
 import json
 import pathlib
 import re
-import shutil
-
-import tqdm
 
 from flexivit_jax.checkpoints import manifest
 from flexivit_jax.cli import arguments
 from flexivit_jax.cli import main as main_lib
 from flexivit_jax.core.errors import ConfigError, Fault, config_errors_at
-from flexivit_jax.core.text import cut, format_bytes, listed
-from flexivit_jax.data.pixels.decode import BadImageError
-from flexivit_jax.data.prepare import archives, tfds_writer
+from flexivit_jax.core.text import cut, format_bytes
+from flexivit_jax.data.prepare import archives
+from flexivit_jax.data.prepare import layout as layout_lib
+from flexivit_jax.data.prepare import prepare as prepare_lib
 from flexivit_jax.data.sources import tfds
 
-# About what is written besides the images, to tell a disk that is too small.
-RECORD_BYTES, SPLIT_BYTES = 160, 2**17
-
-_ARCHIVE = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz)$", re.IGNORECASE)
+_ARCHIVE = re.compile(r"\.(tar(\.\w+)?|tgz)$", re.IGNORECASE)
 
 
 def main(argv=None):
@@ -46,8 +40,9 @@ def main(argv=None):
   add("--name", help="NAME or NAME:VERSION; default: as IN, version 1.0.0")
   add(
     "--layout",
-    choices=tuple(archives.FORMS),
-    help="SPLIT/CLASS/FILE, CLASS/FILE or FILE; default: as the paths suggest",
+    choices=tuple(layout_lib.FORMS),
+    help="SPLIT/CLASS/FILE or CLASS/FILE; default: the former where SPLIT is "
+    "train, val, test or the like",
   )
   add(
     "--split",
@@ -82,16 +77,21 @@ def prepare(args) -> None:
   check_target(target, title)
   with config_errors_at("IN"):
     listing = store.list()
-    layout = archives.find(listing.sizes, args.layout, args.split)
-  describe(store, listing, layout)
-  need = sum(listing.sizes[file] + RECORD_BYTES for file in layout.places)
-  need += SPLIT_BYTES * len(layout.splits())
-  check_room(root, need)
+    layout = layout_lib.find(listing.sizes, args.layout, args.split)
+  # Told before the hours that it may take.
+  print(
+    "\n".join(prepare_lib.describe(store.path, listing, layout)), flush=True
+  )
+  need = prepare_lib.needed_bytes(listing, layout)
+  prepare_lib.check_room(root, need)
   skipped = []
 
   def fill(directory):
-    examples = whole_examples(store, layout, args.on_bad_image, skipped)
-    tfds_writer.write(directory, name, version, layout.classes, examples)
+    prepare_lib.fill(
+      *(directory, name, version, store, layout),
+      skip=args.on_bad_image == "skip",
+      report=skipped.append,
+    )
 
   try:
     manifest.make_directory(target, fill)
@@ -103,7 +103,7 @@ def prepare(args) -> None:
       f"removed: free {format_bytes(need)}, or give another --data_dir"
     ) from e
   for text in skipped:
-    print(f"skipped: {text}")
+    print(text)
   report(title, root, target, layout.splits())
 
 
@@ -139,61 +139,6 @@ def check_target(target, title) -> None:
     )
   for left in sorted(target.parent.glob(f"{target.name}.*.unfinished")):
     print(f"note: {left} is of a preparation under way, or one that was killed")
-
-
-def check_room(root, need: int) -> None:
-  existing = next(p for p in (root, *root.parents) if p.exists())
-  free = shutil.disk_usage(existing).free
-  if free < need:
-    raise Fault(
-      f"{root}: the dataset takes {format_bytes(need)}, and "
-      f"{format_bytes(free)} are free: free some space, or give another "
-      "--data_dir"
-    )
-
-
-def describe(store, listing, layout) -> None:
-  splits = ", ".join(f"{n} {name}" for name, n in layout.splits().items())
-  print(
-    f"{store.path}: {archives.FORMS[layout.kind]}, {splits} images of "
-    f"{len(layout.classes)} classes: {cut(', '.join(layout.classes), 80)}"
-  )
-  for split in layout.splits():
-    there = {label for name, label in layout.places.values() if name == split}
-    absent = set(range(len(layout.classes))) - there
-    if absent:
-      names = (layout.classes[label] for label in sorted(absent))
-      print(f"note: split {split} has no image of {cut(', '.join(names), 80)}")
-  if listing.others:
-    kinds = listed(f"{n} {kind}" for kind, n in listing.others.items())
-    print(f"note: other files are left out: {kinds}")
-  # Told before the hours that it may take.
-  print(end="", flush=True)
-
-
-def whole_examples(store, layout, on_bad_image, skipped: list[str]):
-  """What is to be written; the texts of bad images go to `skipped`.
-
-  Raises:
-    Fault: of the first one, unless they are skipped; or none is good.
-  """
-  total, good = len(layout.places), 0
-  with tqdm.tqdm(total=total, unit=" images", disable=None) as bar:
-    for file, image in archives.read_whole(store, layout.places):
-      bar.update()
-      if isinstance(image, BadImageError):
-        if on_bad_image != "skip":
-          raise Fault(
-            f"{image}; mend it, or leave it out: --on_bad_image skip"
-          ) from image
-        skipped.append(str(image))
-        continue
-      good += 1
-      split, label = layout.places[file]
-      name = layout.file_name(file)
-      yield tfds_writer.Example(split, label, name, image)
-  if not good:
-    raise Fault(f"{store.path}: none of {total} images is good: {skipped[0]}")
 
 
 def prepare_with_tfds(args) -> None:

@@ -32,6 +32,7 @@ def renewed(
       del inner[field]
       report(f"config.{'.'.join((*place, field))} is gone and was left out")
   if _name(_at(raw, ("model", "kernel"))) == "triton":
+    report("config.model.kernel is now fused, which has no fields")
     raw["model"]["kernel"] = "fused"
   if _name(raw.get("optimizer")) == "optax":
     raw["optimizer"] = _optimizer(raw["optimizer"])
@@ -44,7 +45,8 @@ def _optimizer(old):
   transform, options = old.get("transform"), dict(old.get("options") or {})
   if transform == "adafactor" and options.keys() <= set(_ADAFACTOR):
     return {**new, "name": "adafactor", **options}
-  return {**new, "name": "retired", "was": f"optax's {transform}"}
+  unknown = "".join(f" with {name}" for name in options)
+  return {**new, "name": "retired", "was": f"optax's {transform}{unknown}"}
 
 
 def _at(raw, place):

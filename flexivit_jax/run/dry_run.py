@@ -13,7 +13,7 @@ from flexivit_jax.core.text import align, format_bytes
 from flexivit_jax.devices import placement
 from flexivit_jax.devices.processes import ALONE, Processes
 from flexivit_jax.models import cost
-from flexivit_jax.run.memory_report import costliest
+from flexivit_jax.run import memory_report
 from flexivit_jax.run.open import prepare
 from flexivit_jax.run.programs import Run
 
@@ -64,7 +64,7 @@ def describe(run: Run):
   length = "tokens" if packing is None else "tokens of a row"
   rows = [("patch", length, "GFLOPs per image", "activations", "in all")]
   for size in experiment.programs:
-    needed = run.memory(size)
+    needed = memory_report.estimate(run, size)
     if packing is None:
       name, tokens = size_name(size), cost.tokens(run.loader.image_hw, size)
       operations = experiment.task.multiply_adds(
@@ -108,7 +108,7 @@ def try_one_batch(run: Run):
   Raises:
     Fault: the numbers are not finite, or memory ran out.
   """
-  size = costliest(run.experiment.programs)
+  size = memory_report.costliest(run.experiment.programs)
   messages = []
   state, metrics = run.init_state(), run.zero_metrics()
   (step,) = run.compile_steps(state, metrics, messages.append, [size]).values()
@@ -117,7 +117,7 @@ def try_one_batch(run: Run):
   run.peers.gather(None)  # until all have compiled
   batch = placement.to_devices(next(run.loader), run.mesh)
   start = time.perf_counter()
-  with run.explaining_memory([size]):
+  with memory_report.explaining(run, [size]):
     state, metrics = jax.block_until_ready(step(state, metrics, batch))
   elapsed = time.perf_counter() - start
   if not state.finite.flag:
@@ -140,7 +140,7 @@ def try_one_batch(run: Run):
   for view, settings in enumerate(run.validation.views):
     for setting in programs.keys() & settings:
       batch = placement.to_devices(batches[view], run.mesh)
-      with run.explaining_evaluation():
+      with memory_report.explaining_evaluation(run):
         found = programs[setting].call(state.evaluated, batch)
       found = run.evaluation.rows(run.evaluation.gather([found]))
       numbers = "  ".join(f"{k} {v:.4g}" for k, v in found.items())

@@ -1,12 +1,13 @@
 """Opens and checks all that a run needs, before anything expensive starts."""
 
 import functools
+import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
-from flexivit_jax.checkpoints import init_from, load, provenance
-from flexivit_jax.config import build
+from flexivit_jax.checkpoints import init_from, load, provenance, run_directory
+from flexivit_jax.config import build, overrides
 from flexivit_jax.config.experiment import Experiment
 from flexivit_jax.core.errors import ConfigError, config_errors_at
 from flexivit_jax.core.patch_size import ScheduledPatchSize
@@ -17,11 +18,12 @@ from flexivit_jax.data.pixels import decode
 from flexivit_jax.data.sources.source import dtype_of
 from flexivit_jax.devices import mesh as mesh_lib
 from flexivit_jax.devices import placement
-from flexivit_jax.devices.processes import ALONE, Processes
+from flexivit_jax.devices.processes import ALONE, Processes, check_same
 from flexivit_jax.models import cost, vit
 from flexivit_jax.nn.stems import stem
 from flexivit_jax.run import teacher as teacher_lib
 from flexivit_jax.run.loaders import eval_reading, teacher_hw, train_loader
+from flexivit_jax.run.profile import Window
 from flexivit_jax.run.programs import Run
 from flexivit_jax.tasks import distillation
 from flexivit_jax.tasks.diffusion import Diffusion
@@ -164,6 +166,43 @@ def prepare(
     run.parameter_shapes  # noqa: B018 (initialises without computing)
   with config_errors_at("config.optimizer"):
     run.state_shapes  # noqa: B018 (the same)
+  return run
+
+
+def open_in(
+  experiment: Experiment,
+  workdir: pathlib.Path,
+  report: Callable[[str], None],
+  window: Window | None = None,
+  peers: Processes = ALONE,
+) -> Run:
+  """As `prepare`, for a run in a directory; makes the directory.
+
+  Args:
+    window: the steps to trace.
+
+  Raises:
+    ConfigError: naming what cannot work, and what would.
+  """
+  if workdir.exists() and not workdir.is_dir():
+    raise ConfigError(f"--workdir {workdir} is a file: give a directory")
+
+  def agreed(answer):
+    """The first process's answer: it alone writes there."""
+    return peers.gather(answer() if peers.index == 0 else None)[0]
+
+  run = prepare(
+    experiment,
+    report,
+    resuming=agreed(lambda: bool(run_directory.steps(workdir))),
+    has_step=lambda s: agreed(lambda: run_directory.is_whole(workdir, s)),
+    peers=peers,
+  )
+  check_same(peers, overrides.flatten({"data": run.record["data"]}))
+  if window is not None:
+    with config_errors_at("--profile"):
+      window.check(run.total_steps)
+  workdir.mkdir(parents=True, exist_ok=True)
   return run
 
 

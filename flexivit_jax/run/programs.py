@@ -2,38 +2,33 @@
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Collection, Mapping
+import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from flexivit_jax.checkpoints import run_store
+from flexivit_jax.checkpoints import run_directory, run_record
 from flexivit_jax.config.experiment import Experiment
 from flexivit_jax.core import cut
 from flexivit_jax.core.cut import to_tokens
-from flexivit_jax.core.errors import config_errors_at
-from flexivit_jax.core.text import format_bytes
 from flexivit_jax.data.loading import loader as loading_loader
 from flexivit_jax.data.packing import loader as packing_loader
 from flexivit_jax.devices import (
   compilation,
-  out_of_memory,
   parameter_sharding,
   placement,
 )
-from flexivit_jax.devices import memory as memory_lib
 from flexivit_jax.devices import mesh as mesh_lib
 from flexivit_jax.devices.processes import ALONE, Processes
 from flexivit_jax.evaluation import reading as reading_lib
 from flexivit_jax.evaluation import sweep
 from flexivit_jax.evaluation import validation as validation_lib
 from flexivit_jax.models import cost
+from flexivit_jax.run import memory_report, speed
 from flexivit_jax.run import metrics as metrics_lib
-from flexivit_jax.run import speed
 from flexivit_jax.run.loaders import teacher_hw
-from flexivit_jax.run.memory_report import costliest
 from flexivit_jax.run.state import begin, init_params, init_state
 from flexivit_jax.tasks import distillation, losses
 from flexivit_jax.training import mixing, step
@@ -149,22 +144,31 @@ class Run:
   def _devices(self):
     return list(self.mesh.devices.flat)
 
-  def matmul_rates(
-    self, known: Mapping[str, float], report: Callable[[str], None]
-  ) -> dict[str, float]:
-    """Those that are known, and that of these devices.
+  def write_record(
+    self, workdir: pathlib.Path, report: Callable[[str], None]
+  ) -> None:
+    """Writes config.json, with the devices' rate of matrix products.
 
-    Args:
-      report: called with a line on what was measured.
+    Raises:
+      CheckpointError: the disk has no room for two checkpoints: one is written
+        before another is removed.
     """
-    if self._machine in known:
-      return dict(known)
-    dtype = self.experiment.model.dtype
-    # Each process measures its own: they need not be done at the same time.
-    own = speed.measure(self.mesh.local_devices, dtype)
-    rate = sum(self.peers.gather(own))
-    report(f"matrix products: {rate / 1e9:.3g} GFLOP/s on {self._machine}")
-    return {**known, self._machine: rate}
+    wanted = 2 * run_directory.num_bytes(self.state_shapes)
+    run_directory.check_space(workdir, wanted, "room for two checkpoints")
+    resuming = bool(run_directory.steps(workdir))
+    known = run_record.read(workdir).get("flops_per_s") if resuming else None
+    known = self.peers.gather(known)[0] or {}
+    if self._machine not in known:
+      dtype = self.experiment.model.dtype
+      # Each process measures its own: they need not be done at the same time.
+      own = speed.measure(self.mesh.local_devices, dtype)
+      rate = sum(self.peers.gather(own))
+      report(f"matrix products: {rate / 1e9:.3g} GFLOP/s on {self._machine}")
+      known = {**known, self._machine: rate}
+    self.record["flops_per_s"] = known
+    if self.peers.index == 0:
+      run_record.write(workdir, self.record)
+    self.peers.gather(None)  # the others wait whether it is refused
 
   def position(self, own: Mapping[str, Any]) -> dict[str, Any]:
     """Where the loaders of all processes are, from where this one's is; any
@@ -211,9 +215,9 @@ class Run:
     return jax.tree.map(lambda x: x[:1], self.loader.example().inputs)
 
   @property
-  def _read(self):
-    """What a step reads and does not change: an argument, so that no program
-    holds a copy of it."""
+  def arrays(self) -> dict[str, Any]:
+    """Arrays that a step reads and does not change: an argument, so that no
+    program holds a copy of them."""
     return {} if self.teacher is None else {"teacher": self.teacher}
 
   def compile_steps(self, state, metrics, report, sizes=None):
@@ -245,11 +249,11 @@ class Run:
     rows = placement.over_rows(self.mesh)
     sizes = sizes or self.experiment.programs
     batch = placement.shapes(self.loader.example(), self.mesh)
-    with self.explaining_memory(sizes):
+    with memory_report.explaining(self, sizes):
       compiled = compilation.compile_sizes(
         mesh_lib.on_mesh(train_step, self.mesh),
         sizes,
-        arguments=(state, metrics, batch, self._read),
+        arguments=(state, metrics, batch, self.arrays),
         jit_options={
           "in_shardings": (self.state_shardings, everywhere, rows, everywhere),
           "out_shardings": (self.state_shardings, everywhere),
@@ -258,7 +262,7 @@ class Run:
         report=report,
         what="train step",
       )
-    return {size: Step(x, self._read) for size, x in compiled.items()}
+    return {size: Step(x, self.arrays) for size, x in compiled.items()}
 
   @functools.cached_property
   def evaluation(self) -> validation_lib.Validation:
@@ -302,7 +306,7 @@ class Run:
 
   def _programs(self, function, params, reading, report):
     function = mesh_lib.on_mesh(function, self.mesh)
-    with self.explaining_evaluation():
+    with memory_report.explaining_evaluation(self):
       return sweep.compile_programs(
         lambda setting: (function, params), [reading], self.mesh, report
       )
@@ -319,95 +323,3 @@ class Run:
       if len(found) == len(reading.views):
         break
     return {s: found[v] for v, each in enumerate(reading.views) for s in each}
-
-  def memory(self, patch_hw: tuple[int, int] | None) -> memory_lib.Memory:
-    """Estimate for a training step."""
-    state = self.state_shapes
-    return memory_lib.estimate(
-      functools.partial(self.measure, **self._read),
-      state.params,
-      state.opt_state,
-      placement.shapes(self.loader.example(), self.mesh),
-      ema=state.ema,
-      patch_hw=patch_hw,
-      num_devices=self.mesh.shape["data"],
-      parts=self.mesh.shape["seq"],
-      held=self._read,
-      accumulate=self.experiment.accumulate,
-    )
-
-  def explaining_memory(self, sizes: Collection[tuple[int, int] | None]):
-    """As `memory.explaining`; any of these patch sizes may exhaust it.
-
-    Args:
-      sizes: read when it happens, so they may change inside.
-    """
-
-    def describe():
-      size = costliest(sizes)
-      return self._describe_memory("out of memory", size, self.memory(size))
-
-    return out_of_memory.explaining(describe)
-
-  def check_memory(self, report: Callable[[str], None]) -> None:
-    """Compares the estimate with the devices' memory, before compiling.
-
-    Raises:
-      memory.OutOfMemoryError: a step needs far more, or all but certainly so.
-    """
-    limit = memory_lib.device_bytes(self.mesh.local_devices[0])
-    size = costliest(self.experiment.programs)
-    needed = self.memory(size)
-    if limit is None or needed.total <= limit:
-      return
-    text = self._describe_memory(
-      f"too little memory ({format_bytes(limit)})", size, needed, limit
-    )
-    # Beyond what the estimate may be off.
-    if needed.total > 1.5 * limit:
-      raise out_of_memory.OutOfMemoryError(text)
-    report(f"warning: {text}")
-
-  def _describe_memory(self, problem, size, needed, limit=None) -> str:
-    model, packing = self.experiment.model, self.experiment.packing
-    if packing is not None:
-      tokens = cost.packed_row_length(
-        model, packing.row_length, packing.max_images
-      )
-    else:
-      tokens = cost.tokens(self.loader.image_hw, size)
-    return out_of_memory.describe_out_of_memory(
-      problem,
-      needed,
-      batch_size=self.experiment.batch_size,
-      patch_hw=size,
-      largest_patch=max(self.experiment.patch_size.sizes, key=math.prod),
-      tokens=tokens,
-      remat=model.remat,
-      scan=model.scan,
-      dtype=model.dtype,
-      num_devices=self.mesh.size,
-      platform=self.mesh.devices.flat[0].platform,
-      limit=limit,
-    )
-
-  def explaining_evaluation(self):
-    return out_of_memory.explaining_evaluation(
-      self.experiment.eval_batch_size, "config.eval_batch_size"
-    )
-
-
-def start(
-  run: Run, checkpoints: run_store.Checkpoints, report: Callable[[str], None]
-):
-  """The state and running metrics to go on from, on the devices."""
-  state, metrics = run.init_state(), run.zero_metrics()
-  like = {"state": state, "running": metrics}
-  with config_errors_at("cannot resume"):
-    restored = checkpoints.restore(like, report)
-  if restored is None:
-    return state, metrics
-  with config_errors_at(f"the checkpoint of step {restored.step}"):
-    run.loader.set_state(restored.progress["loader"])
-  report(f"resuming after step {restored.step} of {run.total_steps}")
-  return restored.arrays["state"], restored.arrays["running"]

@@ -1,10 +1,7 @@
-"""Where the time of a run goes, without stopping the devices to ask."""
+"""Speed of a run: time between rows, shares of it, and the devices' peak."""
 
 import collections
 import contextlib
-import dataclasses
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,153 +10,45 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-  """What was counted up to a moment.
-
-  Attributes:
-    time: of the clock, in s.
-    seconds: by what they were spent on.
-    late: by how many seconds, at most, the moment that was meant is earlier.
-  """
-
-  time: float
-  seconds: collections.Counter
-  late: float = 0.0
+# Parts of a run's time beside its steps.
+DATA_WAIT, EVALUATION, CHECKPOINT = "data_wait", "evaluation", "checkpoint"
 
 
-class Ending:
-  """The end of a step, which may be to come."""
+class Clock:
+  """The time since the last row, and the parts of it that are no steps.
 
-  def __init__(self):
-    self._reached = threading.Event()
-    self._reading = None
-
-  def reach(self, reading: Reading) -> None:
-    self._reading = reading
-    self._reached.set()
-
-  def wait(self) -> Reading:
-    """What was counted when the step ended, as soon as that is known."""
-    self._reached.wait()
-    return self._reading
-
-
-class TimeSplit:
-  """The time since the last `take`, by what it was spent on.
-
-  A thread waits for the result of each step, so that the loop need not.
+  Nothing here waits for the devices: a row is taken when its metrics are read,
+  which is when its last step has ended.
   """
 
   def __init__(self, clock: Callable[[], float] = time.perf_counter):
     self._clock = clock
-    self._lock = threading.Lock()
-    self._seconds = collections.Counter()  # of what is over
-    self._part = None  # (name, start) of what is not
-    self._starts = collections.deque()  # of the steps under way
-    self._end = clock()  # of the last step that is finished
-    self._results = queue.SimpleQueue()
-    self._thread = None
-    self._before = self._read(self._end)
+    self._parts = collections.Counter()
+    self.start()
 
   def start(self) -> None:
-    """Starts the clock: what was compiled before is none of the training."""
-    with self._lock:
-      self._before = self._read(self._clock())
-
-  def dispatched(self, start: float, result) -> Ending:
-    """Counts a step from `start`, or the end of the one before, until its
-    result is ready."""
-    if self._thread is None:
-      self._thread = threading.Thread(target=self._wait, daemon=True)
-      self._thread.start()
-    ending = Ending()
-    with self._lock:
-      self._starts.append(start)
-    self._results.put((result, ending))
-    return ending
-
-  def _wait(self):
-    while (item := self._results.get()) is not None:
-      result, ending = item
-      # If so, it ended at any time since the one before.
-      ended = getattr(result, "is_ready", bool)()
-      # What went wrong is raised where the loop reads it.
-      with contextlib.suppress(Exception):
-        jax.block_until_ready(result)
-      del result, item
-      with self._lock:
-        now = self._clock()
-        start = max(self._starts.popleft(), self._end)
-        self._seconds["speed/device"] += now - start
-        self._end = now
-        ending.reach(self._read(now, late=now - start if ended else 0.0))
-
-  def _read(self, now, late=0.0):
-    """All that was counted, what is under way included."""
-    seconds = self._seconds.copy()
-    if self._starts:
-      seconds["speed/device"] += now - max(self._starts[0], self._end)
-    if self._part is not None:
-      name, start = self._part
-      seconds[name] += now - start
-    return Reading(now, seconds, late)
+    """Starts anew."""
+    self._begun = self._clock()
+    self._parts.clear()
 
   @contextlib.contextmanager
   def part(self, name: str) -> Iterator[None]:
-    """Counts the time inside as "speed/NAME", and shows it in a trace."""
-    with self._lock:
-      self._part = f"speed/{name}", self._clock()
+    """Counts the time inside as a part, and shows it in a trace."""
+    start = self._clock()
     with jax.profiler.TraceAnnotation(name):
       yield
-    with self._lock:
-      name, start = self._part
-      self._seconds[name] += self._clock() - start
-      self._part = None
+    self._parts[name] += self._clock() - start
 
-  @contextlib.contextmanager
-  def waiting(self) -> Iterator[None]:
-    """Counts the time inside, as far as no step was under way."""
-    start = self._clock()
-    with jax.profiler.TraceAnnotation("data_wait"):
-      yield
-    with self._lock:
-      now = self._clock()
-      if not self._starts:
-        self._seconds["speed/data_wait"] += now - max(start, self._end)
-
-  def take(self, ending: Ending) -> tuple[float, dict[str, float]] | None:
-    """Of the time up to the end of a step: seconds without evaluations, and
-    `SHARES` of all. Starts anew there.
-
-    Waits for the thread to see that step end, so not for long where the
-    result is there already. None: it saw the end before so late that the time
-    may be twice as long.
-    """
-    before, self._before = self._before, ending.wait()
-    whole = self._before.time - before.time
-    if whole <= before.late:
-      return None
-    seconds = self._before.seconds - before.seconds
-    shares = {name: seconds[name] / whole for name in SHARES}
-    return whole - seconds["speed/evaluation"], shares
-
-  def close(self) -> None:
-    """Ends the thread, after the steps under way."""
-    if self._thread is not None:
-      self._results.put(None)
-      self._thread.join()
-
-
-# Shares of the time since the row before.
-SHARES = (
-  "speed/device",
-  "speed/data_wait",
-  "speed/transfer",
-  "speed/evaluation",
-  "speed/checkpoint",
-)
+  def take(self) -> tuple[float, dict[str, float]]:
+    """Seconds without evaluations, and shares of all as "speed/NAME"."""
+    whole = max(self._clock() - self._begun, 1e-9)
+    shares = {
+      f"speed/{name}": self._parts[name] / whole
+      for name in (DATA_WAIT, EVALUATION, CHECKPOINT)
+    }
+    seconds = whole - self._parts[EVALUATION]
+    self.start()
+    return seconds, shares
 
 
 # Sides of the matrices. At 1024 the product takes 5 ms on two CPU cores; small
@@ -168,7 +57,7 @@ SIDES = (1024, 2048, 4096, 8192)
 
 
 def key(devices: Sequence[jax.Device], dtype: str) -> str:
-  """What a rate is of: "2 NVIDIA H200, bfloat16"."""
+  """Name of a rate in the record: "2 NVIDIA H200, bfloat16"."""
   return f"{len(devices)} {devices[0].device_kind}, {dtype}"
 
 
@@ -180,9 +69,8 @@ def measure(
   seconds: float = 0.2,
   clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-  """FLOP/s of a product on each device at the same time, all together.
+  """FLOP/s of a matrix product on all devices at once, the best of several.
 
-  The best of several: what else goes on at the same time only makes it slower.
   Operands are of the model's type, sums float32; a multiply-add is two FLOPs.
 
   Args:

@@ -14,8 +14,8 @@ from flexivit_jax.config import writer_specs
 from flexivit_jax.core.errors import Fault, config_errors_at
 from flexivit_jax.devices import placement
 from flexivit_jax.evaluation import contact_sheet, reading, sweep
+from flexivit_jax.run import memory_report, profile, progress, speed, writers
 from flexivit_jax.run import metrics as metrics_lib
-from flexivit_jax.run import progress, speed, writers
 from flexivit_jax.run.interruption import Interrupted
 from flexivit_jax.training import state
 
@@ -25,12 +25,27 @@ class NonFiniteError(Fault):
 
 
 class Watch:
-  """Turns metrics into rows and lines, one step behind the devices."""
+  """Rows, lines, pictures and traces of a run, one step behind the devices.
 
-  def __init__(self, run, first: int, workdir: pathlib.Path, checkpoints):
+  A context: it ends with the files and the trace closed.
+
+  Args:
+    run: a `programs.Run`.
+    first: steps that are done.
+    window: the steps to trace.
+  """
+
+  def __init__(
+    self,
+    run,
+    first: int,
+    workdir: pathlib.Path,
+    store,
+    window: profile.Window | None = None,
+  ):
     experiment = run.experiment
     self._run = run
-    self._checkpoints = checkpoints
+    self._store = store
     self._workdir = workdir
     self._first = first
     self._is_first = run.peers.index == 0
@@ -41,55 +56,83 @@ class Watch:
       scores = run_metrics.read_scores(workdir / "metrics.jsonl")
     self._scores = dict(run.peers.gather(list(scores.items()))[0])
     self._progress = progress.Progress(first, run.total_steps)
+    self.line = self._progress.line
     self._learning_rate = experiment.optimizer.schedule.build(
       experiment.optimizer.learning_rate, run.total_steps
     )
     self._pending = None
     self._logged = first
-    self._programs = collections.Counter()  # of the steps since the last row
+    self._sizes = collections.Counter()  # of the steps since the last row
     self._named = {"train": len(run.loader.bad)}
-    self.pictures = {}  # programs that draw, by setting
-    self.split = speed.TimeSplit()
-    self.line = self._progress.line
+    self._in_flight = collections.deque()
+    self._profiler = profile.Profiler(window, workdir / "profile", self.line)
+    self._evaluations, self._pictures = {}, {}
+    self.clock = speed.Clock()
+    # Patch sizes of the steps under way.
+    self.recent = collections.deque(maxlen=4)
 
-  def open_writers(self) -> None:
-    """Opens those of the config.
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exc):
+    self._profiler.__exit__(*exc)
+    self._progress.close()
+    for writer in self._writers:
+      writer.close()
+
+  def open(self, params) -> None:
+    """Opens the writers, and compiles evaluations and pictures.
 
     Raises:
-      ConfigError: one of them fails at the run's beginning.
+      ConfigError: a writer fails at the run's beginning.
     """
-    if not self._is_first:
-      return
-    resumed = writer_specs.Resumed(
-      self._first, self._file.removed, run_metrics.is_evaluation
-    )
-    with config_errors_at("config.writers"):
-      self._writers += writers.open_all(
-        *(self._run.experiment.writers, self._workdir, self._run.record),
-        *(resumed, self.line),
+    run = self._run
+    self._profiler.begin(self._first)
+    if self._is_first:
+      resumed = writer_specs.Resumed(
+        self._first, self._file.removed, run_metrics.is_evaluation
       )
+      with config_errors_at("config.writers"):
+        self._writers += writers.open_all(
+          *(run.experiment.writers, self._workdir, run.record),
+          *(resumed, self.line),
+        )
+    self._evaluations = run.compile_evaluation(params, self.line)
+    self._pictures = run.compile_pictures(params)
 
   def _write(self, done: int, values) -> None:
     for writer in self._writers:
       writer.write(done, values)
 
-  def advance(self, program) -> None:
-    """Counts a step."""
-    self._progress.advance()
-    self._programs[program] += 1
+  def waiting(self):
+    """A context around the wait for a batch."""
+    return self.clock.part(speed.DATA_WAIT)
 
-  def defer(
-    self, done: int, metrics, finite: state.Finite, ending: speed.Ending
-  ) -> None:
+  def step(self, i: int, size):
+    """A context around the dispatch of step i at a patch size."""
+    self.recent.append(size)
+    return self._profiler.step(i)
+
+  def stepped(self, done: int, size, metrics) -> None:
+    """Counts a dispatched step; reads what was deferred before it."""
+    self.flush()  # earlier numbers, read while this step is under way
+    self._in_flight.append(metrics)
+    if len(self._in_flight) > 2:  # bounds the batches that wait on the devices
+      jax.block_until_ready(self._in_flight.popleft())
+    self._progress.advance()
+    self._sizes[size] += 1
+    self._profiler.done(done, metrics)
+
+  def defer(self, done: int, metrics, finite: state.Finite) -> None:
     """Remembers metrics of a step that may still be under way."""
     # Copied: the next step takes the state's own.
     finite = jax.tree.map(jnp.copy, finite)
     overflowed = getattr(self._run.loader, "overflowed", 0)
     gflops = sum(
-      n * self._run.numbers.gflops(p) for p, n in self._programs.items()
+      n * self._run.numbers.gflops(size) for size, n in self._sizes.items()
     )
-    self._programs.clear()
-    self._pending = done, metrics, finite, overflowed, gflops, ending
+    self._sizes.clear()
+    self._pending = done, metrics, finite, overflowed, gflops
 
   def flush(self) -> None:
     """Writes what was deferred; waits for that step only.
@@ -99,7 +142,7 @@ class Watch:
     """
     if self._pending is None:
       return
-    done, metrics, finite, overflowed, gflops, ending = self._pending
+    done, metrics, finite, overflowed, gflops = self._pending
     self._pending = None
     self.check_finite(finite, done)
     values = self._run.numbers.values(metrics)
@@ -108,21 +151,26 @@ class Watch:
     values |= self._bad_images("train", self._run.loader.bad, "bad_images")
     if overflowed:
       values["pack/overflowed_images"] = overflowed
-    images = (done - self._logged) * values.get(
-      "pack/images_per_step", self._run.experiment.batch_size
-    )
+    values |= self._speed(done - self._logged, values, gflops)
     self._logged = done
-    packed_cost = values.get(metrics_lib.PACKED_COST, 0.0)
-    gflops += metrics_lib.TRAINING * images * packed_cost
-    if (taken := self.split.take(ending)) is not None:
-      seconds, shares = taken
-      flops_per_s = 2 * 1e9 * gflops / seconds
-      values["speed/images_per_s"] = images / seconds
-      values["speed/tflops_per_s"] = flops_per_s / 1e12
-      values["speed/mfu"] = flops_per_s / self._run.matmul_rate
-      values |= shares
     self._write(done, values)
     self._progress.log(done, values)
+
+  def _speed(self, steps, values, gflops) -> dict[str, float]:
+    images = steps * values.get(
+      "pack/images_per_step", self._run.experiment.batch_size
+    )
+    packed_cost = values.get(metrics_lib.PACKED_COST, 0.0)
+    gflops += metrics_lib.TRAINING * images * packed_cost
+    seconds, shares = self.clock.take()
+    flops_per_s = 2 * 1e9 * gflops / seconds
+    return {
+      "speed/images_per_s": images / seconds,
+      "speed/step_s": seconds / steps,
+      "speed/tflops_per_s": flops_per_s / 1e12,
+      "speed/mfu": flops_per_s / self._run.matmul_rate,
+      **shares,
+    }
 
   def check_finite(self, finite: state.Finite, done: int) -> None:
     """Stops a run whose numbers cannot be trusted any more.
@@ -150,7 +198,7 @@ class Watch:
     }
     if self._is_first:
       path.write_text(json.dumps(values, indent=2) + "\n")
-    self._checkpoints.wait()
+    self._store.wait()
     good = run_directory.steps(self._workdir)
     last = f"the checkpoint of step {good[-1]}" if good else "no checkpoint"
     raise NonFiniteError(
@@ -171,14 +219,14 @@ class Watch:
     due = due and run.is_due(run.experiment.eval_every, done)
     return due and done not in self._scores
 
-  def evaluate(self, done: int, programs, params, interruption) -> None:
+  def evaluate(self, done: int, params, interruption) -> None:
     """Validation at every patch size; an interruption ends it without."""
     self.flush()
-    with self.split.part("evaluation"):
-      self._evaluate(done, programs, params, interruption)
+    with self.clock.part(speed.EVALUATION):
+      self._evaluate(done, params, interruption)
       self._draw(done, params)
 
-  def _evaluate(self, done, programs, params, interruption):
+  def _evaluate(self, done, params, interruption):
     start = time.perf_counter()
     run = self._run
 
@@ -187,9 +235,9 @@ class Watch:
       return placement.to_devices(batch, run.mesh)
 
     try:
-      with run.explaining_evaluation():
+      with memory_report.explaining_evaluation(run):
         found = sweep.sweep(
-          {s: p.of(params) for s, p in programs.items()},
+          {s: p.of(params) for s, p in self._evaluations.items()},
           [run.validation],
           on_devices,
           gather=run.evaluation.gather,
@@ -205,7 +253,7 @@ class Watch:
     self._write(done, rows)
 
   def _draw(self, done, params):
-    for setting, program in self.pictures.items():
+    for setting, program in self._pictures.items():
       images = jax.device_get(program.call(params, self._run.shown[setting]))
       if self._is_first:
         directory = self._workdir / "pictures"
@@ -230,11 +278,22 @@ class Watch:
     by_group = dict(self._run.peers.gather((group, own)))
     return [by_group[group] for group in sorted(by_group)]
 
+  def save(self, done: int, state, metrics, position) -> None:
+    """Saves a checkpoint, after the rows that no resumed run would write again.
+
+    Args:
+      position: of this process's loader.
+    """
+    self.flush()
+    self.check_finite(state.finite, done)
+    with self.clock.part(speed.CHECKPOINT):
+      self._store.save(
+        done,
+        {"state": state, "running": metrics},
+        {"loader": self._run.position(position)},
+        self.best(),
+      )
+
   def best(self) -> int | None:
     """The step with the best score so far; the later of equals."""
     return run_metrics.best(self._scores)
-
-  def close(self) -> None:
-    self._progress.close()
-    for writer in self._writers:
-      writer.close()

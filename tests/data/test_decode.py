@@ -581,7 +581,7 @@ def test_an_image_without_pixels_is_refused(file_format, size):
 PEAKS = """
 import pathlib, sys
 import numpy as np
-from flexivit_jax.data import images
+from flexivit_jax.data.pixels import decode
 
 def peaks():
   # Not ru_maxrss, which begins with what the parent process had.
@@ -590,11 +590,11 @@ def peaks():
           for x in ("VmHWM", "VmPeak")]
 
 folder = pathlib.Path(sys.argv[1])
-images.decode_rgb((folder / "one.png").read_bytes(), "one.png")
+decode.decode_rgb((folder / "one.png").read_bytes(), "one.png")
 before = peaks()
 for path in sorted(folder.glob("bomb*")):
   try:
-    images.decode_rgb(path.read_bytes(), path.name)
+    decode.decode_rgb(path.read_bytes(), path.name)
   except images.BadImageError as e:
     print(e)
 after = peaks()

@@ -1,9 +1,7 @@
 """Folders and tar archives: what is listed and read, and what is refused."""
 
-import bz2
 import gzip
 import io
-import lzma
 import os
 import pathlib
 import tarfile
@@ -31,8 +29,6 @@ SIZES = {
 COMPRESS = {
   ".tar": lambda x: x,
   ".tar.gz": gzip.compress,
-  ".tbz2": bz2.compress,
-  ".tar.xz": lzma.compress,
 }
 
 
@@ -223,10 +219,9 @@ def test_an_archive_that_is_cut_off_between_two_files(tmp_path):
       archive(tmp_path, data[:cut]).list()
 
 
-@pytest.mark.parametrize("suffix", [".tar.gz", ".tbz2", ".tar.xz"])
 @pytest.mark.parametrize("seed", range(8))
-def test_a_flipped_bit_in_compressed_data_is_refused(tmp_path, suffix, seed):
-  store = archive(tmp_path, packed(*many()), suffix)
+def test_a_flipped_bit_in_compressed_data_is_refused(tmp_path, seed):
+  store = archive(tmp_path, packed(*many()), ".tar.gz")
   expected = read_all(store)
   data = bytearray(store.path.read_bytes())
   rng = np.random.default_rng(seed)

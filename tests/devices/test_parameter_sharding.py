@@ -18,6 +18,7 @@ from flexivit_jax.devices.parameter_sharding import Fsdp, Replicated
 from flexivit_jax.models import vit
 from flexivit_jax.nn import encoder, pooling
 from flexivit_jax.nn.positions import learned_grid
+from flexivit_jax.run import memory_report
 from flexivit_jax.run import open as open_lib
 from flexivit_jax.tasks.classification import Supervised
 from flexivit_jax.training import state as state_lib
@@ -183,7 +184,10 @@ def test_bytes_on_each_device_fall_as_one_over_devices(small_experiment):
     )
     assert on_one < 1.02 / 8 * sum(x.size for x in arrays), name
   # The estimate knows it.
-  needed, before = same.memory((6, 6)), run.memory((6, 6))
+  needed, before = (
+    memory_report.estimate(same, (6, 6)),
+    memory_report.estimate(run, (6, 6)),
+  )
   assert needed.parameters < 1.02 / 8 * before.parameters
   assert needed.optimizer < 1.02 / 8 * before.optimizer
 

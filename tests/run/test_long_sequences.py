@@ -8,7 +8,7 @@ from flexivit_jax.checkpoints import run_store
 from flexivit_jax.config import build
 from flexivit_jax.core.errors import ConfigError
 from flexivit_jax.devices import placement
-from flexivit_jax.run import programs
+from flexivit_jax.run import state as state_lib
 from flexivit_jax.run.open import prepare
 
 SMALL = (
@@ -96,7 +96,9 @@ def test_a_checkpoint_goes_on_with_another_share(alone, tmp_path):
   checkpoints.close()
   other = _prepared("mesh.seq=8", "model.distribution=ring")
   checkpoints = run_store.Checkpoints(tmp_path)
-  restored, metrics = programs.start(other, checkpoints, lambda line: None)
+  restored, metrics = state_lib.restore_or_init(
+    other, checkpoints, lambda line: None
+  )
   checkpoints.close()
   jax.tree.map(
     np.testing.assert_array_equal, restored.params, arrays["state"].params

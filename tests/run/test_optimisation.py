@@ -14,7 +14,7 @@ from flexivit_jax.devices import mesh as mesh_lib
 from flexivit_jax.devices import placement
 from flexivit_jax.evaluation import sweep
 from flexivit_jax.run import open as open_lib
-from flexivit_jax.run.programs import start
+from flexivit_jax.run.state import restore_or_init
 from tests.run.whole_runs import arrays, assert_same, by_path, rows
 
 ALL = (
@@ -115,7 +115,7 @@ def test_a_run_goes_on_with_other_shards(
     patch.setattr(mesh_lib, "make_mesh", lambda _: mesh)
     run = open_lib.prepare(experiment, lambda line: None, resuming=True)
     checkpoints = run_store.Checkpoints(workdir)
-    state, _ = start(run, checkpoints, lambda line: None)
+    state, _ = restore_or_init(run, checkpoints, lambda line: None)
     checkpoints.close()
     run.loader.close()
     # Restored it is what was saved, bit for bit, on these devices.

@@ -1,6 +1,7 @@
 """What a run says of itself while it is under way."""
 
 import collections
+import contextlib
 import gzip
 import json
 import pathlib
@@ -18,7 +19,7 @@ from flexivit_jax.checkpoints.run_metrics import read_rows
 from flexivit_jax.config import build, writer_specs
 from flexivit_jax.core.errors import ConfigError
 from flexivit_jax.run import open as open_lib
-from flexivit_jax.run import speed
+from flexivit_jax.run import speed, watch
 from flexivit_jax.run.profile import Window
 from flexivit_jax.tasks.classification import Supervised
 from flexivit_jax.tasks.distillation import Distill
@@ -226,12 +227,13 @@ def _one_image(model, n):
 
 
 def test_shares_are_of_one_whole(small_run, packed_run):
+  names = [
+    f"speed/{x}" for x in (speed.DATA_WAIT, speed.EVALUATION, speed.CHECKPOINT)
+  ]
   for workdir in (small_run[0], packed_run):
     for row in timed(workdir):
-      shares = {name: row[name] for name in speed.SHARES}
-      assert all(0 <= x <= 1 for x in shares.values()), shares
-      del shares["speed/transfer"]  # while the devices compute
-      assert sum(shares.values()) < 1.001  # clocks are read one by one
+      assert all(row[name] >= 0 for name in names)
+      assert sum(row[name] for name in names) < 1
   after_evaluation = logs(small_run[0])[2]
   assert after_evaluation["speed/evaluation"] > 0
   assert after_evaluation["speed/checkpoint"] > 0
@@ -244,17 +246,13 @@ def test_the_loop_reads_nothing_of_the_step_under_way(
   steps, reads, waits = [0], collections.Counter(), collections.Counter()
   array = type(jnp.zeros(()))
   value, wait = array._value, jax.block_until_ready
-  dispatched = speed.TimeSplit.__init__
+  step = watch.Watch.step
 
-  def init(self, *args):
-    dispatched(self, *args)
-    count = self.dispatched
-
-    def counting(*args):
-      steps[0] += 1
-      return count(*args)
-
-    self.dispatched = counting
+  @contextlib.contextmanager
+  def counting(self, i, size):
+    with step(self, i, size):
+      yield
+    steps[0] += 1  # dispatched
 
   def by_the_loop():
     return threading.current_thread() is threading.main_thread()
@@ -267,7 +265,7 @@ def test_the_loop_reads_nothing_of_the_step_under_way(
     waits[steps[0]] += by_the_loop()
     return wait(x)
 
-  monkeypatch.setattr(speed.TimeSplit, "__init__", init)
+  monkeypatch.setattr(watch.Watch, "step", counting)
   monkeypatch.setattr(array, "_value", property(read))
   monkeypatch.setattr(jax, "block_until_ready", block)
   experiment = small_experiment(
@@ -425,7 +423,7 @@ def test_a_window_of_steps_is_traced(small_experiment, tmp_path, capsys):
   events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
   steps = [e["args"]["step_num"] for e in events if e.get("name") == "train"]
   assert sorted(map(int, steps)) == [2, 3, 4]
-  assert {"data_wait", "transfer"} <= {e.get("name") for e in events}
+  assert "data_wait" in {e.get("name") for e in events}
   # The run is finished: the same command has nothing left to do.
   assert train.train(experiment, tmp_path, Window(2, 5)) == 0
 

@@ -1,4 +1,4 @@
-"""The rate of a matrix product, with a clock of our own and a real one."""
+"""Time between rows, and the rate of a matrix product."""
 
 import time
 
@@ -17,6 +17,31 @@ class Clock:
   def __call__(self):
     self.now += 1.0
     return self.now
+
+
+def test_parts_are_shares_and_evaluations_are_no_training():
+  now = [0.0]
+  clock = speed.Clock(lambda: now[0])
+  for part, seconds in (
+    (speed.DATA_WAIT, 1.0),
+    (speed.EVALUATION, 4.0),
+    (speed.CHECKPOINT, 2.0),
+    (speed.DATA_WAIT, 1.0),
+  ):
+    with clock.part(part):
+      now[0] += seconds
+    now[0] += 3.0  # steps
+  assert clock.take() == (
+    16.0,
+    {
+      "speed/data_wait": 0.1,
+      "speed/evaluation": 0.2,
+      "speed/checkpoint": 0.1,
+    },
+  )
+  now[0] += 5.0
+  seconds, shares = clock.take()
+  assert (seconds, set(shares.values())) == (5.0, {0.0})
 
 
 @pytest.mark.parametrize("num_devices", [1, 8])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flexivit_jax.data.prepare import archives
+from flexivit_jax.data.prepare import layout as layout_lib
 
 # Paths, options, and what becomes of them: kind, then split and class of each.
 FOUND = [
@@ -16,13 +16,6 @@ FOUND = [
   ("a/b/train/cat/1.jpg a/b/test/cat/1.jpg", {}, "split",
    "train:cat test:cat"),
   ("a/b/cat/1.jpg a/b/dog/1.jpg", {}, "class", "train:cat train:dog"),
-  # Classes in the names of the files.
-  ("n1_tench.JPEG n2_ray.JPEG", {}, "flat", "train:n1_tench train:n2_ray"),
-  ("cat.0.jpg cat.12.jpg dog-3.jpg fox (4).jpg", {}, "flat",
-   "train:cat train:cat train:dog train:fox"),
-  ("n01440764_10026.JPEG", {}, "flat", "train:n01440764"),
-  ("pets/cat_1.jpg pets/dog_1.jpg", {"kind": "flat"}, "flat",
-   "train:cat train:dog"),
   # What only the user can know.
   ("one/1.jpg one/2.jpg", {"kind": "class"}, "class", "train:one train:one"),
   ("a/x/1.jpg b/x/1.jpg", {"kind": "split"}, "split", "a:x b:x"),
@@ -33,9 +26,8 @@ FOUND = [
 
 @pytest.mark.parametrize(("paths", "options", "kind", "expected"), FOUND)
 def test_split_and_class(paths, options, kind, expected):
-  # "fox (4).jpg" has a space.
-  names = paths.replace(" (", "_(").split()
-  layout = archives.find(names, **options)
+  names = paths.split()
+  layout = layout_lib.find(names, **options)
   assert layout.kind == kind
   found = [layout.places[name] for name in names]
   assert [f"{s}:{layout.classes[i]}" for s, i in found] == expected.split()
@@ -43,10 +35,10 @@ def test_split_and_class(paths, options, kind, expected):
 
 def test_labels_are_numbered_by_sorted_names_over_all_splits():
   names = ["train/b/1.jpg", "train/a/1.jpg", "test/c/1.jpg"]
-  layout = archives.find(names)
+  layout = layout_lib.find(names)
   assert layout.classes == ("a", "b", "c")
   assert layout.splits() == {"test": 1, "train": 2}
-  assert archives.find(names, split="test").places == {
+  assert layout_lib.find(names, split="test").places == {
     "test/c/1.jpg": ("test", 2)
   }
 
@@ -56,17 +48,16 @@ def test_labels_are_numbered_by_sorted_names_over_all_splits():
   [
     ("x/train/cat/1.jpg", "split", "cat/1.jpg"),
     ("x/cat/1.jpg", "class", "cat/1.jpg"),
-    ("x/cat_1.jpg", "flat", "cat_1.jpg"),
   ],
 )
 def test_the_name_of_a_file_starts_at_its_class(path, kind, name):
-  assert archives.find([path], kind).file_name(path) == name
+  assert layout_lib.find([path], kind).file_name(path) == name
 
 
 def test_the_order_is_that_of_directories():
   # As strings, "a-b/" would come before "a/".
   names = ["a/2.jpg", "a-b/1.jpg", "a/10.jpg"]
-  places = archives.find(names).places
+  places = layout_lib.find(names).places
   assert list(places) == ["a/10.jpg", "a/2.jpg", "a-b/1.jpg"]
 
 
@@ -76,14 +67,14 @@ def test_the_order_is_that_of_directories():
     (
       ["a.jpg", "train/cat/1.jpg"],
       {},
-      "a.jpg and train/cat/1.jpg lie at different depths: put all images in "
-      "one of SPLIT/CLASS/FILE, CLASS/FILE, FILE",
+      "a.jpg is not in SPLIT/CLASS/FILE: move or remove it, or give another "
+      "--layout (split, class)",
     ),
     (
       ["a.jpg", "cat/1.jpg"],
       {"kind": "class"},
       "a.jpg is not in CLASS/FILE: move or remove it, or give another --layout "
-      "(split, class, flat)",
+      "(split, class)",
     ),
     (
       ["test/1.jpg", "train/1.jpg"],
@@ -92,28 +83,16 @@ def test_the_order_is_that_of_directories():
       "SPLIT/CLASS/FILE, or give --layout class",
     ),
     (
-      ["all/1.jpg", "all/2.jpg"],
-      {},
-      "all images are in all/: give --layout class if that is their class, or "
-      "flat if the names of the files hold it",
-    ),
-    (
       ["a/x/1.jpg", "b/x/1.jpg"],
       {},
-      "a, b are not known as splits, as train and test are: give --layout "
-      "split if they are, or prepare each by itself",
+      "there are several directories above CLASS/FILE, a, b: prepare each by "
+      "itself",
     ),
     (
       ["a/train/x/1.jpg", "b/train/x/1.jpg"],
       {},
       "there are several directories above SPLIT/CLASS/FILE, a, b: prepare "
       "each by itself",
-    ),
-    (
-      ["0001.jpg"],
-      {},
-      "the name of 0001.jpg holds no class: put the images in CLASS/FILE, or "
-      "name them as cat_12.jpg",
     ),
     (
       ["train/a/1.jpg", "test/a/1.jpg"],
@@ -147,5 +126,5 @@ def test_the_order_is_that_of_directories():
 )
 def test_refusals(paths, options, text):
   with pytest.raises(ValueError) as caught:
-    archives.find(paths, **options)
+    layout_lib.find(paths, **options)
   assert str(caught.value) == text
