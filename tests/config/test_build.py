@@ -198,11 +198,8 @@ GROUP = "dict(pattern='head/.*', multiplier=10.0)"
   [
     ("batch_size=16", 16),
     ("optimizer.learning_rate=3e-4", 3e-4),
-    ("optimizer.learning_rate=1", 1.0),
     ("optimizer.clip_norm=None", None),
-    ("model.scan=True", True),
     ("model.scan=false", False),
-    ("model.dtype=bfloat16", "bfloat16"),
     ("model.dtype='bfloat16'", "bfloat16"),
     ("model.head_bias=-10", -10.0),
     ("model.kernel_hw=[8,6]", (8, 6)),
@@ -331,12 +328,10 @@ def test_another_name_resets_the_other_fields_and_the_same_keeps_them():
     ("batch_size=8.0", "expected a whole number, got float; give 8"),
     ("batch_size=True", "expected a whole number, got bool"),
     ("batch_size='64'", "expected a whole number, got str; give 64"),
-    ("batch_size=8,", "is (8,): expected a whole number, got tuple; give 8"),
     ("batch_size=None", "is None: expected a whole number"),
     ("optimizer.clip_norm=none", "expected a number or None; give None"),
     ("optimizer.learning_rate='1e-3'", "got str; give 0.001"),
     ("model.scan=1", "expected True or False, got int; give True"),
-    ("model.scan=no", "expected True or False, got str; give False"),
     # A folder's name, of which the shell keeps no quotes.
     (
       "train.source={'name': 'image_folder', 'path': 2024}",
@@ -345,7 +340,6 @@ def test_another_name_resets_the_other_fields_and_the_same_keeps_them():
     # Numbers that nothing can compute with, or even read.
     ("optimizer.learning_rate=1e999", "learning_rate is inf: give a finite"),
     ("optimizer.learning_rate=1e-50", "give 0, or a size from 1.18e-38 to 3.4"),
-    ("optimizer.learning_rate=1e39", "is 1e+39: give 0"),
     (f"optimizer.learning_rate=1{'0' * 400}", f"give at most {2**63 - 1}"),
     (f"seed={2**63}", f"give at most {2**63 - 1}"),
     (f"batch_size={'9' * 5000}", f"is '{'9' * 76}...: expected a whole number"),
@@ -359,7 +353,6 @@ def test_another_name_resets_the_other_fields_and_the_same_keeps_them():
     # The value that is wrong, not all that could stand there.
     ("patch_size.choices=(4, (8, 6.0))", "choices[1][1] is 6.0: expected a wh"),
     ("model.kernel_hw=(8,)", "expected 2 values in a tuple; give (8, 8)"),
-    ("model.kernel_hw=8", "expected 2 values in a tuple; give (8, 8)"),
     ("model.kernel_hw=(8, 8, 3)", "expected 2 values in a tuple"),
     ("patch_size.choices=4", "expected a tuple; give (4,)"),
     ("patch_size.choices={8, 4}", "is {8, 4}: expected a tuple"),
@@ -384,7 +377,6 @@ def test_another_name_resets_the_other_fields_and_the_same_keeps_them():
     ("model={1: 2}", "model.1: no such key"),
     ("model={[1]: 2}", QUOTES),
     ("patch_size.name.size=8", "has no {'name': 'sampled', 'size': 8}; valid"),
-    ("patch_size.name={'name': 'fixed'}", "valid: 'fixed'"),
     (f"model={'-' * 100_000}1", ""),  # too deep for Python's parser
     # No message is longer than a few lines.
     (f"{'x' * 5000}.y=1", ""),
