@@ -104,9 +104,7 @@ def describe_dropped(
 
   Args:
     override: `a.name=value`.
-    fields: what it dropped.
-    later: the overrides after it.
-    plain: the whole config now.
+    fields, later: what it dropped, and the overrides after it.
   """
   place = override.partition("=")[0].removesuffix(".name")
   given = tuple(f"{x.partition('=')[0]}." for x in later)
