@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,15 @@ import numpy as np
 import pytest
 
 import train
+from flexivit_jax.checkpoints import run_directory
 from flexivit_jax.core.errors import ConfigError
 from flexivit_jax.data.packing.cutter import TooLongError
+from flexivit_jax.data.packing.loader import PackLoader
 from flexivit_jax.nn import pooling
 from flexivit_jax.run import dry_run
 from flexivit_jax.run import open as open_lib
 from flexivit_jax.tasks import pack_metrics
-from tests.run.whole_runs import rows
+from tests.run.whole_runs import in_mid_pack, rows
 
 MODEL = {"name": "custom", "width": 16, "depth": 1, "mlp_dim": 32}
 # Ten rows stay open and eight make a batch: most states are in mid-pack.
@@ -255,3 +258,28 @@ def test_a_dry_run_tries_packed_rows(packed, capsys):
   assert "one step at packed rows: " in out
   assert "one evaluation batch at 4:36: " in out
   assert "one evaluation batch at 6:36: " in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_signal_while_a_batch_is_packed_loses_no_image(
+  moment, finished, packed, tmp_path, monkeypatch
+):
+  real, calls = PackLoader._next_image, []
+
+  def next_image(self):
+    calls.append(self)
+    if len(calls) == 150 and moment == "before":
+      signal.raise_signal(signal.SIGTERM)
+    image = real(self)
+    if len(calls) == 150:
+      signal.raise_signal(signal.SIGTERM)
+    return image
+
+  monkeypatch.setattr(PackLoader, "_next_image", next_image)
+  assert train.train(packed(*SHORT), tmp_path) == 143
+  (*_, saved) = run_directory.steps(tmp_path)
+  assert 2 < saved < 9
+  assert in_mid_pack(tmp_path, saved)
+  assert train.train(packed(*SHORT), tmp_path) == 0
+  assert rows(tmp_path) == rows(finished[0])
