@@ -1,8 +1,7 @@
-"""From plain values and the command line to frozen objects, and back to JSON.
+"""Builds frozen objects from plain values and overrides, and JSON from objects.
 
-A choice is `dict(name="learned_grid", size=(7, 7))`, or just its name. Plain
-values stop here: the schema is the fields and type hints of the objects
-themselves.
+A choice is `dict(name="learned_grid", size=(7, 7))`, or just its name. The
+schema is the fields and type hints of the objects.
 """
 
 import contextlib
@@ -30,16 +29,14 @@ def load(
   overrides: Sequence[str] = (),
   report: Callable[[str], None] = lambda line: None,
 ) -> Experiment:
-  """The experiment of `configs/NAME.py[:argument]` with overrides applied.
+  """Builds the experiment of `configs/NAME.py[:argument]` with overrides.
 
   Args:
-    path_and_argument: what follows the colon is passed to `get_config`.
+    path_and_argument: the argument is passed to `get_config`.
     overrides: `key.sub_key=value`, values in Python's notation.
-    report: called with a line for each override that changed values which it
-      does not mention.
+    report: called with a line for each override that changed other values too.
 
-  Raises:
-    ConfigError: naming the key, the value and what would be valid.
+  Raises: ConfigError, naming the key, the value and valid ones.
   """
   raw = retired.renewed(file.read(path_and_argument), report)
   broken = None
@@ -59,37 +56,20 @@ def load(
       waiting.append(override)  # it may be for a default of the new name
       continue
     if dropped:
-      later = tuple(overrides[i + 1 :])
-      drops.append(overrides_lib.Dropped(override, dropped, later))
-  try:
-    if waiting:
-      raw = to_json(_experiment(raw))
-      for override in waiting:
-        overrides_lib.apply(raw, override)
-    experiment = _experiment(raw)
-  except _MissingFieldError as e:
-    why = [text for d in drops if (text := d.why_missing(e.path, e.names))]
-    raise ConfigError("".join((str(e), *why))) from None
-  for each in drops:
-    if line := each.describe(to_json(experiment)):
+      drops.append((override, dropped, overrides[i + 1 :]))
+  if waiting:
+    raw = to_json(_experiment(raw))
+    for override in waiting:
+      overrides_lib.apply(raw, override)
+  experiment = _experiment(raw)
+  for drop in drops:
+    if line := overrides_lib.describe_dropped(*drop, to_json(experiment)):
       report(line)
   return experiment
 
 
-class _MissingFieldError(ConfigError):
-  """Fields without a default that were not given."""
-
-  def __init__(self, path: str, names: Sequence[str]):
-    super().__init__(f"{path}: {', '.join(names)} must be given")
-    self.path, self.names = path, names
-
-
 def from_plain(raw: Mapping[str, Any]) -> Experiment:
-  """Builds the experiment of a run's config.json, of this version or earlier.
-
-  Raises:
-    ConfigError: naming the key, the value and what would be valid.
-  """
+  """Builds the experiment of a run's config.json. Raises: as `load`."""
   return _experiment(retired.renewed(raw))
 
 
@@ -98,14 +78,12 @@ def _experiment(raw: Mapping[str, Any]) -> Experiment:
     return _record(Experiment, raw, "config")
   except _WrongType as e:
     raise ConfigError(cut(f"{e}{_remedy(e.hint, e.value)}", 600)) from None
-  except _MissingFieldError:
-    raise
   except ConfigError as e:
     raise ConfigError(cut(str(e), 600)) from e.__cause__
 
 
 class _WrongType(ConfigError):
-  """A value that is not what a type hint asks for."""
+  """A value of another type than its hint."""
 
   def __init__(self, path, hint, value, *, got=False):
     text = f"{path} is {show(value)}: expected {_describe(hint)}"
@@ -123,14 +101,13 @@ def _build(hint, value, path):
     return _tuple(hint, arguments, value, path)
   if dataclasses.is_dataclass(hint):
     return _record(hint, value, path)
-  # Not isinstance: True is no whole number here.
+  # By type: True is not a whole number here.
   is_number = type(value) in (int, float) and hint in (int, float)
   if type(value) is not hint and not (is_number and hint is float):
     raise _WrongType(path, hint, value, got=value is not None)
   return _number(hint, value, path) if is_number else value
 
 
-# What numpy's and JAX's numbers can hold.
 LARGEST_INT = 2**63 - 1
 SMALLEST_FLOAT32 = float(np.finfo(np.float32).tiny)
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
@@ -161,9 +138,6 @@ def _choice(hint, value, path):
   name = fields.pop("name")
   if not isinstance(name, str) or name not in table:
     close = did_you_mean(name, table)
-    called = isinstance(name, str) and re.fullmatch(r"(\w+)\((.*)\)", name)
-    if called and called[1] in table:
-      close = f" (write dict(name={called[1]!r}, {called[2]}))"
     raise ConfigError(f"{path} has no {show(name)}{close}; valid: {names}")
   chosen = table[name]
   if isinstance(chosen, type):
@@ -176,23 +150,14 @@ def _record(cls, value, path):
   fields = {f.name: f for f in _fields(cls)}
   hints = typing.get_type_hints(cls)
   if not isinstance(value, Mapping):
-    meant = [
-      f" (did you mean {path}.{name}={value}?)"
-      for name in fields
-      if isinstance(value, str)
-      and value in registry.CHOICES.get(hints[name], ())
-    ]
     raise ConfigError(
-      f"{path} is {show(value)}{''.join(meant[:1])}: expected its fields, "
-      f"{listed(fields)}"
+      f"{path} is {show(value)}: expected its fields, {listed(fields)}"
     )
   for key in value:
     if key not in fields:
-      written = overrides_lib.flatten(value)
-      below = [k for k in written if str(k).endswith(f".{key}")]
-      hint = did_you_mean(key, fields)
-      if below:
-        hint = f" (did you mean {below[0]!r}?)"
+      flat = overrides_lib.flatten(value)
+      below = [k for k in flat if str(k).endswith(f".{key}")]
+      hint = did_you_mean((below or [key])[0], {*fields, *below})
       raise ConfigError(
         f"{path}.{cut(str(key), 100)}: no such key{hint}; "
         f"valid: {listed(fields or ['none'])}"
@@ -205,11 +170,10 @@ def _record(cls, value, path):
     name
     for name, f in fields.items()
     if name not in built
-    and f.default is dataclasses.MISSING
-    and f.default_factory is dataclasses.MISSING
+    if f.default is f.default_factory is dataclasses.MISSING
   ]
   if missing:
-    raise _MissingFieldError(path, missing)
+    raise ConfigError(f"{path}: {', '.join(missing)} must be given")
   with config_errors_at(path):
     return cls(**built)
 
@@ -219,41 +183,32 @@ def _union(hint, value, path):
   if value is None and types.NoneType in options:
     return None
   options = [o for o in options if o is not types.NoneType]
-  if len(options) > 1:
-    is_sequence = isinstance(value, (tuple, list))
-    alike = [
-      o for o in options if (typing.get_origin(o) is tuple) == is_sequence
-    ]
-    options = alike if len(alike) == 1 else options
-  try:
-    if len(options) == 1:
-      return _build(options[0], value, path)
-  except _WrongType as e:
-    if e.value is value:
-      # Here the other options would do as well.
-      raise _WrongType(path, hint, value) from None
-    raise
-  for option in options:
-    with contextlib.suppress(ConfigError):
+  is_sequence = isinstance(value, (tuple, list))
+  alike = [o for o in options if (typing.get_origin(o) is tuple) == is_sequence]
+  for option in alike or options:
+    try:
       return _build(option, value, path)
+    except _WrongType as e:
+      if e.value is not value:
+        raise  # a value within it
   raise _WrongType(path, hint, value)
 
 
 def _tuple(hint, arguments, value, path):
-  variadic = len(arguments) == 2 and arguments[1] is Ellipsis
-  if not isinstance(value, (tuple, list)) or (
-    not variadic and len(value) != len(arguments)
-  ):
+  if not isinstance(value, (tuple, list)):
     raise _WrongType(path, hint, value)
-  kinds = [arguments[0]] * len(value) if variadic else arguments
+  several = Ellipsis in arguments
+  kinds = arguments[:1] * len(value) if several else arguments
+  if len(value) != len(kinds):
+    raise _WrongType(path, hint, value)
   return tuple(
     _build(kind, item, f"{path}[{i}]")
-    for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+    for i, (kind, item) in enumerate(zip(kinds, value))
   )
 
 
 def _remedy(hint, value):
-  """ "; give (16, 16)" where 16 was written for a pair, say."""
+  """Text such as "; give (16, 16)", where 16 was written for a pair."""
   for candidate in _candidates(value):
     with contextlib.suppress(ConfigError):
       _build(hint, candidate, "")
@@ -267,21 +222,18 @@ def _remedy(hint, value):
 
 
 def _candidates(value):
-  """What may have been meant, likeliest first."""
+  """Values that may have been meant, likeliest first."""
   if isinstance(value, str):
-    words = {"none": None, "null": None, "yes": True, "on": True}
-    words |= {"no": False, "off": False, "true": True, "false": False}
+    words = {"none": None, "yes": True, "on": True, "no": False, "off": False}
     if value.lower() in words:
       yield words[value.lower()]
     if sides := re.fullmatch(r"(\d+)x(\d+)", value):
       yield tuple(map(int, sides.groups()))
-    for kind in (int, float):
-      with contextlib.suppress(ValueError):
-        yield kind(value)
     with contextlib.suppress(*overrides_lib.NOT_PYTHON):
       # In quotes too many.
       parsed = to_plain(overrides_lib.parse(value))
       yield from (parsed, (parsed,))
+      yield float(parsed)
   if isinstance(value, float) and value.is_integer():
     yield int(value)
   if type(value) is int:
@@ -289,36 +241,28 @@ def _candidates(value):
       yield bool(value)
     if abs(value) <= LARGEST_INT:
       yield str(value)
-  if isinstance(value, (set, frozenset)):
-    with contextlib.suppress(TypeError):
-      yield tuple(sorted(value))
-  elif isinstance(value, range):
-    yield tuple(value)
-  elif not isinstance(value, tuple):
-    yield (value,)
-    yield (value, value)
+  if not isinstance(value, tuple):
+    yield from ((value,), (value, value))
   elif len(value) == 1:
-    yield value[0]
-    yield value * 2
+    yield from (value[0], value * 2)
 
 
 def to_json(value):
-  """Plain values that `from_plain` turns back into an equal object."""
+  """Plain values of an object; `from_plain` is the inverse."""
   if value is None or isinstance(value, (bool, int, float, str)):
     return value
   if isinstance(value, tuple):
     return [to_json(item) for item in value]
   if isinstance(value, Mapping):
     return {key: to_json(item) for key, item in value.items()}
-  fields = {
-    f.name: to_json(getattr(value, f.name)) for f in _fields(type(value))
-  }
   name = name_of(value)
-  return fields if name is None else {"name": name, **fields}
+  named = {} if name is None else {"name": name}
+  fields = _fields(type(value))
+  return named | {f.name: to_json(getattr(value, f.name)) for f in fields}
 
 
 def name_of(value) -> str | None:
-  """What a config calls an object of one of the choices; None: it is none."""
+  """Name of an object of one of the choices; None for other objects."""
   for table in registry.CHOICES.values():
     for name, chosen in table.items():
       if chosen is type(value) or chosen == value:
@@ -349,6 +293,6 @@ def _describe(hint):
   if origin in (types.UnionType, typing.Union):
     return " or ".join(map(_describe, arguments))
   if origin is tuple:
-    fixed = Ellipsis not in arguments
-    return f"{len(arguments)} values in a tuple" if fixed else "a tuple"
+    several = Ellipsis in arguments
+    return "a tuple" if several else f"{len(arguments)} values in a tuple"
   return names.get(hint) or getattr(hint, "__name__", str(hint))

@@ -1,12 +1,12 @@
 """An experiment: model, task, data, optimiser and schedule, as one object."""
 
 import dataclasses
+import math
 import re
 
 from flexivit_jax.config import writer_specs
 from flexivit_jax.core import patch_size as patch_size_lib
 from flexivit_jax.core.errors import ConfigError, config_errors_at
-from flexivit_jax.core.text import listed
 from flexivit_jax.data.dataset import Dataset
 from flexivit_jax.data.loading import bad_images
 from flexivit_jax.data.loading.shards import MAX_PARTS
@@ -25,13 +25,13 @@ from flexivit_jax.training import optimizer as optimizer_lib
 
 @dataclasses.dataclass(frozen=True)
 class InitFrom:
-  """What a run's parameters start from, instead of at random.
+  """Checkpoint whose parameters a run starts from.
 
   Attributes:
-    checkpoint: anything that `flexivit_jax.load` takes.
+    checkpoint: a path or name that `flexivit_jax.load` takes.
     dont_load: patterns (`re.fullmatch`) of parameters that start afresh, as in
       docs/parameters.md: ("head/.*",) for another number of classes.
-    step: of a run: which checkpoint; None: the best.
+    step: of a run's checkpoint; None: the best.
   """
 
   checkpoint: str
@@ -44,13 +44,14 @@ class InitFrom:
         re.compile(pattern)
       except re.error as e:
         raise ValueError(
-          f"dont_load has {pattern!r}, which is no pattern ({e}): give "
-          "'head/.*', say"
+          f"dont_load has {pattern!r}, not a pattern ({e}). Set "
+          "dont_load=('head/.*',)"
         ) from e
 
 
 # Smallest and largest value of the whole numbers in an experiment. A step is
-# an int32; a seed of 2^32 would draw what 0 draws.
+# an int32; a seed of 2^32 would draw as 0 does; of two checkpoints one survives
+# damage to the other.
 BOUNDS = {
   "batch_size": (1, 2**24),
   "accumulate": (1, 2**24),
@@ -59,16 +60,18 @@ BOUNDS = {
   "eval_every": (1, 2**31 - 1),
   "save_every": (1, 2**31 - 1),
   "log_every": (1, 2**31 - 1),
+  "keep": (2, 2**31 - 1),
   "seed": (0, 2**32 - 1),
   "workers": (0, 1024),
   "threads": (0, 1024),
   "read_parts": (1, MAX_PARTS),
 }
+OPEN_BOUNDS = {"total_epochs": (0, math.inf), "ema": (0, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """All that a run is made of.
+  """A run: model, task, data, optimiser and schedule.
 
   Attributes:
     train: data to train on.
@@ -96,9 +99,8 @@ class Experiment:
     threads: that load data in each process; 0 loads when asked.
     on_bad_image: what to do about images that cannot be decoded.
     preprocessing: how the images of all three data are decoded and resized.
-    read_parts: parts of the training data, each of neighbouring files, that are
-      shuffled apart. With the number of processes, or a multiple of it, each
-      process reads its own files alone; 1: from all of them.
+    read_parts: parts of the training data that are shuffled apart. With a
+      multiple of the number of processes each reads its own files alone.
     writers: of metrics, beside metrics.jsonl.
   """
 
@@ -137,96 +139,67 @@ class Experiment:
   def __post_init__(self):
     if (self.total_steps is None) == (self.total_epochs is None):
       raise ValueError(
-        "give either total_steps or total_epochs, and None for the other: "
-        "--config.total_steps=None"
-      )
-    if self.accumulate < 1:
-      valid = [
-        n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0
-      ]
-      raise ConfigError(
-        f"config.accumulate is {self.accumulate}: give a number that divides "
-        f"config.batch_size, {listed(valid)}"
+        "give either total_steps or total_epochs. Set the other to None"
       )
     for name, (low, high) in BOUNDS.items():
       value = getattr(self, name)
       if value is not None and not low <= value <= high:
         raise ConfigError(f"config.{name} is {value}: give {low} to {high}")
-    if self.total_epochs is not None and not self.total_epochs > 0:
-      raise ConfigError(
-        f"config.total_epochs is {self.total_epochs}: give more than 0"
-      )
-    if self.ema is not None and not 0 < self.ema < 1:
-      raise ConfigError(
-        f"config.ema is {self.ema}: give more than 0 and less than 1, such as "
-        "0.9999"
-      )
-    if self.keep < 2:
-      raise ConfigError(
-        f"config.keep is {self.keep}: keep at least 2 checkpoints, so that one "
-        "survives damage to the other"
-      )
+    for name, (low, high) in OPEN_BOUNDS.items():
+      value = getattr(self, name)
+      if value is not None and not low < value < high:
+        raise ConfigError(
+          f"config.{name} is {value}: give more than {low} and less than {high}"
+        )
     for i, mix in enumerate(self.mix):
       if mix.images > self.batch_size:
         raise ConfigError(
           f"config.mix[{i}] makes one of {mix.images} images, but "
-          f"config.batch_size is {self.batch_size}: an image would be mixed "
-          "with itself"
+          f"config.batch_size is {self.batch_size}"
         )
+    self._check_packing()
+    if self.mix and not self.task.classifies:
+      raise ValueError("mix needs a task that classifies. Set mix=()")
+    self.task.check_run(
+      self.mesh, self.patch_size.sizes, packed=self.packing is not None
+    )
+
+  def _check_packing(self):
     if self.packing is None:
       for name in ("train", "validation", "test"):
         data = getattr(self, name)
         if data is not None and data.resolution is not None:
           raise ValueError(
-            f"{name}.resolution needs config.packing, the rows that images of "
-            "any size share: packing=dict(row_length=256, max_images=16)"
+            f"{name}.resolution needs config.packing. Set "
+            "packing=dict(row_length=256, max_images=16)"
           )
       if isinstance(self.patch_size, patch_size_lib.BudgetPatchSize):
         self.patch_size(0, 0)  # says why not
     elif self.mix:
-      raise ValueError(
-        "mix and packing: images are mixed before they are cut into patches, "
-        "so give mix=()"
-      )
+      raise ValueError("mix and packing exclude each other. Set mix=()")
     elif self.preprocessing != preprocessing_lib.ANTIALIAS:
       raise ValueError(
-        'preprocessing is "bv_compat", which is for images of one size: leave '
-        'packing and the resolutions out, or take "antialias"'
+        'preprocessing "bv_compat" is for images of one size, not packed ones. '
+        "Set preprocessing=antialias"
       )
     elif self.train.resolution is None:
       raise ValueError(
-        "packing needs train.resolution, the size of each image: "
-        'resolution=dict(name="native")'
+        "packing needs train.resolution. Set train.resolution=native"
       )
     elif isinstance(self.patch_size, patch_size_lib.ScheduledPatchSize):
       self.patch_size.for_image(None, None)  # says why not
 
-    if self.mix and not self.task.classifies:
-      raise ValueError(
-        "mix is for tasks that classify, whose targets are mixed with the "
-        "images: give mix=()"
-      )
-    self.task.check_run(
-      self.mesh, self.patch_size.sizes, packed=self.packing is not None
-    )
-
   def program(self, step: int) -> tuple[int, int] | None:
-    """The patch size that a step's program is compiled for; None: any, packed.
-
-    A packed image has a patch size of its own, which is data.
-    """
+    """Patch size of a step's program; None for packed images, which differ."""
     return None if self.packing else self.patch_size(step, self.seed)
 
   @property
   def programs(self) -> tuple[tuple[int, int] | None, ...]:
-    """All that `program` can return."""
+    """All values of `program`."""
     return (None,) if self.packing else self.patch_size.sizes
 
   def open(self, data: Dataset) -> source.Source:
-    """A source of this experiment, in its mode.
-
-    Raises: as `source.open`.
-    """
+    """Opens data in the mode of this experiment. Raises: as `source.open`."""
     return preprocessing_lib.open_source(data.source, self.preprocessing)
 
   def num_steps(
@@ -245,21 +218,12 @@ class Experiment:
     if steps < 1:
       raise ConfigError(
         f"{self.total_epochs} epochs of {num_examples} images at batch size "
-        f"{images_per_step:.4g} are no step: raise total_epochs or total_steps"
-      )
-    if steps > BOUNDS["total_steps"][1]:
-      raise ConfigError(
-        f"{self.total_epochs} epochs of {num_examples} images are {steps} "
-        f"steps: give at most {BOUNDS['total_steps'][1]}"
+        f"{images_per_step:.4g} are less than a step: raise total_epochs"
       )
     return steps
 
   def for_classes(self, classes: tuple[str, ...]) -> "Experiment":
-    """With model and task for these classes.
-
-    Raises:
-      ConfigError: as `Task.for_classes`.
-    """
+    """Sets model and task to these classes. Raises: as `Task.for_classes`."""
     try:
       model, task = self.task.for_classes(self.model, classes)
     except ValueError as e:  # says itself where
@@ -267,8 +231,7 @@ class Experiment:
     return dataclasses.replace(self, model=model, task=task)
 
   def check_patch_sizes(self, image_hw: tuple[int, int]) -> None:
-    """Refuses patch sizes that do not tile the images, or tile them into more
-    patches than the model has positions for.
+    """Refuses patch sizes that the images or the model's positions exclude.
 
     Raises:
       ConfigError: naming the sizes that do tile, or the largest grid.

@@ -1,8 +1,4 @@
-"""A config file, run, as plain values.
-
-It has a function get_config that returns an `ml_collections.ConfigDict`. Config
-objects stop here.
-"""
+"""Runs a config file and converts its `ConfigDict` to plain values."""
 
 import contextlib
 import importlib.util
@@ -22,7 +18,7 @@ from flexivit_jax.core.text import cut, listed, nearest, show
 
 
 def read(path_and_argument: str) -> dict[str, Any]:
-  """What get_config of `configs/NAME.py[:argument]` returns, as `to_plain`.
+  """Plain values from `get_config` of `configs/NAME.py[:argument]`.
 
   Raises:
     ConfigError: naming the file, the line that fails and what would be valid.
@@ -45,10 +41,8 @@ def read(path_and_argument: str) -> dict[str, Any]:
   _run(path, spec, lambda: spec.loader.exec_module(module))
   get_config = getattr(module, "get_config", None)
   if not callable(get_config):
-    had = "" if get_config is None else f", but a {type(get_config).__name__}"
     raise ConfigError(
-      f"{path} has no function get_config{had}: define get_config() that "
-      "returns a ConfigDict"
+      f"{path} has no function get_config. Define it to return a ConfigDict"
     )
   given = [argument] if colon else []
   _check_argument(path, spec, get_config, given, module.__doc__ or "")
@@ -64,7 +58,7 @@ def _others(file):
   """The config files that may have been meant, the nearest one first."""
   folder = file if file.is_dir() else file.parent
   configs = pathlib.Path("configs")
-  # Beside the commands lie other scripts, and the configs in a folder.
+  # Beside the commands are other scripts; configs have their own folder.
   if configs.is_dir() and (folder == pathlib.Path() or not _scripts(folder)):
     folder = configs
   there = {f.stem: f for f in _scripts(folder)}
@@ -75,12 +69,12 @@ def _others(file):
 
 
 def _scripts(folder):
-  # What begins with an underscore is no config: configs share it.
+  # Configs share the files that begin with an underscore.
   return sorted(folder.glob("[!_]*.py"))
 
 
 def _run(path, spec, function):
-  """What the function returns; a ConfigError names the line that fails."""
+  """Calls a function of the file; a ConfigError names the line that fails."""
   try:
     return function()
   # Whatever the user's own code raises, sys.exit() too.
@@ -108,10 +102,6 @@ def _check_argument(path, spec, get_config, given, header):
     parameters = signature.parameters.values()
     takes = [p for p in parameters if p.kind <= p.POSITIONAL_OR_KEYWORD]
     needs = [p.name for p in parameters if p.default is p.empty]
-    if given and not takes:
-      raise ConfigError(
-        f"{path} takes no argument, but was given {show(given[0])}"
-      ) from None
     if not given and takes and len(needs) == 1:
       name = re.escape(pathlib.Path(path).name)
       # As the commands in the file's own header have it.
@@ -128,17 +118,10 @@ def _check_argument(path, spec, get_config, given, header):
 
 
 def to_plain(value: Any, path: str = "config") -> Any:
-  """ConfigDicts as dicts, sequences as tuples, numpy's scalars as Python's.
+  """Converts ConfigDicts to dicts, sequences to tuples, numpy's to Python's.
 
-  Unset placeholders are None; required ones are left out.
+  Unset placeholders become None; required ones are left out.
   """
-  try:
-    return _to_plain(value, path)
-  except RecursionError:
-    raise ConfigError(f"{path} contains itself") from None
-
-
-def _to_plain(value, path):
   if isinstance(value, config_dict.FieldReference):
     value = _resolve(value.get, path)
   if isinstance(value, (np.ndarray, np.generic)):
@@ -148,10 +131,10 @@ def _to_plain(value, path):
     for key in value:
       with contextlib.suppress(config_dict.RequiredValueError):
         item = _resolve(lambda key=key: value[key], f"{path}.{key}")
-        plain[key] = _to_plain(item, f"{path}.{key}")
+        plain[key] = to_plain(item, f"{path}.{key}")
     return plain
   if isinstance(value, (list, tuple)):
-    return tuple(_to_plain(v, f"{path}[{i}]") for i, v in enumerate(value))
+    return tuple(to_plain(v, f"{path}[{i}]") for i, v in enumerate(value))
   return value
 
 

@@ -1,7 +1,6 @@
 """`key.sub_key=value` of the command line, applied to plain values."""
 
 import ast
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -60,7 +59,7 @@ def apply(raw: dict[str, Any], override: str) -> dict[str, Any]:
   return dropped
 
 
-# What is not Python's notation, too deep for it, or no value in it.
+# Raised for a text that is not a value in Python's notation, or is too deep.
 NOT_PYTHON = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
 _HOLDS_DICT = re.compile(r"[(\[\s]*(\{|dict\()")
 QUOTES = (
@@ -78,10 +77,7 @@ def parse(text: str):
 
 
 class _Dicts(ast.NodeTransformer):
-  """Calls of dict with names and values, as a config file has them, to dicts.
-
-  Any other call stays one, which `ast.literal_eval` refuses.
-  """
+  """Turns calls `dict(a=1)` into dicts; other calls stay, and are refused."""
 
   def visit_Call(self, node):
     self.generic_visit(node)
@@ -95,51 +91,36 @@ class _Dicts(ast.NodeTransformer):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Dropped:
-  """Fields that went with a choice's name.
+def describe_dropped(
+  override: str,
+  fields: Mapping[str, Any],
+  later: Sequence[str],
+  plain: Mapping[str, Any],
+) -> str | None:
+  """A line on fields that went with a choice's name; None: nothing was lost.
 
-  Attributes:
+  Lost are fields that the new choice has too, with another value, and that no
+  later override gave.
+
+  Args:
     override: `a.name=value`.
-    fields: plain values.
-    later: the overrides after it.
+    fields, later: what it dropped, and the overrides after it.
   """
-
-  override: str
-  fields: Mapping[str, Any]
-  later: tuple[str, ...]
-
-  @property
-  def _place(self) -> str:
-    return self.override.partition("=")[0].removesuffix(".name")
-
-  def describe(self, plain: Mapping[str, Any]) -> str | None:
-    """The fields that the new choice has too, with other values that nobody
-    gave; None: there are none."""
-    place, now = self._place, flatten(plain)
-    lost = [
-      f"{key.removeprefix(f'{place}.')}={show(value)}"
-      for key, value in flatten(self.fields, place).items()
-      if key != f"{place}.name" and now.get(key, value) != value
-      if not any(f"{key}.".startswith(f"{k}.") for k in self._given)
-    ]
-    if not lost:
-      return None
-    return (
-      f"config.{self.override} leaves out {listed(lost)}: what is to stay must "
-      "be given with it"
-    )
-
-  def why_missing(self, path: str, names: Sequence[str]) -> str:
-    lost = [n for n in names if n in self.fields]
-    if path != f"config.{self._place}" or not lost:
-      return ""
-    values = listed(f"{name}={show(self.fields[name])}" for name in lost)
-    return f"; config.{self.override} leaves out {values}"
-
-  @property
-  def _given(self):
-    return [override.partition("=")[0] for override in self.later]
+  place = override.partition("=")[0].removesuffix(".name")
+  given = tuple(f"{x.partition('=')[0]}." for x in later)
+  now = flatten(plain)
+  lost = [
+    f"{key.removeprefix(f'{place}.')}={show(value)}"
+    for key, value in flatten(fields, place).items()
+    if key != f"{place}.name" and now.get(key, value) != value
+    if not f"{key}.".startswith(given)
+  ]
+  if not lost:
+    return None
+  return (
+    f"config.{override} leaves out {listed(lost)}: what is to stay must be "
+    "given with it"
+  )
 
 
 def flatten(tree, prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What each choice of a config may be."""
+"""Choices of a config by name."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ from flexivit_jax.tasks import (
 )
 from flexivit_jax.training import mixing, optimizer, schedules
 
-# What each choice may be: a type hint to {name: class, or ready-made object}.
+# From a type hint to {name: class, or ready-made object}.
 CHOICES: dict[Any, dict[str, Any]] = {
   encoder.Size: {**sizes.SIZES, "custom": encoder.Size},
   position.Position: {

@@ -1,5 +1,6 @@
-"""Names and fields of earlier versions' configs, as today's."""
+"""Renews configs of earlier versions."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,44 +17,36 @@ _ADAFACTOR = (
 def renewed(
   raw: Mapping[str, Any], report: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
-  """The plain values of a config with today's names and fields.
+  """Plain values of a config with the names and fields of this version.
 
   Args:
     report: called with a line for each field that was dropped.
   """
-  raw = dict(raw)
+  raw = copy.deepcopy(dict(raw))
   for place, field in (
     (("model", "distribution"), "gather"),
     (("mesh",), "double_averaging"),
   ):
-    raw = _without(raw, place, field, report)
+    inner = _at(raw, place)
+    if isinstance(inner, Mapping) and field in inner:
+      del inner[field]
+      report(f"config.{'.'.join((*place, field))} is gone and was left out")
   if _name(_at(raw, ("model", "kernel"))) == "triton":
     report("config.model.kernel is now fused, which has no fields")
-    raw["model"] = {**raw["model"], "kernel": "fused"}
+    raw["model"]["kernel"] = "fused"
   if _name(raw.get("optimizer")) == "optax":
     raw["optimizer"] = _optimizer(raw["optimizer"])
   return raw
 
 
 def _optimizer(old):
-  """An optimiser that was one of optax's by name."""
+  """Renews an optimiser that was one of optax's, by name."""
   new = {k: v for k, v in old.items() if k not in ("transform", "options")}
   transform, options = old.get("transform"), dict(old.get("options") or {})
   if transform == "adafactor" and options.keys() <= set(_ADAFACTOR):
     return {**new, "name": "adafactor", **options}
   unknown = "".join(f" with {name}" for name in options)
   return {**new, "name": "retired", "was": f"optax's {transform}{unknown}"}
-
-
-def _without(raw, place, field, report):
-  inner = _at(raw, place)
-  if not isinstance(inner, Mapping) or field not in inner:
-    return raw
-  report(f"config.{'.'.join((*place, field))} is gone and was left out")
-  new = {k: v for k, v in inner.items() if k != field}
-  for i in reversed(range(len(place))):
-    new = {**_at(raw, place[:i]), place[i]: new}
-  return new
 
 
 def _at(raw, place):

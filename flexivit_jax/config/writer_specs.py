@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
-# (step, whether it is an evaluation's): what tells one row from another.
+# (step, whether it is an evaluation): identifies a row.
 Row = tuple[int, bool]
 
 
@@ -25,13 +25,12 @@ class Writer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Resumed:
-  """What a writer must know of the run that it goes on with.
+  """Where a run goes on, for its writers.
 
   Attributes:
-    first_step: the run's, 0 at its beginning. Rows of later steps will come
-      again.
-    written: those that will.
-    is_evaluation: whether values are those of an evaluation.
+    first_step: 0 at its beginning. Rows of later steps are written again.
+    written: rows of later steps.
+    is_evaluation: of the values of a row.
   """
 
   first_step: int
@@ -40,20 +39,28 @@ class Resumed:
 
 
 class WriterSpec:
-  """What a config says of a writer.
+  """A metric writer of a config.
 
   Attributes:
-    name: its own in a config.
+    needs: package and an attribute of it.
   """
 
   name = ""
+  needs = None
 
   def check(self) -> None:
-    """Refuses a writer whose package is missing.
-
-    Raises:
-      ValueError: with the command that installs it.
-    """
+    """Refuses a missing package. Raises: ValueError, with the remedy."""
+    if self.needs is None:
+      return
+    package, attribute = self.needs
+    try:
+      # A directory of the package's name would be imported as well.
+      getattr(importlib.import_module(package), attribute)
+    except (ImportError, AttributeError) as e:
+      raise ValueError(
+        f"{self.name!r} needs the package {package} ({e}): "
+        f"pip install -e '.[{self.name}]', or leave it out"
+      ) from e
 
   def open(
     self, workdir: pathlib.Path, record: Mapping[str, Any], resumed: Resumed
@@ -67,17 +74,14 @@ class TensorBoard(WriterSpec):
   """Event files for TensorBoard, under `tensorboard/` of the run."""
 
   name = "tensorboard"
-
-  def check(self):
-    _check(self.name, "tensorboardX", "summary")
+  needs = ("tensorboardX", "summary")
 
   def open(self, workdir, record, resumed):
     return _EventFile(workdir / "tensorboard", record, resumed.first_step)
 
 
 class _EventFile:
-  """Written at once and in this thread: the package's own writer has a queue
-  that is waited for without an end once its disk is full."""
+  """Writes at once: the package's own writer hangs once its disk is full."""
 
   def __init__(self, directory, record, first_step):
     from tensorboardX import record_writer, summary
@@ -135,9 +139,7 @@ class WeightsAndBiases(WriterSpec):
   tags: tuple[str, ...] = ()
 
   name = "wandb"
-
-  def check(self):
-    _check(self.name, "wandb", "init")
+  needs = ("wandb", "init")
 
   def open(self, workdir, record, resumed):
     return _WandbRun(self, workdir, record, resumed)
@@ -178,14 +180,3 @@ class _WandbRun:
 
   def close(self):
     self._run.finish()
-
-
-def _check(name, package, attribute):
-  try:
-    # A directory of the package's name would be imported as well.
-    getattr(importlib.import_module(package), attribute)
-  except (ImportError, AttributeError) as e:
-    raise ValueError(
-      f"{name!r} needs the package {package} ({e}): "
-      f"pip install -e '.[{name}]', or leave it out"
-    ) from e

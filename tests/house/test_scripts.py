@@ -69,17 +69,6 @@ def test_installs_once_and_again_when_requirements_change(script, tmp_path):
   assert calls == ["-m pip --version", install, tests]
 
 
-def test_an_installation_that_failed_is_tried_again(script):
-  status, errors, _ = script("tests.sh", pip="echo no wheel >&2; exit 1")
-  assert status == 1
-  assert errors == [
-    "no wheel",
-    "pip could not install -r requirements-dev.txt -e .: see above.",
-  ]
-  # By the same Python, which fails again.
-  assert script("tests.sh")[0] == 1
-
-
 def test_digits_trains_and_evaluates(script):
   _, _, calls = script("digits.sh")
   assert calls[-4:] == [

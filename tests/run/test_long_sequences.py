@@ -62,21 +62,20 @@ def alone():
   return first, after, last
 
 
-CASES = [
-  (),
-  ("mesh.order=strided",),
-  *(
-    pytest.param(x, marks=pytest.mark.slow)
-    for x in (
-      ("model.distribution=ring", "mesh.seq=8"),
-      ("model.distribution=ulysses", "mesh.order=strided"),
-      ("accumulate=2", "ema=0.9"),
-    )
-  ),
-]
+def _slow(*overrides):
+  return pytest.param(overrides, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("overrides", CASES, ids=" ".join)
+@pytest.mark.parametrize(
+  "overrides",
+  [
+    ("mesh.order=strided",),
+    _slow("model.distribution=ring", "mesh.seq=8"),
+    _slow("model.distribution=ulysses", "mesh.order=strided"),
+    _slow("accumulate=2", "ema=0.9"),
+  ],
+  ids=" ".join,
+)
 def test_steps_are_those_of_a_run_that_shares_no_rows(alone, overrides):
   run = _prepared(*overrides)
   state = run.init_state()
@@ -109,39 +108,24 @@ def test_a_checkpoint_goes_on_with_another_share(alone, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("overrides", "error"),
+  ("overrides", "place", "text"),
   [
-    (
-      ["mesh.seq=3"],
-      "config.mesh: data=2, seq=3 is a mesh of 6 devices, but there are 8: "
-      "give data=8, seq=1 or data=4, seq=2 or data=2, seq=4 or data=1, seq=8",
-    ),
-    (["mesh.seq=0"], "config.mesh: seq is 0: give at least 1"),
-    (
-      ["mesh.order=random"],
-      "config.mesh: order is 'random': give contiguous or strided",
-    ),
-    (
-      ["model.pool=tok"],
-      "config.model: a class token stands before the "
-      "patches, and 4 devices of the mesh's axis seq share each row, which "
-      'then would not divide: take pool="gap" or "map"',
-    ),
+    (["mesh.seq=3"], "config.mesh", "6 devices, but there are 8: give data=8"),
+    (["mesh.seq=0"], "config.mesh", "seq is 0: give at least 1"),
+    (["mesh.order=random"], "config.mesh", "'random': give contiguous or str"),
+    (["model.pool=tok"], "config.model", "4 devices .*"),
     (
       ["train.source.side=9", "validation=None", "model.position.size=(9,9)"],
-      "config.patch_size 1x1: 81 tokens of a row do not divide over "
-      "the 4 devices of the mesh's axis seq: take seq=1 or 3, or 80 or 84 "
-      "tokens",
+      "config.patch_size 1x1",
+      "81 tokens .* 4 devices .*seq=1 or 3, or 80 or 84 tokens",
     ),
     (
       ["validation.transforms=({'name':'resize','size':(6,6)},)", "mesh.seq=8"],
-      "config.validation: 36 tokens of a row do not divide over the 8 devices "
-      "of the mesh's axis seq: take seq=1 or 2 or 3 or 4 or 6 or 9 or 12, or "
-      "32 or 40 tokens",
+      "config.validation",
+      "36 tokens .* 8 devices .*or 12, or 32 or 40 tokens",
     ),
   ],
 )
-def test_what_cannot_be_shared_is_refused_at_start(overrides, error):
-  with pytest.raises(ConfigError) as caught:
+def test_what_cannot_be_shared_is_refused_at_start(overrides, place, text):
+  with pytest.raises(ConfigError, match=f"^{place}: .*{text}"):
     _prepared(*overrides)
-  assert str(caught.value) == error

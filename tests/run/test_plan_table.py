@@ -74,22 +74,15 @@ def test_what_does_not_fit_is_not_taken():
 def test_nothing_fits():
   found = _choose(8, memory=5 * MIB, kernel="dense")
   assert found.cost is None
-  assert found.reason == (
-    "does not fit: the least, ring on data=1,seq=8, needs 76.1 MiB of 5.0 MiB "
-    "with kernel dense: take --config.model.remat=true (48.1 MiB) or a "
-    "smaller batch or more devices"
-  )
-  found = _choose(8, memory=5 * MIB, remat=True)
-  assert "with kernel blockwise: take a smaller batch or more" in found.reason
+  for text in ("76.1 MiB of 5.0 MiB", "model.remat=true (48.1 MiB)"):
+    assert text in found.reason
+  assert "remat" not in _choose(8, memory=5 * MIB, remat=True).reason
 
 
 def test_nothing_works():
   found = _choose(5, rows=4)
   assert found.cost is None
-  assert found.reason == (
-    "nothing works: data=5,seq=1: 4 rows are fewer than 5 devices of data: "
-    "give a batch of 5"
-  )
+  assert "4 rows are fewer than 5 devices of data" in found.reason
 
 
 def test_settings_are_overrides_of_a_config():
