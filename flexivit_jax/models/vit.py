@@ -1,6 +1,5 @@
 """The Vision Transformer: Tokens in, one vector per image out."""
 
-import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -13,26 +12,24 @@ from flexivit_jax.attention.kernel import Kernel
 from flexivit_jax.core.patch_pixels import standardize
 from flexivit_jax.core.tokens import Tokens
 from flexivit_jax.devices import axes
+from flexivit_jax.models import blocks
+from flexivit_jax.models.fields import check_fields
 from flexivit_jax.nn import adaln, encoder, linear, norms, pooling
-from flexivit_jax.nn import block as block_lib
-from flexivit_jax.nn.encoder import MAX_SIDE, Size, check_count
+from flexivit_jax.nn.encoder import Size
 from flexivit_jax.nn.heads import classifier
 from flexivit_jax.nn.mixers import Context
 from flexivit_jax.nn.patch_embedding import PatchEmbedding
 from flexivit_jax.nn.positions import position as position_lib
-from flexivit_jax.nn.positions.relative import Relative
 from flexivit_jax.nn.stems import stem as stem_lib
-from flexivit_jax.nn.stems.stem import NoStem
 
 
 class Outputs(NamedTuple):
-  """What the model computes on the way; jit drops what nobody reads.
+  """Values of each stage; jit drops those that are not read.
 
   Attributes:
     stem: `[b, l, d]`, patch embeddings.
     embedded: `[b, l, d]`, with positions, before class and register tokens.
-    encoded: `[b, l, d]`, patches after the final norm, or before the pool's
-      where that comes later.
+    encoded: `[b, l, d]`, patches after the final norm, if not the pool's.
     pooled: `[b, e, d]`, what the head reads: the features.
     logits: `[b, e, num_classes]` in float32, or None without a head.
   """
@@ -49,57 +46,43 @@ class ViT(nn.Module):
 
   Attributes:
     size: widths and depth.
-    position: how it knows where patches lie: what is added to their
-      embeddings, or what attention uses.
+    position: how places of patches reach the model.
     pool: how an image's tokens become one vector.
-    kernel_hw: size at which the patch embedding is stored; it is PI-resized to
-      the patches it meets. FlexiViT stores 32x32. In pixels, or in cells of a
-      stem's feature map.
+    kernel_hw: stored size of the patch embedding, in pixels or a stem's cells.
+      It is PI-resized to the patches that it meets; FlexiViT stores 32x32.
     num_classes: width of the head; None: as many as the data has; 0: no head.
     channels: of the image.
     kernel_antialias: of PI-resize; off in the published FlexiViT.
-    image_mean, image_std: what the patch embedding expects pixels of 0 to 1 to
-      be normalised by; one number, or one for each channel. 0.5 and 0.5 are
-      pixels of -1 to 1. Images are given as ever: u8, or float in [-1, 1].
-    standardize: each image's pixels are shifted and scaled to mean 0 and
-      variance 1 (`core.tokens.standardize`) instead, as in Pix2Struct. A
-      clone without it takes floats that are standardised already.
-    embedding_norm: norm after the patch embedding, FlexiViT's alternative
-      to PI-resize (arXiv:2212.08013).
+    image_mean, image_std: of pixels of 0 to 1, one number or one for each
+      channel. Images are given as u8, or as floats in [-1, 1].
+    standardize: each image has mean 0 and variance 1 instead (Pix2Struct).
+    embedding_norm: norm after the patch embedding (arXiv:2212.08013).
     registers: number of register tokens (arXiv:2309.16588).
-    prefix_position: whether class and register tokens have positions of their
-      own, as in the ViT paper; big_vision's have none.
-    representation: a tanh layer of the encoder's width before the head
-      (`pre_logits`), as in the ViT paper's pre-training.
+    prefix_position: positions of class and register tokens, as in the ViT
+      paper; big_vision has none.
+    representation: a tanh layer before the head (`pre_logits`).
     layer_scale: initial value of LayerScale; None: no LayerScale.
     qk_norm: norm of queries and keys.
-    qkv_bias: whether queries, keys and values have biases.
-    proj_bias: whether the attention's output and the MLP of a block have.
-    attention_scale: of the products of queries and keys in the blocks; None:
+    qkv_bias, proj_bias: biases of queries, keys and values, and of the other
+      linear maps of a block.
+    attention_scale: of products of queries and keys in the blocks; None:
       1 / sqrt(width / num_heads). T5 and Pix2Struct have 1.
-    gated_mlp: the MLP of a block multiplies one linear map by the GELU of
-      another (GEGLU, arXiv:2002.05202).
-    rms_norm: every norm is RMSNorm (arXiv:1910.07467) instead of LayerNorm.
-    norm_after_pool: the final norm is applied to the pooled vector instead of
-      to each token (timm's fc_norm).
-    exact_gelu: erf instead of the tanh approximation. big_vision and SigLIP
-      use tanh, timm and Hugging Face's ViT erf.
+    gated_mlp: GEGLU (arXiv:2002.05202) in the blocks.
+    rms_norm: RMSNorm (arXiv:1910.07467) instead of every LayerNorm.
+    norm_after_pool: the final norm is of the pooled vector (timm's fc_norm).
     norm_eps: of every norm.
-    head_bias: initial value of the head's bias: -10 for a sigmoid loss over
-      many classes.
+    exact_gelu: erf, as in timm and Hugging Face's ViT, instead of tanh.
+    head_bias: initial bias of the head; -10 for a sigmoid of many classes.
     dropout: after the embedding and in the blocks.
     drop_path: stochastic depth of the last block, rising linearly.
     dtype: of the products: float32 or bfloat16 (float64 in tests). Parameters,
       softmax, norms' statistics and logits stay float32.
     scan: one traced block over stacked parameters; compiles faster.
-    remat: recompute each block in the backward pass; takes less memory. What
-      the kernel and the distribution say (`kept`) is kept all the same.
-    kernel: how attention is computed. `dense` where rows are short, `blockwise`
-      where their tokens squared are too many numbers.
-    distribution: of attention where devices share the tokens of a row; on one
-      device all are the same.
-    stem: convolutions whose feature map is cut into patches, instead of the
-      image. It needs whole images.
+    remat: recompute blocks in the backward pass, but for what the kernel and
+      the distribution keep (`kept`).
+    kernel: `dense`, or `blockwise` where rows are long.
+    distribution: of attention where devices share the tokens of a row.
+    stem: convolutions whose feature map is cut; for whole images.
     conditioning: what steers the blocks beside the tokens.
   """
 
@@ -140,61 +123,7 @@ class ViT(nn.Module):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.dtype not in ("float32", "bfloat16", "float64"):
-      raise ValueError(f"dtype {self.dtype!r}: give float32 or bfloat16")
-    if self.dtype == "float64" and not jax.config.jax_enable_x64:
-      # JAX would compute in float32.
-      raise ValueError(
-        "dtype 'float64' needs jax_enable_x64: give float32 or bfloat16"
-      )
-    if not 1 <= min(self.kernel_hw) <= max(self.kernel_hw) <= MAX_SIDE:
-      raise ValueError(
-        f"kernel_hw {self.kernel_hw}: give (height, width), each of 1 to "
-        f"{MAX_SIDE} pixels"
-      )
-    for name in ("dropout", "drop_path"):
-      if not 0 <= getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} is {getattr(self, name)}: give at least 0 and less than 1"
-        )
-    check_count("registers", self.registers, 0, 10_000)
-    check_count("num_classes", self.num_classes or 0, 0, 10_000_000)
-    check_count("channels", self.channels, 1, 10_000)
-    if self.layer_scale is not None and not 0 <= self.layer_scale <= 1:
-      raise ValueError(
-        f"layer_scale is {self.layer_scale}: give 0 to 1, or None for none"
-      )
-    for name in ("image_mean", "image_std"):
-      values = getattr(self, name)
-      low = 0 if name == "image_mean" else 1e-3
-      if len(values) not in (1, self.channels) or not all(
-        low <= v <= 1 for v in values
-      ):
-        raise ValueError(
-          f"{name} is {values}: give one number of {low:g} to 1, or one for "
-          f"each of {self.channels} channels"
-        )
-    if self.standardize and {*self.image_mean, *self.image_std} != {0.5}:
-      raise ValueError(
-        f"standardize with image_mean {self.image_mean} and image_std "
-        f"{self.image_std}: leave these at (0.5,)"
-      )
-    scale = self.attention_scale
-    if scale is not None and not 0 < scale <= 100:
-      raise ValueError(
-        f"attention_scale is {scale}: give more than 0 and at most 100, or "
-        "None for 1 / sqrt(width / num_heads)"
-      )
-    if not 0 < self.norm_eps < 1:
-      raise ValueError(
-        f"norm_eps is {self.norm_eps}: give more than 0 and less than 1"
-      )
-    stem_lib.check_kernel(self.stem, self.kernel_hw)
-    if self._conditioned and self.norm_after_pool:
-      raise ValueError(
-        "conditioning adaln_zero shifts and scales the final norm of each "
-        "token, and norm_after_pool leaves none: give norm_after_pool=False"
-      )
+    check_fields(self)
 
   @property
   def stored_patch_hw(self) -> tuple[int, int]:
@@ -217,8 +146,7 @@ class ViT(nn.Module):
     """Tokens to `Outputs`.
 
     Args:
-      condition: `[b, e, d]`, what steers the blocks, if `conditioning` says
-        that something does. To initialise parameters none is needed.
+      condition: `[b, e, d]`, where blocks are conditioned; not to initialise.
       train: turns dropout on (rng "dropout").
     """
     dtype = jnp.dtype(self.dtype)
@@ -296,7 +224,7 @@ class ViT(nn.Module):
     return self.param(group, lambda key: {leaf: init(key, shape)})[leaf]
 
   def _encode(self, embedded, tokens, condition, train):
-    dtype, e = embedded.dtype, tokens.num_images
+    e = tokens.num_images
     x, segments = embedded, tokens.segments
     group = self._extra_tokens()
     if group is not None:
@@ -307,35 +235,8 @@ class ViT(nn.Module):
       head_width=self.size.width // self.size.num_heads,
     )
     x = linear.dropout(self, self.dropout, x, train=train)
-    block = block_lib.EncoderBlock
-    if self.remat:
-      block = nn.remat(
-        block,
-        prevent_cse=not self.scan,
-        static_argnums=(4,),
-        policy=self._kept_under_remat(),
-      )
-    block = functools.partial(
-      block,
-      num_heads=self.size.num_heads,
-      mlp_dim=self.size.mlp_dim,
-      dtype=dtype,
-      eps=self.norm_eps,
-      exact_gelu=self.exact_gelu,
-      qk_norm=self.qk_norm,
-      qkv_bias=self.qkv_bias,
-      layer_scale=self.layer_scale,
-      dropout=self.dropout,
-      rms_norm=self.rms_norm,
-      gated_mlp=self.gated_mlp,
-      proj_bias=self.proj_bias,
-      attention_scale=self.attention_scale,
-      kernel=self.kernel,
-      distribution=self.distribution,
-      conditioned=self._conditioned,
-    )
     x = encoder.Encoder(
-      block,
+      blocks.block(self, embedded.dtype),
       self.size.depth,
       None if self.norm_after_pool else self.norm_eps,
       self.drop_path,
@@ -347,12 +248,6 @@ class ViT(nn.Module):
     g = 0 if group is None else group.shape[1]
     patches = x[:, e * g :]
     return patches, self._pool(x, patches, tokens, g)
-
-  def _kept_under_remat(self):
-    names = (*self.kernel.kept, *self.distribution.kept)
-    if not names:
-      return None
-    return jax.checkpoint_policies.save_only_these_names(*names)
 
   def _extra_tokens(self):
     """`[1, g, d]`: the class token, then the registers; None for neither."""
@@ -395,67 +290,10 @@ class ViT(nn.Module):
       raise ValueError("num_classes is not set: give a number, 0 for no head")
     if not self.num_classes:
       return None
-    head = linear.Dense(
+    return linear.Dense(
       (self.num_classes,),
       jnp.promote_types(pooled.dtype, jnp.float32),
       kernel_init=nn.initializers.zeros,
       bias_init=nn.initializers.constant(self.head_bias),
       name="head",
-    )
-    return head(pooled)
-
-
-def check_model(model: ViT, *, parts: int) -> None:
-  """Refuses a model that devices could not share, for rows of any length.
-
-  Args:
-    parts: devices that share a row.
-
-  Raises:
-    ValueError: with what would work.
-  """
-  if parts > 1:
-    _check_tokens(model, parts)
-  check_length(model, length=parts, parts=parts)
-
-
-def check_length(model: ViT, *, length: int, parts: int) -> None:
-  """Refuses rows that the devices could not share.
-
-  Args:
-    length: patches of a row.
-    parts: devices that share it.
-
-  Raises:
-    ValueError: with what would work.
-  """
-  model.distribution.check(
-    length=length,
-    num_heads=model.size.num_heads,
-    parts=parts,
-    kernel=model.kernel,
-  )
-
-
-def _check_tokens(model: ViT, parts: int) -> None:
-  shared = f"{parts} devices of the mesh's axis seq share each row"
-  if model.pool.class_token:
-    raise ValueError(
-      f"a class token stands before the patches, and {shared}, which then "
-      'would not divide: take pool="gap" or "map"'
-    )
-  if model.registers:
-    raise ValueError(
-      f"{model.registers} register tokens stand before the patches, and "
-      f"{shared}, which then would not divide: take registers=0"
-    )
-  if not isinstance(model.stem, NoStem):
-    raise ValueError(
-      f"a convolutional stem takes whole images, and {shared}: take "
-      'stem="none", or seq=1'
-    )
-  if isinstance(model.position, Relative):
-    raise ValueError(
-      f"relative positions need all pairs of tokens, and {shared}: take "
-      "learned_grid, sincos2d or rotary positions, or seq=1"
-    )
+    )(pooled)

@@ -19,7 +19,7 @@ from flexivit_jax.data.sources.source import dtype_of
 from flexivit_jax.devices import mesh as mesh_lib
 from flexivit_jax.devices import placement
 from flexivit_jax.devices.processes import ALONE, Processes, check_same
-from flexivit_jax.models import cost, vit
+from flexivit_jax.models import cost, shared_rows
 from flexivit_jax.nn.stems import stem
 from flexivit_jax.run import teacher as teacher_lib
 from flexivit_jax.run.loaders import eval_reading, teacher_hw, train_loader
@@ -55,7 +55,7 @@ def prepare(
     mesh = mesh_lib.make_mesh(experiment.mesh)
     shard = placement.process_rows(mesh)
   with config_errors_at("config.model"):
-    vit.check_model(experiment.model, parts=mesh.shape["seq"])
+    shared_rows.check_model(experiment.model, parts=mesh.shape["seq"])
   if experiment.packing is not None:  # before its images are looked at
     with config_errors_at("config.model"):
       stem.check_packing(experiment.model.stem)
@@ -208,7 +208,9 @@ def open_in(
 
 def _check_length(experiment: Experiment, mesh, place, length):
   with config_errors_at(place):
-    vit.check_length(experiment.model, length=length, parts=mesh.shape["seq"])
+    shared_rows.check_length(
+      experiment.model, length=length, parts=mesh.shape["seq"]
+    )
 
 
 def _check_arrays(experiment: Experiment, source) -> None:

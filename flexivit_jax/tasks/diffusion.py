@@ -1,9 +1,8 @@
-"""Diffusion: the model learns to take noise out of images, and so makes some.
+"""Diffusion: learning to take noise out of images.
 
-The diffusion transformer of DiT (arXiv:2212.09748): the blocks of the one
-encoder, conditioned on time and class (`nn.conditioning`), and a linear map
-from each token to the numbers of its patch. The variance is not learned: DiT's
-second output, and the loss by which it is learned, are left out.
+The diffusion transformer of DiT (arXiv:2212.09748): the encoder, conditioned
+on time and class, and a linear map from each token to the numbers of its patch.
+The variance is not learned.
 """
 
 import dataclasses
@@ -29,7 +28,7 @@ from flexivit_jax.nn import adaln, pooling
 from flexivit_jax.nn.adaln import TimeAndClass
 from flexivit_jax.nn.heads import pixel_head
 from flexivit_jax.nn.heads.pixel_head import PixelHead
-from flexivit_jax.nn.stems import stem
+from flexivit_jax.tasks import diffusion_checks
 from flexivit_jax.tasks import noise as noise_lib
 from flexivit_jax.tasks import sampler as sampler_lib
 from flexivit_jax.tasks.pack_metrics import loss_by_patch_size
@@ -48,8 +47,8 @@ class Diffusion:
   Attributes:
     schedule: how much noise there is at each time.
     predicts: what the model answers.
-    class_dropout: share of the training images whose class is left out, so
-      that the model learns to do without, as guidance needs it.
+    class_dropout: share of training images whose class is left out, as
+      guidance needs it.
     num_classes: None: as many as the data has; 0: classes are not told.
     sampler: of the pictures that are drawn at each evaluation.
   """
@@ -60,8 +59,7 @@ class Diffusion:
   num_classes: int | None = None
   sampler: sampler_lib.Sampler = sampler_lib.Sampler()
 
-  # The loss in the halves of the times too: which half is which tells whether
-  # coarse shapes or details are still learned.
+  # In the halves of the times too: details are learned with little noise.
   metrics = ("loss", "loss_little_noise", "loss_much_noise")
   own_parameters: ClassVar[tuple[str, ...]] = (OWN,)
   classifies: ClassVar[bool] = False
@@ -76,47 +74,7 @@ class Diffusion:
 
   def for_classes(self, model: ViT, classes: tuple[str, ...]):
     """As `task.Task`."""
-    wanted = self.num_classes
-    if not isinstance(model.conditioning, adaln.AdaLNZero):
-      raise ValueError(
-        "config.task diffusion tells the blocks time and class, and they read "
-        'neither: give config.model.conditioning="adaln_zero"'
-      )
-    # 0 is what this sets, together with the task's own.
-    if model.num_classes or (model.num_classes == 0 and wanted is None):
-      raise ValueError(
-        f"config.model.num_classes is {model.num_classes}, and a model that "
-        "learns by diffusion has no head: leave it out; "
-        "config.task.num_classes=0 learns without classes"
-      )
-    if isinstance(model.pool, pooling.Map):
-      raise ValueError(
-        "config.model.pool is map, and nothing is pooled in diffusion, so that "
-        'its parameters would learn nothing: give config.model.pool="gap"'
-      )
-    if not isinstance(model.stem, stem.NoStem):
-      raise ValueError(
-        "config.model.stem is for images without noise: give "
-        'config.model.stem="none"'
-      )
-    if model.standardize:
-      raise ValueError(
-        "config.model.standardize would undo the noise that is added: give "
-        "config.model.standardize=False"
-      )
-    if wanted is None:
-      wanted = len(classes)
-    elif 0 < wanted < len(classes):
-      raise ValueError(
-        f"config.task.num_classes is {wanted}, but the data has "
-        f"{len(classes)} classes: leave it out, or give {len(classes)} or more"
-      )
-    if self.sampler.guidance != 1 and not (wanted and self.class_dropout):
-      raise ValueError(
-        f"config.task.sampler.guidance is {self.sampler.guidance:g}, for which "
-        "a model must know classes and do without them: give "
-        "config.task.class_dropout=0.1 and classes, or guidance=1"
-      )
+    wanted = diffusion_checks.num_classes(self, model, classes)
     model = model.clone(num_classes=0)
     return model, dataclasses.replace(self, num_classes=wanted)
 
@@ -156,10 +114,9 @@ class Diffusion:
     patch_hw: tuple[int, int] | None,
     dropout_key: jax.Array | None = None,
   ) -> dict[str, Metric]:
-    """As `task.Task`; an image has the same time and noise in packs and alone,
-    if its patches have one size there.
+    """As `task.Task`: the mean square over an image's numbers in [-1, 1].
 
-    The loss is the mean square over an image's numbers, scaled to [-1, 1].
+    An image has the same time and noise in packs and alone, at one patch size.
     """
     if batch.labels.ndim > 2:
       raise ValueError(
@@ -168,43 +125,44 @@ class Diffusion:
       )
     tokens = to_tokens(batch.inputs, patch_hw)
     real = own_pixels(tokens)
-
-    def drawn(name):
-      key = image_rng.key_for(f"diffusion {name}", dropout_key)
-      return image_rng.image_keys(key, batch.index)
-
-    steps = self.schedule.steps
-    times = (image_rng.of_images(drawn("time")) * steps).astype(jnp.int32)
-    times = jnp.minimum(times, steps - 1)
-    labels = jnp.maximum(batch.labels, 0)
-    if dropout_key is not None and self.class_dropout:
-      dropped = image_rng.of_images(drawn("class")) < self.class_dropout
-      labels = jnp.where(dropped, self.num_classes, labels)
+    times, labels, noise = self._drawn(batch, tokens, dropout_key)
     x = jnp.where(real, to_unit_range(tokens.patches), 0)
-    noise = image_rng.normal_of_tokens(drawn("noise"), tokens)
     noise = jnp.where(real, noise, 0)
     level = noise_lib.level_at(self.schedule, times[..., None])
     level = noise_lib.Level(
       *(adaln.of_tokens(x, tokens.segments) for x in level)
     )
-    z = noise_lib.add_noise(x, noise, level)
-    answer = self._answer(
-      model,
-      params,
-      dataclasses.replace(tokens, patches=z),
-      times,
-      labels,
-      dropout_key,
+    noised = dataclasses.replace(
+      tokens, patches=noise_lib.add_noise(x, noise, level)
     )
+    answer = self._answer(model, params, noised, times, labels, dropout_key)
     error = answer - self.predicts.target(x, noise, level)
     error = mean_over_patch(jnp.square(error), real)[..., None]
     loss = pooling.average(error, tokens.segments, tokens.num_images)[..., 0]
-    much = jnp.where(2 * times >= steps, batch.weights, 0)
+    much = 2 * times >= self.schedule.steps
+    much = jnp.where(much, batch.weights, 0)
     return {
       "loss": Metric.of(loss, batch.weights),
       "loss_little_noise": Metric.of(loss, batch.weights - much),
       "loss_much_noise": Metric.of(loss, much),
     } | loss_by_patch_size(loss, batch)
+
+  def _drawn(self, batch, tokens, dropout_key):
+    """Times and told classes `[b, e]`, and noise of the tokens."""
+
+    def keys(name):
+      key = image_rng.key_for(f"diffusion {name}", dropout_key)
+      return image_rng.image_keys(key, batch.index)
+
+    steps = self.schedule.steps
+    times = (image_rng.of_images(keys("time")) * steps).astype(jnp.int32)
+    times = jnp.minimum(times, steps - 1)
+    labels = jnp.maximum(batch.labels, 0)
+    if dropout_key is not None and self.class_dropout:
+      dropped = image_rng.of_images(keys("class")) < self.class_dropout
+      labels = jnp.where(dropped, self.num_classes, labels)
+    noise = image_rng.normal_of_tokens(keys("noise"), tokens)
+    return times, labels, noise
 
   def sample(
     self,
@@ -267,12 +225,7 @@ class Diffusion:
     return unpatchify(found, image_hw, patch_hw)
 
   def draw(
-    self,
-    model: ViT,
-    params,
-    batch: Batch,
-    *,
-    patch_hw: tuple[int, int],
+    self, model: ViT, params, batch: Batch, *, patch_hw: tuple[int, int]
   ) -> jax.Array:
     """As `task.Draws`: images of the first classes, a row for each."""
     rows = min(self.num_classes or 1, CLASSES)
@@ -293,25 +246,19 @@ class Diffusion:
   def multiply_adds(self, model: ViT, image_hw, patch_hw):
     """As `task.Task`."""
     patches = cost.tokens(image_hw, patch_hw)
-    of_model = cost.multiply_adds(_headless(model), image_hw, patch_hw)
-    return of_model + self._own_multiply_adds(model, patches, 1, (patch_hw,))
+    return self.packed_multiply_adds(model, patches, 1, (patch_hw,))
 
   def packed_multiply_adds(self, model: ViT, patches, num_images, patch_sizes):
     """As `task.Task`."""
-    of_model = cost.packed_multiply_adds(
-      _headless(model), patches, num_images, patch_sizes
-    )
-    return of_model + self._own_multiply_adds(
-      model, patches, num_images, patch_sizes
-    )
-
-  def _own_multiply_adds(self, model, patches, num_images, patch_sizes):
     width = model.size.width
+    of_model = cost.packed_multiply_adds(
+      model.clone(num_classes=0), patches, num_images, patch_sizes
+    )
     of_patch = pixel_head.multiply_adds(
       width, model.kernel_hw, model.channels, patch_sizes
     )
     of_image = adaln.multiply_adds(width)
-    return patches * of_patch + num_images * of_image
+    return of_model + patches * of_patch + num_images * of_image
 
   def _answer(
     self, model, params, tokens: Tokens, times, labels, dropout_key=None
@@ -341,13 +288,8 @@ class Diffusion:
     return PixelHead(model.kernel_hw, model.channels, dtype, zero_init=True)
 
 
-def _headless(model: ViT) -> ViT:
-  return model.clone(num_classes=0)
-
-
 def visible(images: jax.Array) -> jax.Array:
-  """u8 of data in [-1, 1], which is clipped: of 1 or 3 channels as they are,
-  else of the first three, or of the first."""
+  """u8 of data clipped to [-1, 1]: of 1 channel, or of the first three."""
   c = images.shape[-1]
   if c not in (1, 3):
     images = images[..., : 3 if c > 3 else 1]

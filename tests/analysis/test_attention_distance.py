@@ -6,9 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from readable import texts_inside
 
-from flexivit_jax.analysis import attention_distance as attention_distance_lib
 from flexivit_jax.analysis import images
 from flexivit_jax.analysis.attention_distance import attention_distance
 from flexivit_jax.core.tokens import patchify
@@ -27,15 +25,6 @@ def test_uniform_attention_on_14x14_tokens():
   # The mean over all pairs of cells, 0.52014 sides, which 0.5 or 2 / 3 is not.
   assert got.shape == (1, 1, 1)
   assert got[0, 0, 0] == pytest.approx(0.5201 * 224, abs=0.0005 * 224)
-
-
-@pytest.mark.parametrize("patch", [14, 16, 28, 32])
-def test_patch_sizes_compare_in_pixels(patch):
-  l = (224 // patch) ** 2
-  got = attention_distance(uniform(l), grid(224, patch))[0, 0, 0]
-  # Cut finer the sum comes nearer to the mean over a square, 0.5214 sides; of
-  # 7x7 patches it is 0.516.
-  assert got / 224 == pytest.approx(0.5214, abs=0.006)
 
 
 def test_each_head_is_the_literal_sum_over_patches_of_any_shape():
@@ -75,22 +64,6 @@ def test_tokens_in_front_are_dropped_and_rows_scaled_to_1():
   np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
-def test_rows_that_attend_to_no_patch_say_nothing():
-  # Of one head half of the queries, of the other one all of them.
-  tokens = tiny.grid(1)
-  weights = np.zeros((1, 2, 7, 7), np.float32)
-  weights[..., 0] = 1
-  weights[0, 0, 1:4, 0] = 0
-  weights[0, 0, 1:4, 4:] = np.eye(3)  # one patch below: 4 px
-  got = attention_distance(jnp.asarray(weights), tokens)[0, 0]
-  assert got[0] == pytest.approx(4, rel=1e-6)
-  assert np.isnan(got[1])
-  both = attention_distance_lib.mean_of_images(
-    [np.array([[1.0, 3.0]]), np.array([[2.0, np.nan]])]
-  )
-  assert both.tolist() == [[1.5, 3.0]]
-
-
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_packed_images_are_as_alone(shuffle):
   tokens = tiny.packed(shuffle=shuffle, rows=2)
@@ -114,46 +87,3 @@ def test_packed_images_are_as_alone(shuffle):
     of_image = weights[row : row + 1][:, :, own][..., own]
     expected = attention_distance(jnp.asarray(of_image, jnp.float32), alone)
     np.testing.assert_allclose(got[row, slot], expected[0, 0], rtol=1e-6)
-
-
-def test_patches_of_several_sizes_have_their_own_pixels():
-  # One image of 2x2 patches of 4 px, another one of 2x2 patches of 8 px.
-  small = patchify(np.zeros((1, 8, 8, 1), np.uint8), (4, 4))
-  tokens = dataclasses.replace(
-    small,
-    patches=np.zeros((1, 8, 64), np.uint8),
-    coords=jnp.tile(small.coords, (1, 2, 1)),
-    grid_hw=jnp.tile(small.grid_hw, (1, 2, 1)),
-    segments=np.repeat([1, 2], 4)[None],
-    size_index=np.repeat([0, 1], 4)[None],
-    patch_sizes=((4, 4), (8, 8)),
-    num_images=2,
-  )
-  quarter = np.full((4, 4), 0.25)
-  weights = np.kron(np.eye(2), quarter)[None, None].astype(np.float32)
-  got = attention_distance(jnp.asarray(weights), tokens)[0, :, 0]
-  # Means of 0, p, p and p sqrt(2).
-  np.testing.assert_allclose(
-    got, [(2 + 2**0.5) / 4 * p for p in (4, 8)], rtol=1e-6
-  )
-
-
-@pytest.mark.parametrize("sizes", [("4",), ("4", "8", "16x12")])
-def test_distances_are_dots_their_mean_and_a_line(sizes):
-  values = {
-    name: np.random.default_rng(0).uniform(1, 9, (3, 2)) for name in sizes
-  }
-  figure = attention_distance_lib.draw(values, dict.fromkeys(sizes, 12.0))
-  words = texts_inside(figure)
-  assert {"mean attention distance (px)", "block", "one head"} <= words
-  assert {f"patches of {name} px" for name in sizes} <= words
-  for axes, heads in zip(figure.axes, values.values(), strict=True):
-    dots, mean, uniform = axes.get_lines()
-    assert dots.get_xdata().tolist() == [0, 0, 1, 1, 2, 2]
-    np.testing.assert_array_equal(dots.get_ydata(), heads.ravel())
-    np.testing.assert_allclose(mean.get_ydata(), heads.mean(axis=1))
-    assert uniform.get_ydata() == [12, 12]
-    # All of it, from 0 on.
-    low, high = axes.get_ylim()
-    assert low == 0
-    assert high > 12

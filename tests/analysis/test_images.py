@@ -1,7 +1,5 @@
 """Results by image, whatever rows the images were in, and rows as images."""
 
-import dataclasses
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -37,15 +35,6 @@ def test_images_of_one_size_come_back_in_their_order(monkeypatch, at_once):
   assert shapes == {(min(at_once, 7), 6, 48)}
   for x, y in zip(subject(images).pixels((4, 4)), images, strict=True):
     np.testing.assert_array_equal(x, y)
-
-
-def test_long_rows_are_fewer_at_once(monkeypatch):
-  monkeypatch.setattr(images_lib, "WEIGHTS_AT_ONCE", 2 * 16**2 * 5)
-  images = [np.zeros((16, 16, 3), np.uint8)] * 20
-  (tokens, _), *_ = subject(images).in_rows((4, 4))
-  assert len(tokens.patches) == 5  # of 2 heads and 16 tokens
-  (tokens, _), *_ = subject(images).in_rows((2, 2))
-  assert len(tokens.patches) == 1
 
 
 def test_images_beyond_the_positions_are_scaled_down():
@@ -87,44 +76,6 @@ def test_shuffled_packed_rows_give_the_images_back():
   for at, got in enumerate(pixels):
     row, slot = divmod(at, 3)
     np.testing.assert_array_equal(got, tiny.images()[(slot - row) % 3])
-
-
-def test_grids_give_the_images_back():
-  images = np.arange(2 * 8 * 18 * 3).reshape(2, 8, 18, 3).astype(np.float32)
-  tokens = patchify(images, tiny.PATCH)
-  np.testing.assert_array_equal(np.stack(images_lib.to_pixels(tokens)), images)
-  numbers = np.broadcast_to(np.arange(6), (2, 6))
-  for got in images_lib.to_images(tokens, numbers):
-    assert got.tolist() == [[0, 1, 2], [3, 4, 5]]
-
-
-def test_places_are_by_row_and_slot_without_the_empty_ones():
-  places = images_lib.places(tiny.packed(rows=2))
-  assert [(p.row, p.slot) for p in places] == [
-    *((0, 0), (0, 2), (0, 3)),
-    *((1, 0), (1, 2), (1, 3)),
-  ]
-  assert places[0].own.tolist() == [0, 1, 2, 3, 4, 5]
-  # The second row starts with the image of 1x2 patches.
-  assert places[3].own.tolist() == [0, 1]
-  assert [(p.row, p.slot) for p in images_lib.places(tiny.grid())] == [
-    (0, 0),
-    (1, 0),
-  ]
-
-
-@pytest.mark.parametrize(("kind", "missing"), [(float, np.nan), (int, 0)])
-def test_patches_that_were_dropped_are_missing(kind, missing):
-  tokens = tiny.grid(1)
-  kept = dataclasses.replace(
-    tokens,
-    **{
-      name: getattr(tokens, name)[:, 1:5]
-      for name in ("patches", "coords", "grid_hw")
-    },
-  )
-  (got,) = images_lib.to_images(kept, np.array([[1, 2, 3, 4]], kind))
-  np.testing.assert_array_equal(got, [[missing, 1, 2], [3, 4, missing]])
 
 
 def test_patches_of_several_sizes_in_a_row_are_images_again():

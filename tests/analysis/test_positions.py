@@ -11,7 +11,6 @@ from flexivit_jax.models import vit
 from flexivit_jax.nn import encoder, pooling
 from flexivit_jax.nn.positions import (
   learned_grid,
-  relative,
   rotary,
   row_column,
   waves,
@@ -92,34 +91,6 @@ def test_cosines_of_sincos2d_depend_on_the_distance_alone():
   assert found.cross > 0.05
 
 
-def test_rows_and_columns_that_are_orthogonal_make_a_cross_of_a_half():
-  position = row_column.RowColumn((4, 5))
-  one_hot = np.eye(16, dtype=np.float32)
-  arrays = {row_column.ROW: one_hot[:4], row_column.COL: one_hot[4:9]}
-  found = positions.similarity(position, arrays, (4, 5), 16)
-  for i, j, k, l in np.ndindex(4, 5, 4, 5):
-    expected = ((i == k) + (j == l)) / 2
-    assert found.cosines[i, j, k, l] == pytest.approx(expected, abs=1e-6)
-  # A patch with itself, 1, is in no mean.
-  assert found.cross == pytest.approx(0.5, abs=1e-6)
-
-
-@pytest.mark.parametrize("grid", [(1, 5), (5, 1), (1, 1)])
-def test_one_row_has_no_other_pairs(grid):
-  found = positions.similarity(waves.SinCos2D(), {}, grid, 16)
-  assert np.isnan(found.cross)
-
-
-def test_embeddings_of_zeros_are_like_no_other():
-  position = learned_grid.LearnedGrid((2, 2))
-  arrays = random_tables(position)
-  arrays["pos_embedding"][0, 1] = 0
-  found = positions.similarity(position, arrays, (2, 2), 16)
-  assert np.all(found.cosines[0, 1] == 0)
-  assert np.all(found.cosines[:, :, 0, 1] == 0)
-  assert np.isfinite(found.cross)
-
-
 @pytest.mark.parametrize(
   ("position", "stored", "how"),
   [
@@ -141,39 +112,13 @@ def test_what_is_stored(position, stored, how):
 
 
 @pytest.mark.parametrize(
-  "position",
-  [position_lib.NoPosition(), rotary.Rotary(), relative.Relative((3, 3))],
+  ("position", "text"),
+  [
+    (position_lib.NoPosition(), "NoPosition adds nothing to the patches: only"),
+    (rotary.Rotary(), "Rotary adds nothing to the patches: only learned"),
+    (row_column.JointTable((3, 4)), "4x4 patches are more than the 3x4 "),
+  ],
 )
-def test_what_adds_nothing_is_refused(position):
-  with pytest.raises(ValueError) as caught:
-    positions.similarity(position, random_tables(position), (3, 3), 16)
-  assert str(caught.value) == (
-    f"{type(position).__name__} adds nothing to the patches: only learned, "
-    "sincos2d, row and column, joint and fourier positions can be compared"
-  )
-
-
-def test_a_grid_beyond_the_table_is_refused():
-  position = row_column.JointTable((3, 4))
-  with pytest.raises(ValueError, match=r"^4x4 patches are more than the 3x4 "):
+def test_refusals(position, text):
+  with pytest.raises(ValueError, match=text):
     positions.similarity(position, random_tables(position), (4, 4), 16)
-
-
-def test_each_map_lies_at_its_patch():
-  position = learned_grid.LearnedGrid((2, 3))
-  found = positions.similarity(position, random_tables(position), (2, 3), 16)
-  axes = positions.draw(found, title="a title").axes[0]
-  canvas = np.ma.filled(axes.images[0].get_array(), np.nan)
-  assert canvas.shape == (5, 11)
-  for i, j in np.ndindex(2, 3):
-    np.testing.assert_array_equal(
-      canvas[3 * i : 3 * i + 2, 4 * j : 4 * j + 3], found.cosines[i, j]
-    )
-    # Ticks count patches from 1, at the middle of each map.
-    assert axes.get_xticks()[j] == 4 * j + 1
-    assert axes.get_yticks()[i] == 3 * i + 0.5
-  # Nothing in between.
-  assert np.isnan(canvas[2]).all()
-  assert np.isnan(canvas[:, [3, 7]]).all()
-  assert np.isnan(canvas).sum() == 11 + 2 * 4
-  assert axes.get_title() == "a title"

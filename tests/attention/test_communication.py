@@ -98,10 +98,17 @@ def test_the_program_sends_what_the_formula_says(name, remat):
 
 
 COMPILED = [
-  (name, remat, Blockwise(8, 8), packed)
-  for name in FORWARD
-  for remat in ("none", "all again", "gathered kept")
-  for packed in (False, True)
+  ("query_sharded", "gathered kept", dense.Dense(), False),
+  *(
+    pytest.param(*case, marks=pytest.mark.slow)
+    for case in (
+      ("query_sharded", "none", Blockwise(8, 8), True),
+      ("ring", "all again", Blockwise(8, 8), True),
+      ("ring", "gathered kept", Blockwise(8, 8), False),
+      ("ulysses", "all again", Blockwise(8, 8), False),
+      ("ulysses", "none", Blockwise(8, 8), True),
+    )
+  ),
 ]
 
 
@@ -119,7 +126,6 @@ def _compiled(name, remat, kernel, packed):
     return collectives.of_compiled(lowered.compile().as_text())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "remat", "kernel", "packed"), COMPILED)
 def test_the_compiled_program_sends_no_more(name, remat, kernel, packed):
   expected = _expected(name, remat)
@@ -129,51 +135,9 @@ def test_the_compiled_program_sends_no_more(name, remat, kernel, packed):
   assert _compiled(name, remat, kernel, packed) == expected
 
 
-def test_the_compiled_program_of_query_sharded_sends_no_more():
-  got = _compiled("query_sharded", "gathered kept", dense.Dense(), False)
-  assert got == _expected("query_sharded", "gathered kept")
-
-
 @pytest.mark.parametrize("name", ATTEND)
 def test_the_planner_counts_the_same(name):
   sent = ATTEND[name].sent(A, P, 4)
   assert sent.forward == FORWARD[name].total.bytes
   assert sent.backward == BACKWARD[name].total.bytes
   assert local.Local().sent(A, P, 4) == distribution.Sent()
-
-
-def test_keys_and_values_apart_would_be_noticed():
-  expected = _expected("query_sharded", "none")
-  assert expected.all_gather.count == LAYERS
-  q = jnp.ones((B, L, H, E))
-
-  def apart(q, k, v):
-    k, v = axes.gather(k), axes.gather(v)
-    return dense.Dense()(q, k, v).out
-
-  with jax.set_mesh(mesh(1, P)):
-    f = functools.partial(axes.per_device, lambda x, _: apart(*x))
-    jaxpr = jax.make_jaxpr(f)((q, q, q), None)
-  got = collectives.of_jaxpr(jaxpr)
-  assert got.all_gather == Sent(2, 2 * A * SHARE)
-
-
-@pytest.mark.slow
-def test_ring_needs_half_the_memory_of_query_sharded():
-  """Of one device of 8, at 224 x 224 tokens and d = 192."""
-  shape = (1, 224 * 224, 3, 64)
-  sharding = jax.NamedSharding(mesh(1, P), jax.P("data", "seq"))
-  x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
-
-  def temporary(distribution):
-    def gradients(q, k, v, d_out):
-      def f(*x):
-        return distribution(Blockwise(), *x).out
-
-      return jax.vjp(f, q, k, v)[1](d_out)
-
-    with jax.set_mesh(mesh(1, P)):
-      compiled = jax.jit(gradients).lower(x, x, x, x).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
-
-  assert temporary(ring.Ring()) <= 0.5 * temporary(ATTEND["query_sharded"])

@@ -84,26 +84,17 @@ def test_loops_without_a_count_are_refused():
   def f(x):
     return jax.lax.while_loop(lambda x: x.sum() < 9, _pass, x)
 
-  with pytest.raises(ValueError) as refused:
-    _of_jaxpr(f)
-  assert str(refused.value) == (
-    "a while loop with collectives may run any number of times: write it as a "
-    "scan, or as a fori_loop with bounds that are known"
-  )
-  with pytest.raises(ValueError, match="a loop with collectives may run any"):
-    _of_compiled(f)
+  for count in (_of_jaxpr, _of_compiled):
+    with pytest.raises(ValueError, match="loop with collectives may run any"):
+      count(f)
 
 
 def test_branches_that_differ_are_refused():
   def f(x, branch=lambda x: x):
     return jax.lax.cond(x.sum() > 0, _pass, branch, x)
 
-  with pytest.raises(ValueError) as refused:
+  with pytest.raises(ValueError, match="branches of a cond send different"):
     _of_jaxpr(f)
-  assert str(refused.value) == (
-    "the branches of a cond send different amounts: which of them runs is not "
-    "known"
-  )
   same = _of_jaxpr(lambda x: f(x, lambda x: _pass(2 * x)))
   assert same == Collectives(collective_permute=Sent(1, 32))
 
@@ -111,8 +102,6 @@ def test_branches_that_differ_are_refused():
 # What compilers for other platforms write, with operands left out.
 LINES = {
   "lists": ("%a = f32[8,4] all-gather(%x), replica_groups={{0,1},{2,3}}", 64),
-  "all devices": ("%a = f32[8,4] all-gather(%x), replica_groups={}", 112),
-  "tiles": ("%a = f32[8,4] all-gather(%x), replica_groups=[2,4]<=[8]", 96),
   "transposed tiles": (
     "%a = f32[8,4] all-gather(%x), replica_groups=[4,2]<=[2,4]T(1,0)",
     64,
@@ -122,20 +111,10 @@ LINES = {
     "replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}",
     96,
   ),
-  "async": (
-    "%a = (f32[2,4]{1,0}, f32[8,4]{1,0}) all-gather-start(%x), "
-    "replica_groups=[2,4]<=[8]",
-    96,
-  ),
   "async sum": (
     "%a = f32[8,4] all-reduce-start(%x), replica_groups=[2,4]<=[8], "
     "to_apply=%add",
     192,
-  ),
-  "async scatter": (
-    "%a = ((f32[8,4]), f32[2,4]) reduce-scatter-start(%x), "
-    "replica_groups=[2,4]<=[8], to_apply=%add",
-    96,
   ),
   "narrow types": (
     "%a = (f8e4m3fn[8], pred[8], s4[8]) all-gather(%x, %y, %z), "
@@ -168,24 +147,9 @@ def test_every_spelling(line, sent):
   assert got == Sent(1, sent)
 
 
-def test_wrapped_in_an_async_computation_it_counts_once():
-  text = _program(
-    "%a = ((f32[8,4]), f32[2,4]) async-start(%x), calls=%wrapped"
-  ).replace(
-    "ENTRY",
-    "%wrapped (x: f32[8,4]) -> f32[2,4] {\n"
-    "  ROOT %r = f32[2,4] reduce-scatter(%x), replica_groups=[2,4]<=[8], "
-    "to_apply=%add\n}\n\nENTRY",
-  )
-  assert collectives.of_compiled(text).reduce_scatter == Sent(1, 96)
-
-
 def test_what_is_not_known_is_refused():
   line = "%a = f32[8,4] ragged-all-to-all(%x), replica_groups={}"
-  with pytest.raises(ValueError) as refused:
+  with pytest.raises(ValueError, match="what ragged-all-to-all sends is not"):
     collectives.of_compiled(_program(line))
-  assert str(refused.value) == (
-    f"what ragged-all-to-all sends is not counted: {line[:80]}"
-  )
   with pytest.raises(ValueError, match="give the text of a compiled program"):
     collectives.of_compiled("no program")

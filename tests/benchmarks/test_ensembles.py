@@ -55,15 +55,3 @@ def test_the_first_sizes_together(of_logs):
     np.testing.assert_allclose(answers.confidence, confidence, **tolerance)
     np.testing.assert_allclose(answers.loss, -np.log(own), **tolerance)
     np.testing.assert_array_equal(answers.rank, (mean > own).sum(1)[:, None])
-
-
-def test_means_of_probabilities_and_of_their_logs_differ():
-  """Or the test above would not tell which is which: a size that is sure
-  weighs more in a mean of logs."""
-
-  def predicted(of_logs):
-    found = jax.jit(ensembles(predict, SIZES, of_logs=of_logs))
-    return found(np.float32(0), BATCH)[-1].predicted[:, 0].tolist()
-
-  assert predicted(of_logs=False) == [1, 0, 2]
-  assert predicted(of_logs=True) == [1, 1, 2]

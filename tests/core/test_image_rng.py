@@ -31,14 +31,6 @@ def test_an_image_has_the_same_numbers_in_any_batch(function):
   assert (other != found).all()
 
 
-def test_images_have_numbers_of_their_own():
-  keys = image_rng.image_keys(KEY, INDEX)
-  found = np.asarray(image_rng.of_images(keys))
-  assert found.shape == (3, 1)
-  assert found[0] == found[2] != found[1]
-  assert ((found >= 0) & (found < 1)).all()
-
-
 @pytest.mark.parametrize(
   "function", [image_rng.of_tokens, image_rng.normal_of_tokens]
 )
@@ -73,12 +65,3 @@ def test_numbers_are_of_their_distributions():
   assert normal.shape == (40, 256, 4)
   assert abs(normal.mean()) < 0.025
   assert abs(normal.std() - 1) < 0.02
-
-
-def test_consumers_have_keys_of_their_own():
-  def data(name, key=None):
-    return tuple(jax.random.key_data(image_rng.key_for(name, key)).tolist())
-
-  assert data("mask") == data("mask")  # of an evaluation, always
-  keys = {data("mask"), data("time"), data("mask", KEY), data("time", KEY)}
-  assert len(keys) == 4

@@ -66,12 +66,6 @@ def test_a_drawn_row():
   assert masked.places[0, jnp.array([1, 10, 11, 12])].tolist() == [0, 1, 2, 3]
 
 
-def test_equal_numbers_leave_the_first():
-  tokens = row("11111111222....", slots=4)
-  masked = hide(tokens, jnp.zeros((1, 15)), 0.75)
-  assert drawn(masked, tokens) == "vv------v--...."
-
-
 def test_a_grid_has_no_padding():
   images = np.arange(2 * 6 * 8, dtype=np.uint8).reshape(2, 6, 8, 1)
   tokens = patchify_numpy(images, (2, 2))
@@ -161,16 +155,3 @@ def test_no_row_is_longer_than_its_bound():
         longest = max(longest, seen)
     assert longest <= masking.row_length(length, slots, 0.7)
     assert slots > 1 or longest == masking.row_length(length, 1, 0.7)
-
-
-def test_one_program_serves_every_mixture():
-  traced = []
-
-  @jax.jit
-  def hide(tokens, numbers):
-    traced.append(None)
-    return masking.hide(tokens, numbers, 0.75)
-
-  for text in ("111122223.", "1234......", "1111111111"):
-    hide(row(text, slots=4), jnp.zeros((1, 10)))
-  assert len(traced) == 1

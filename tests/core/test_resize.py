@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -31,17 +32,6 @@ def test_bilinear_matrix_equals_the_reference():
     )
 
 
-@pytest.mark.parametrize("antialias", [False, True])
-@pytest.mark.parametrize(("old", "new"), [(7, 5), (7, 15), (32, 8), (3, 3)])
-def test_bilinear_matrix_equals_jax_image_resize(old, new, antialias):
-  basis = jnp.eye(old)
-  expected = jax.image.resize(basis, (new, old), "linear", antialias=antialias)
-  # float32 against float64: weights are below 1, so a few 6e-8.
-  np.testing.assert_allclose(
-    resize.bilinear_matrix(old, new, antialias), expected, rtol=0, atol=1e-6
-  )
-
-
 def test_two_by_two_example_by_hand():
   x = np.array([[0.1, 0.2], [0.3, 0.4]])
   w = np.array([[0.5, 0.6], [0.7, 0.8]])
@@ -53,30 +43,35 @@ def test_two_by_two_example_by_hand():
     assert (b @ x.ravel()) @ kernel.ravel() == pytest.approx(response)
 
 
-@pytest.mark.parametrize(("old", "new"), GROWING)
-def test_growing_keeps_every_response(old, new):
-  rng = np.random.default_rng(old * 100 + new)
-  w = rng.normal(size=(old, old, 3, 4))
-  x = rng.normal(size=(old, old, 3))
-  b = resize.bilinear_matrix(old, new)
-  grown = np.einsum("ij,kl,jlc->ikc", b, b, x)
-  before = np.einsum("ijc,ijcd->d", x, w)
-  after = np.einsum("ijc,ijcd->d", grown, pi_resize.pi_resize(w, (new, new)))
-  assert np.max(np.abs(after - before)) < 1e-9 * np.max(np.abs(before))
+def test_growing_keeps_every_response():
+  for old, new in GROWING:
+    rng = np.random.default_rng(old * 100 + new)
+    w = rng.normal(size=(old, old, 3, 4))
+    x = rng.normal(size=(old, old, 3))
+    b = resize.bilinear_matrix(old, new)
+    grown = np.einsum("ij,kl,jlc->ikc", b, b, x)
+    before = np.einsum("ijc,ijcd->d", x, w)
+    after = np.einsum("ijc,ijcd->d", grown, pi_resize.pi_resize(w, (new, new)))
+    assert np.max(np.abs(after - before)) < 1e-9 * np.max(np.abs(before))
 
 
-@pytest.mark.parametrize(("old", "new"), SHRINKING)
-def test_shrinking_satisfies_the_normal_equations(old, new):
-  w = np.random.default_rng(0).normal(size=(old, old, 1, 1))
-  b = resize.resize_matrix((old, old), (new, new))
-  w_new = pi_resize.pi_resize(w, (new, new))
-  # argmin |B^T w' - w|: the gradient B (B^T w' - w) vanishes.
-  assert np.max(np.abs(b @ (b.T @ w_new.ravel() - w.ravel()))) < 1e-8
+def test_shrinking_satisfies_the_normal_equations():
+  for old, new in SHRINKING:
+    w = np.random.default_rng(0).normal(size=(old, old, 1, 1))
+    b = resize.resize_matrix((old, old), (new, new))
+    w_new = pi_resize.pi_resize(w, (new, new))
+    # argmin |B^T w' - w|: the gradient B (B^T w' - w) vanishes.
+    assert np.max(np.abs(b @ (b.T @ w_new.ravel() - w.ravel()))) < 1e-8
 
 
 @pytest.mark.parametrize(
   ("old", "new"),
-  [((32, 32), (20, 40)), ((16, 16), (12, 20)), ((32, 32), (48, 8))],
+  [
+    ((16, 16), (12, 20)),
+    # The pseudo-inverse of a matrix of a thousand rows takes seconds.
+    pytest.param((32, 32), (20, 40), marks=pytest.mark.slow),
+    pytest.param((32, 32), (48, 8), marks=pytest.mark.slow),
+  ],
 )
 def test_mixed_sizes_stay_bounded(old, new):
   p = resize.pi_resize_matrix(old, new)
@@ -103,20 +98,6 @@ def test_the_dual_equals_the_direct_form(old, new, antialias):
   np.testing.assert_allclose(dual, direct, rtol=1e-12, atol=1e-12)
 
 
-def test_separable_form_is_the_kronecker_product():
-  w = np.random.default_rng(0).normal(size=(6, 8, 1, 1))
-  p = resize.pi_resize_matrix((6, 8), (9, 5))
-  assert p.shape == (45, 48)
-  np.testing.assert_allclose(
-    pi_resize.pi_resize(w, (9, 5)).ravel(), p @ w.ravel(), rtol=0, atol=1e-13
-  )
-
-
-def test_same_size_returns_the_kernel_itself():
-  kernel = jnp.ones((8, 8, 3, 4))
-  assert pi_resize.pi_resize(kernel, (8, 8)) is kernel
-
-
 def test_jax_and_numpy_agree_and_jax_is_differentiable():
   w = np.random.default_rng(0).normal(size=(8, 8, 3, 4)).astype(np.float32)
   expected = pi_resize.pi_resize(w.astype(np.float64), (6, 12))
@@ -130,42 +111,6 @@ def test_jax_and_numpy_agree_and_jax_is_differentiable():
   np.testing.assert_allclose(
     gradient[..., 0, 0].ravel(), p.sum(axis=0), rtol=0, atol=5e-6
   )
-
-
-def test_bfloat16_kernels_are_resized_in_float32():
-  w = np.random.default_rng(0).normal(size=(8, 8, 1, 1)).astype(np.float32)
-  w = jnp.asarray(w, jnp.bfloat16)
-  got = pi_resize.pi_resize(w, (12, 12))
-  exact = pi_resize.pi_resize(np.asarray(w, np.float64), (12, 12))
-  assert got.dtype == jnp.bfloat16
-  # One rounding to bfloat16 (2^-9) of the result, none before.
-  np.testing.assert_allclose(
-    np.asarray(got, np.float64), exact, rtol=2**-8, atol=1e-6
-  )
-
-
-def test_gain_of_a_smooth_patch_is_lost_without_antialias():
-  # A constant patch of ones: shrinking 32 -> 8 without antialias reads a
-  # quarter of the rows, and the response falls to 0.23 of it.
-  w = np.outer(*[np.hanning(34)[1:-1]] * 2)[..., None, None]
-  kept = {
-    aa: pi_resize.pi_resize(w, (8, 8), antialias=aa).sum() / w.sum()
-    for aa in (False, True)
-  }
-  assert kept[False] == pytest.approx(0.23, abs=0.05)
-  assert kept[True] > 0.95
-
-
-def test_cached_matrices_cannot_be_written_into():
-  with pytest.raises(ValueError, match="read-only"):
-    resize.pi_matrix(8, 12)[0, 0] = 1
-
-
-def test_empty_sizes_are_refused():
-  with pytest.raises(ValueError, match="new length 0"):
-    resize.bilinear_matrix(8, 0)
-  with pytest.raises(ValueError, match="old length 0"):
-    resize.pi_matrix(0, 8)
 
 
 @pytest.mark.parametrize("antialias", [False, True])
@@ -250,51 +195,7 @@ def test_what_lies_beside_a_small_patch_is_not_read(float64):
   )
 
 
-def test_gradients_of_mixed_sizes(float64):
-  patches, index, kernel = mixed_patches(beside=1e30)
-  outputs = np.random.default_rng(1).normal(size=(2, 11, 5))
-
-  def mixed(patches, kernel):
-    return (responses(patches, index, kernel) * outputs).sum()
-
-  def separate(kernel):
-    total, cut = 0.0, patches.reshape(2, 11, 8, 9, 3)
-    for at in np.ndindex(*index.shape):
-      h, w = MIXED[index[at]]
-      own = pi_resize.pi_resize(kernel, (h, w))
-      total += jnp.einsum("hwc,hwcd,d", cut[at][:h, :w], own, outputs[at])
-    return total
-
-  by_patches, by_kernel = jax.grad(mixed, argnums=(0, 1))(
-    jnp.asarray(patches), jnp.asarray(kernel)
-  )
-  expected = jax.grad(separate)(jnp.asarray(kernel))
-  np.testing.assert_allclose(by_kernel, expected, rtol=0, atol=1e-11)
-  # What is not read has no gradient, what is read has one.
-  by_patches = np.asarray(by_patches).reshape(2, 11, 8, 9, 3)
-  for at in np.ndindex(*index.shape):
-    h, w = MIXED[index[at]]
-    assert by_patches[at][:h, :w].all()
-    inside = np.zeros((8, 9), bool)
-    inside[:h, :w] = True
-    assert not by_patches[at][~inside].any()
-
-
-def test_one_row_of_sizes_serves_all_rows():
-  patches, index, _ = mixed_patches(beside=0.0, dtype=np.float32)
-  same = np.broadcast_to(index[:1], index.shape)
-  np.testing.assert_array_equal(
-    pi_resize.pi_resize_mixed(patches, index[:1], MIXED, (6, 5)),
-    pi_resize.pi_resize_mixed(patches, same, MIXED, (6, 5)),
-  )
-
-
 KERNEL = np.random.default_rng(0).normal(size=(8, 6, 3, 5))
-
-
-@pytest.mark.parametrize("how", pi_resize.RESIZES)
-def test_a_kernel_of_the_size_itself_stays(how):
-  assert pi_resize.resize_kernel(KERNEL, (8, 6), how=how) is KERNEL
 
 
 @pytest.mark.parametrize("antialias", [False, True])
@@ -324,25 +225,17 @@ def test_ways_to_resize_a_kernel(antialias):
   assert len(set(factors[0].round(6))) == 5
 
 
-def test_area_keeps_the_answer_to_a_patch_of_one_colour():
-  kernel = np.ones((8, 6, 3, 5))
-  for new_hw in ((16, 12), (4, 3), (10, 4)):
-    area = pi_resize.resize_kernel(kernel, new_hw, how="area")
-    np.testing.assert_allclose(area.sum(), kernel.sum(), rtol=1e-12)
-    plain = pi_resize.resize_kernel(kernel, new_hw, how="bilinear")
-    assert abs(plain.sum() / kernel.sum() - 1) > 0.1
-
-
-def test_the_norm_of_a_kernel_of_zeros_is_zero():
-  kernel = np.zeros((4, 4, 3, 2), np.float32)
-  got = pi_resize.resize_kernel(kernel, (8, 8), how="norm")
-  assert got.dtype == np.float32
-  assert not got.any()
-
-
-def test_another_way_to_resize():
-  with pytest.raises(ValueError) as caught:
-    pi_resize.resize_kernel(KERNEL, (4, 4), how="bicubic")
-  assert str(caught.value) == (
-    "resize 'bicubic': give one of pi, bilinear, area, norm"
-  )
+@pytest.mark.parametrize(
+  ("make", "text"),
+  [
+    (lambda: resize.bilinear_matrix(8, 0), "new length 0"),
+    (lambda: resize.pi_matrix(0, 8), "old length 0"),
+    (
+      lambda: pi_resize.resize_kernel(KERNEL, (4, 4), how="bicubic"),
+      "resize 'bicubic': give one of pi, bilinear, area, norm",
+    ),
+  ],
+)
+def test_refusals(make, text):
+  with pytest.raises(ValueError, match=re.escape(text)):
+    make()

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -36,26 +37,6 @@ def random_cases(n, seed=0):
       hw[i % 10] = 1
     patch_hw = tuple(map(int, rng.integers(1, 40, 2)))
     yield tuple(hw), patch_hw, int(rng.integers(1, 2000))
-
-
-def test_a_square_is_the_same_for_every_image():
-  for image_hw in ((1, 1), (480, 640), (1, 5000)):
-    assert Square(48)(image_hw, (8, 12), None) == (48, 48)
-
-
-def test_a_square_of_no_whole_patches_is_refused():
-  with pytest.raises(ValueError) as caught:
-    Square(48)((48, 48), (8, 9), None)
-  assert str(caught.value) == (
-    "a side of 48 pixels is not a whole number of 8x9 patches: give a multiple "
-    "of both sides"
-  )
-
-
-def test_the_example_of_pix2struct():
-  # Scale 0.7155: 100 x 200 becomes 71.55 x 143.1, which holds 2 x 4 patches.
-  assert math.sqrt(10 * (32 / 100) * (32 / 200)) == pytest.approx(0.7155, 1e-4)
-  assert Pix2Struct(10)((100, 200), (32, 32), None) == (64, 128)
 
 
 def test_pix2struct_equals_the_released_rule():
@@ -96,13 +77,6 @@ def test_pix2struct_keeps_to_its_budget_and_nearly_uses_it():
       assert (rows + 1) * (cols + 1) > budget
 
 
-def test_pix2struct_sees_the_shape_of_an_image_not_its_size():
-  for image_hw, patch_hw, budget in random_cases(1000, seed=1):
-    scaled = tuple(7 * side for side in image_hw)
-    policy = Pix2Struct(budget)
-    assert policy(image_hw, patch_hw, None) == policy(scaled, patch_hw, None)
-
-
 def test_clamping_to_a_budget_keeps_whole_grids():
   # An image that is as many patches as the budget stays as it is.
   for rows in range(1, 40):
@@ -110,14 +84,6 @@ def test_clamping_to_a_budget_keeps_whole_grids():
       for k in (1, 7, 11):
         kept = floor_to_budget((rows * k, cols * k), (16, 16), rows * cols)
         assert kept == (16 * rows, 16 * cols)
-
-
-def test_clamping_is_pix2struct_but_for_whole_grids():
-  for image_hw, patch_hw, budget in random_cases(1000, seed=2):
-    kept = floor_to_budget(image_hw, patch_hw, budget)
-    released = Pix2Struct(budget)(image_hw, patch_hw, None)
-    for a, b, p in zip(kept, released, patch_hw, strict=True):
-      assert a - b in (0, p)
 
 
 def naflex_by_search(image_hw, patch_hw, budget, eps=1e-5):
@@ -141,49 +107,12 @@ def test_naflex_equals_the_rule_written_again():
     assert found == naflex_by_search(image_hw, patch_hw, budget)
 
 
-def test_naflex_is_the_largest_grid_that_fits():
-  for image_hw, patch_hw, budget in random_cases(1000, seed=3):
-    rows, cols = grid(NaFlex(budget), image_hw, patch_hw)
-    assert 1 <= rows * cols <= budget
-    # The scale at which the next row or column begins, and a little more than
-    # the bisection's 1e-5.
-    scale = 2e-5 + min(
-      n * p / side
-      for n, p, side in zip((rows, cols), patch_hw, image_hw, strict=True)
-    )
-    if scale < 100:  # as far as the rule looks
-      more = math.prod(
-        math.ceil(side * scale / p)
-        for side, p in zip(image_hw, patch_hw, strict=True)
-      )
-      assert more > budget
-
-
-def test_native_sizes_of_one_row():
-  # 1,344 tokens of three images, at patch 14.
-  sizes = ((224, 224), (448, 224), (336, 336))
-  grids = [grid(Native(), hw, (14, 14)) for hw in sizes]
-  assert grids == [(16, 16), (32, 16), (24, 24)]
-  assert [r * c for r, c in grids] == [256, 512, 576]
-  assert sum(r * c for r, c in grids) == 1344
-
-
 @pytest.mark.parametrize(
   ("side", "rows"), [(1, 1), (16, 1), (23, 1), (24, 2), (39, 2), (40, 3)]
 )
 def test_native_rounds_to_the_nearest_patch(side, rows):
   assert grid(Native(), (side, 160)) == (rows, 10)
   assert grid(Native(), (160, side)) == (10, rows)
-
-
-def test_native_with_a_limit_is_pix2struct_beyond_it():
-  for image_hw, patch_hw, budget in random_cases(500, seed=4):
-    whole = grid(Native(), image_hw, patch_hw)
-    found = grid(Native(budget), image_hw, patch_hw)
-    if math.prod(whole) <= budget:
-      assert found == whole
-    else:
-      assert found == grid(Pix2Struct(budget), image_hw, patch_hw)
 
 
 def resolutions(policy, n=8000, image_hw=(300, 400)):
@@ -235,16 +164,6 @@ def test_resolutions_are_distributed_as_they_say(by, distribution, mean, std):
   assert distance < 1.95 / math.sqrt(n)
 
 
-def test_a_fixed_resolution_keeps_the_aspect_up_to_rounding():
-  policy = Sampled(128, 128)
-  for h, w in ((300, 400), (37, 91), (1000, 200), (64, 64)):
-    for patch in (1, 8, 16):
-      rows, cols = grid(policy, (h, w), (patch, patch), Draws(0)(0, 0))
-      exact = math.sqrt(h / w) * 128, math.sqrt(w / h) * 128
-      assert abs(rows * patch - exact[0]) <= patch / 2
-      assert abs(cols * patch - exact[1]) <= patch / 2
-
-
 def test_a_sampled_resolution_depends_on_seed_epoch_and_index_alone():
   policy = Sampled(64, 256)
 
@@ -256,67 +175,23 @@ def test_a_sampled_resolution_depends_on_seed_epoch_and_index_alone():
   assert len(others) == 4
 
 
-def test_a_sampled_resolution_can_have_a_budget():
-  policy = Sampled(16, 512, max_patches=100)
-  draws = Draws(0)
-  grids = [grid(policy, (300, 400), rng=draws(0, i)) for i in range(300)]
-  tokens = [r * c for r, c in grids]
-  assert max(tokens) <= 100
-  # 11.5 by 8.66: what was drawn larger has the grid of the budget.
-  assert grids.count((8, 11)) > 100
-  assert len(set(grids)) > 15
-
-
-def test_long_images_have_a_patch_a_side():
-  for image_hw in ((1, 9000), (9000, 1)):
-    rows, cols = grid(Sampled(64, 64), image_hw, rng=Draws(0)(0, 0))
-    assert min(rows, cols) == 1
-
-
-BUDGET = "give 1 to 1048576 patches"
-RANGE = "give 1 <= low <= high <= 16384 pixels"
-
-
 @pytest.mark.parametrize(
   ("make", "text"),
   [
+    (lambda: Square(48)((48, 48), (8, 9), None), "48 pixels is not a whole"),
     (lambda: Square(0), "side is 0: give 1 to 16384 pixels"),
-    (lambda: Square(16_385), "side is 16385: give 1 to 16384 pixels"),
-    (lambda: Pix2Struct(0), f"max_patches is 0: {BUDGET}"),
-    (lambda: Pix2Struct(2**20 + 1), f"max_patches is 1048577: {BUDGET}"),
-    (lambda: NaFlex(-1), f"max_patches is -1: {BUDGET}"),
-    (lambda: Native(0), f"max_patches is 0: {BUDGET}"),
-    (lambda: Sampled(1, 2, max_patches=0), f"max_patches is 0: {BUDGET}"),
-    (lambda: Sampled(0, 2), f"low is 0 and high 2: {RANGE}"),
-    (lambda: Sampled(64, 63.5), f"low is 64 and high 63.5: {RANGE}"),
-    (lambda: Sampled(1, 16385), f"low is 1 and high 16385: {RANGE}"),
-    (lambda: Sampled(math.nan, 2), f"low is nan and high 2: {RANGE}"),
+    (lambda: Pix2Struct(2**20 + 1), "max_patches is 1048577: give 1 to"),
+    (lambda: NaFlex(-1), "max_patches is -1: give 1 to 1048576 patches"),
+    (lambda: Native(0), "max_patches is 0: give 1 to 1048576 patches"),
+    (lambda: Sampled(1, 2, max_patches=0), "max_patches is 0: give 1 to"),
+    (lambda: Sampled(64, 63), "low is 64 and high 63: give 1 <= low <= high"),
     (lambda: Sampled(1, 2, by="edge"), "by is 'edge': give 'side' or 'area'"),
-    (
-      lambda: Sampled(1, 2, distribution="normal"),
-      "distribution is 'normal': give 'uniform' or 'truncated_normal'",
-    ),
+    (lambda: Sampled(1, 2, distribution="normal"), "distribution is 'normal':"),
     (lambda: Sampled(1, 2, mean=2.5), "mean is 2.5: give -2 to 2"),
-    (lambda: Sampled(1, 2, std=0.05), "std is 0.05: give 0.1 to 100"),
     (lambda: Sampled(1, 2, std=math.nan), "std is nan: give 0.1 to 100"),
-    (
-      lambda: Sampled(1, 2, mean=1.5, std=0.1),
-      "mean is 1.5 and std 0.1: hardly a draw falls into -1 to 1; give a mean "
-      "in it",
-    ),
+    (lambda: Sampled(1, 2, mean=1.5, std=0.1), "mean is 1.5 and std 0.1"),
   ],
 )
 def test_refusals(make, text):
-  with pytest.raises(ValueError) as caught:
+  with pytest.raises(ValueError, match=re.escape(text)):
     make()
-  assert str(caught.value) == text
-
-
-def test_the_farthest_means_still_draw():
-  # A share of 1e-3 or so falls into [-1, 1]: slow, but it ends.
-  for policy in (
-    Sampled(64, 256, "side", "truncated_normal", 1.3, 0.1),
-    Sampled(64, 256, "side", "truncated_normal", -2, 0.34),
-  ):
-    drawn = resolutions(policy, 3)
-    assert len(set(drawn)) >= 2

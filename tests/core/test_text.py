@@ -83,8 +83,3 @@ def test_names_are_quoted_and_none_left_out():
 )
 def test_the_nearest_word(word, meant):
   assert nearest(word, ["width", "gap", "Tiny", 7]) == meant
-
-
-def test_first_columns_may_be_flush_left():
-  rows = [("name", "n"), ("a", "100")]
-  assert align(rows, left=1) == "name    n\na     100"

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 
 import pytest
 
@@ -20,11 +19,6 @@ class Others:
 
   def gather(self, value):
     return [value, *self.described]
-
-
-def test_the_same_is_accepted():
-  processes.check_same(Others(({"a": 1}, {"a": 1})), {"a": 1})
-  processes.check_same(ALONE, {"a": object()})  # nobody asks
 
 
 def test_the_first_name_that_differs_is_told():
@@ -51,14 +45,6 @@ def test_the_digest_is_of_names_and_contents(tmp_path):
     assert processes.digest(tmp_path) == processes.digest(tmp_path)
     digests.add(processes.digest(tmp_path))
   assert len(digests) == 3
-
-
-@pytest.mark.parametrize("length", [0, 300])
-def test_values_of_any_length_are_gathered(length):
-  values = [None, {"a": [1, 2.5]}, "x" * length, "\N{SNOWMAN}\0"]
-  for value in values:
-    # The tests' process is the only one: it gathers its own.
-    assert Connected().gather(value) == [json.loads(json.dumps(value))]
 
 
 def test_a_stop_is_obeyed_as_many_questions_later_in_every_process():

@@ -1,21 +1,17 @@
 """A model whose rows devices share equals that of one device."""
 
-import dataclasses
 import functools
 import itertools
-import types
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from flexivit_jax.attention import (
   blockwise,
-  dense,
   local,
   query_sharded,
   ring,
@@ -24,12 +20,11 @@ from flexivit_jax.attention import (
 from flexivit_jax.core.tokens import Batch, Tokens
 from flexivit_jax.devices import mesh as mesh_lib
 from flexivit_jax.devices import parameter_sharding, placement
-from flexivit_jax.models import vit
+from flexivit_jax.models import shared_rows, vit
 from flexivit_jax.nn import encoder, linear, pooling
 from flexivit_jax.nn.positions import learned_grid, relative, rotary, waves
 from flexivit_jax.tasks.classification import Supervised
 from flexivit_jax.training import double_averaging, step
-from flexivit_jax.training import state as state_lib
 
 TASK = Supervised()
 SIZE = encoder.Size(16, 2, 32, 4)
@@ -128,22 +123,23 @@ def _assert_equal(got, expected, tolerance):
   jax.tree_util.tree_map_with_path(compare, got, expected)
 
 
+OPTIONS = (
+  {"qk_norm": True},
+  {"scan": True, "remat": True, "pool": pooling.Map()},
+  {"position": rotary.Rotary(), "qk_norm": True},
+  {"position": waves.SinCos2D(), "rms_norm": True},
+  {"kernel": blockwise.Blockwise(8, 16), "remat": True},
+)
+# Each option with packs or images of one size, and the distributions in turn.
 CASES = [
   pytest.param("query_sharded", {}, "grids"),
-  pytest.param(
-    *("ulysses", {"pool": pooling.Map()}, "packs"), marks=pytest.mark.slow
-  ),
   *(
-    pytest.param(name, changes, data, marks=pytest.mark.slow)
-    for name in DISTRIBUTIONS
-    for data in ("grids", "packs")
-    for changes in (
-      {"qk_norm": True},
-      {"scan": True, "remat": True, "pool": pooling.Map()},
-      {"position": rotary.Rotary(), "qk_norm": True},
-      {"position": waves.SinCos2D(), "rms_norm": True},
-      {"kernel": blockwise.Blockwise(8, 16), "remat": True},
+    pytest.param(
+      *(list(DISTRIBUTIONS)[(i + j) % 3], changes, data),
+      marks=pytest.mark.slow,
     )
+    for i, changes in enumerate(OPTIONS)
+    for j, data in enumerate(("grids", "packs"))
   ),
 ]
 
@@ -160,36 +156,6 @@ def test_gradients_are_those_of_one_device(name, changes, data):
   _assert_equal(_gradients(model, params, batch, mesh), expected, 1e-12)
   got = _gradients(model, params, batch, mesh, double_averaging.gradients)
   _assert_equal(got, expected, 1e-12)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_one_group_of_all_devices(name):
-  """Rows are whole on each: nothing varies over `data`."""
-  batch = _packs()
-  size = encoder.Size(16, 2, 32, 8)  # heads for eight devices
-  model = _model(distribution=DISTRIBUTIONS[name], qk_norm=True, size=size)
-  params = _params(model, batch)
-  mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(data=1, seq=8))
-  got = _gradients(model, params, batch, mesh)
-  _assert_equal(got, _gradients(model, params, batch), 1e-12)
-
-
-@pytest.mark.usefixtures("float64")
-def test_a_sum_over_the_sequence_would_be_too_large(monkeypatch):
-  batch, model = _grids(), _model()
-  params = _params(model, batch)
-  mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(data=2, seq=4))
-  expected, _ = _gradients(model, params, batch)
-  sums = types.SimpleNamespace(
-    axis_index=jax.lax.axis_index, psum=jax.lax.psum, pmean=jax.lax.psum
-  )
-  monkeypatch.setattr(double_averaging, "lax", sums)
-  got, _ = _gradients(model, params, batch, mesh, double_averaging.gradients)
-  # 2 of the groups, which the count of images takes into account, 4 of devices.
-  wrong = jax.tree.map(lambda x: 8 * x, expected)
-  _assert_equal(got, wrong, 1e-12)
 
 
 @pytest.mark.usefixtures("float64")
@@ -272,139 +238,41 @@ def test_devices_of_a_sequence_drop_numbers_of_their_own():
     assert abs((one == other).mean() - 0.5) < 0.12
 
 
-def _after(steps, model, params, batch, mesh=None):
-  """Parameters after so many steps of SGD with momentum."""
-  tx = optax.sgd(0.05, momentum=0.9)
-
-  def train_step(state, batch):
-    return step.train_step(
-      state,
-      {},
-      batch,
-      measure=functools.partial(TASK.measure, model, patch_hw=(2, 2)),
-      tx=tx,
-    )[0]
-
-  state = state_lib.init_state(params, tx, seed=0)
-  options = {}
-  if mesh is not None:
-    rows = placement.over_rows(mesh)
-    everywhere = placement.replicated(mesh)
-    train_step = mesh_lib.on_mesh(train_step, mesh)
-    options = dict(in_shardings=(everywhere, rows), out_shardings=everywhere)
-  train_step = jax.jit(train_step, **options)
-  for _ in range(steps):
-    state = train_step(state, batch)
-  return state.params
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", DISTRIBUTIONS)
 @pytest.mark.parametrize(
-  ("dtype", "steps", "tolerance"),
-  [
-    # Sums in another order through twelve layers.
-    ("float64", 1, 1e-10),
-    # The same in float32, through twenty steps.
-    ("float32", 20, 1e-5),
-  ],
-)
-def test_a_deep_model_on_packed_rows(name, dtype, steps, tolerance):
-  with jax.enable_x64(dtype == "float64"):
-    batch = _packs()
-    model = _model(
-      size=encoder.Size(16, 12, 32, 4),
-      distribution=DISTRIBUTIONS[name],
-      dtype=dtype,
-      scan=True,
-      remat=True,
-    )
-    params = _params(model, batch)
-    mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(data=2, seq=4))
-    expected = _after(steps, model, params, batch)
-    got = _after(steps, model, params, batch, mesh)
-    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), expected, params)
-    assert max(jax.tree.leaves(moved)) > 5e-3  # it learns
-    jax.tree.map(
-      lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=tolerance),
-      *(got, expected),
-    )
-
-
-def test_a_model_that_shares_no_rows_has_no_collectives():
-  """With one device on the axis the program is that of a laptop."""
-  batch = _grids()
-  model = _model(dtype="float32")
-  params = _params(model, batch)
-  mesh = mesh_lib.make_mesh(mesh_lib.MeshSpec(data=8))
-  measure = functools.partial(TASK.measure, model, patch_hw=(2, 2))
-
-  def trace(f):
-    return str(jax.make_jaxpr(f)(params, batch))
-
-  assert trace(mesh_lib.on_mesh(measure, mesh)) == trace(measure)
-
-
-@pytest.mark.parametrize(
-  ("changes", "options", "error"),
+  ("changes", "length", "text"),
   [
     (
       {},
-      dict(length=66),
+      66,
       "66 tokens of a row do not divide over the 4 devices of the mesh's axis "
       "seq: take seq=1 or 2 or 3 or 6, or 64 or 68 tokens",
     ),
     (
       {"distribution": ulysses.Ulysses(), "size": encoder.Size(12, 1, 32, 3)},
-      {},
-      "3 heads do not divide over the 4 devices of the mesh's axis seq, as the "
-      "distribution ulysses needs: take 1 or 3 devices, or the distribution "
-      "query_sharded or ring",
+      64,
+      "3 heads do not divide over the 4 devices",
     ),
     (
       {"distribution": local.Local()},
-      {},
-      "the distribution local needs whole rows, but 4 devices of the mesh's "
-      "axis seq share each: take query_sharded, ring or ulysses, or seq=1",
+      64,
+      "take query_sharded, ring or ulysses",
     ),
-    (
-      {"pool": pooling.ClassToken()},
-      {},
-      "a class token stands before the patches, and 4 devices of the mesh's "
-      'axis seq share each row, which then would not divide: take pool="gap" '
-      'or "map"',
-    ),
-    (
-      {"registers": 4},
-      {},
-      "4 register tokens stand before the patches, and 4 devices of the mesh's "
-      "axis seq share each row, which then would not divide: take registers=0",
-    ),
+    ({"pool": pooling.ClassToken()}, 64, 'take pool="gap" or "map"'),
+    ({"registers": 4}, 64, "4 register tokens .* take registers=0"),
     (
       {"position": relative.Relative((8, 8))},
-      {},
-      "relative positions need all pairs of tokens, and 4 devices of the "
-      "mesh's axis seq share each row: take learned_grid, sincos2d or rotary "
-      "positions, or seq=1",
+      64,
+      "take learned_grid, sincos2d or rotary positions, or seq=1",
     ),
   ],
 )
-def test_refusals(changes, options, error):
+def test_refusals(changes, length, text):
   model = _model(**{"dtype": "float32"} | changes)
-  options = dict(length=64, parts=4) | options
-  with pytest.raises(ValueError) as caught:
-    check(model, **options)
-  assert str(caught.value) == error
+  with pytest.raises(ValueError, match=text):
+    check(model, length=length, parts=4)
+  check(model, length=length, parts=1)
 
 
 def check(model, *, length, parts):
-  vit.check_model(model, parts=parts)
-  vit.check_length(model, length=length, parts=parts)
-
-
-def test_what_goes_is_let_through():
-  for kernel in (dense.Dense(), blockwise.Blockwise()):
-    model = _model(dtype="float32", kernel=kernel)
-    check(model, length=64, parts=4)
-    model = dataclasses.replace(model, pool=pooling.ClassToken(), registers=2)
-    check(model, length=65, parts=1)
+  shared_rows.check_model(model, parts=parts)
+  shared_rows.check_length(model, length=length, parts=parts)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flexivit_jax.core.tokens import Tokens, patchify
+from flexivit_jax.core.tokens import patchify
 from flexivit_jax.models import vit
 from flexivit_jax.nn import encoder, pooling
 from flexivit_jax.nn.positions import (
@@ -19,6 +19,8 @@ from flexivit_jax.nn.positions import (
   waves,
 )
 from flexivit_jax.nn.positions import position as position_lib
+from tests import tiny
+from tests.core.rows import in_one_row
 
 POSITIONS = {
   "none": position_lib.NoPosition(),
@@ -43,24 +45,26 @@ POOLS = {
   "gap": pooling.Gap(),
   "map": pooling.Map(),
   "tok": pooling.ClassToken(),
+  "gap beside a class token": pooling.Gap(class_token=True),
 }
-# Pools read what any kind of position makes.
-WITH_EVERY_POOL = ("rows + columns",)
 # One of each way to reach the model: added, and inside attention.
-FAST = ("learned_grid", "sincos2d of fractions", "rotary", "relative")
+FAST = (
+  "learned_grid",
+  "sincos2d of fractions",
+  "rows + columns",
+  "rotary",
+  "relative",
+)
+OPTIONS = ({}, {"prefix_position": True}, {"norm_after_pool": True})
+# Each kind of position, with the pools and options in turn.
 CASES = pytest.mark.parametrize(
-  ("position", "pool"),
+  ("position", "pool", "options"),
   [
     pytest.param(
-      *(position, pool),
-      marks=[pytest.mark.slow]
-      * (
-        position not in WITH_EVERY_POOL
-        and (pool != "gap" or position not in FAST)
-      ),
+      *(position, list(POOLS)[i % 4], OPTIONS[i % 3]),
+      marks=[pytest.mark.slow] * (position not in FAST),
     )
-    for position in POSITIONS
-    for pool in POOLS
+    for i, position in enumerate(POSITIONS)
   ],
 )
 
@@ -69,7 +73,7 @@ GRIDS = ((2, 3), (4, 2), (1, 2))
 PADDING = 3
 
 
-def _model(position, pool):
+def _model(position, pool, **options):
   return vit.ViT(
     size=encoder.Size(16, 1, 32, 2),
     position=POSITIONS[position],
@@ -78,6 +82,7 @@ def _model(position, pool):
     num_classes=5,
     registers=1,
     dtype="float64",
+    **options,
   )
 
 
@@ -90,38 +95,11 @@ def _images():
 
 
 def _row(images):
-  """Images in one row, with a slot more than there are, and padding."""
-  separate = [patchify(x, (4, 6)) for x in images]
-  lengths = [t.patches.shape[1] for t in separate]
-
-  def joined(name, fill):
-    values = [getattr(t, name) for t in separate]
-    row = jnp.concatenate(values, axis=1)
-    pad = ((0, 0), (0, PADDING), (0, 0))
-    return jnp.pad(row, pad, constant_values=fill)
-
-  numbers = [*range(1, len(images) + 1), 0]
-  segments = np.repeat(numbers, [*lengths, PADDING])[None]
-  return Tokens(
-    patches=joined("patches", 0.77),
-    coords=joined("coords", 0),
-    grid_hw=joined("grid_hw", 1),
-    segments=jnp.asarray(segments, jnp.int32),
-    patch_sizes=((4, 6),),
-    num_images=len(images) + 1,
-  )
+  return in_one_row([x[0] for x in images], (4, 6), PADDING, 0.77)
 
 
-@functools.cache
 def _params(model):
-  tokens = patchify(_images()[0], (4, 6))
-  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens))
-  leaves, tree = jax.tree.flatten(shapes)
-  # All of them random: fresh heads and biases are zeros.
-  rng = np.random.default_rng(1)
-  return tree.unflatten(
-    [jnp.asarray(rng.normal(size=x.shape) * 0.3) for x in leaves]
-  )
+  return {"params": tiny.parameters(model, 1, 0.3)}
 
 
 def _logits(model, params, tokens):
@@ -131,9 +109,9 @@ def _logits(model, params, tokens):
 
 @CASES
 def test_images_in_a_row_are_computed_as_alone_in_any_order(
-  float64, position, pool
+  float64, position, pool, options
 ):
-  model = _model(position, pool)
+  model = _model(position, pool, **options)
   params = _params(model)
   alone = [_logits(model, params, patchify(x, (4, 6)))[0] for x in _images()]
   for order in ((0, 1, 2), (1, 2, 0), (2, 1, 0)):
@@ -148,8 +126,10 @@ def test_images_in_a_row_are_computed_as_alone_in_any_order(
 
 
 @CASES
-def test_no_gradient_crosses_from_image_to_image(float64, position, pool):
-  model = _model(position, pool)
+def test_no_gradient_crosses_from_image_to_image(
+  float64, position, pool, options
+):
+  model = _model(position, pool, **options)
   row = _row(_images())
 
   def gradient(patches):
@@ -191,23 +171,6 @@ def test_tokens_may_come_in_any_order(float64, position):
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_rows_of_a_batch_may_share_coordinates_or_not(float64, position):
-  model = _model(position, "tok")
-  both = jnp.concatenate([_images()[0], _images()[0][:, ::-1]])
-  shared = patchify(both, (4, 6))
-  own = dataclasses.replace(
-    shared,
-    coords=jnp.tile(shared.coords, (2, 1, 1)),
-    grid_hw=jnp.tile(shared.grid_hw, (2, 1, 1)),
-  )
-
-  def apply(tokens):
-    return model.apply(_params(model), tokens).logits
-
-  np.testing.assert_allclose(apply(shared), apply(own), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("position", POSITIONS)
 def test_what_attention_uses_is_differences_of_places_alone(float64, position):
   # All patches moved alike; without tokens in front, which have no place.
   model = _model(position, "gap").clone(registers=0)
@@ -217,55 +180,3 @@ def test_what_attention_uses_is_differences_of_places_alone(float64, position):
   # Angles of float32.
   same = position in ("none", "rotary", "relative")
   assert (np.abs(a - b).max() < 1e-6) == same
-
-
-def test_pixels_without_positions_are_a_set(float64):
-  # The pixel transformer: patches of 1x1, all pixels permuted alike.
-  images = np.asarray(_images()[0])[:, :6, :6]
-  order = np.random.default_rng(3).permutation(36)
-  permuted = images.reshape(1, 36, 3)[:, order].reshape(images.shape)
-  for position, same in (("none", True), ("learned_grid", False)):
-    model = _model(position, "gap").clone(kernel_hw=(1, 1))
-    params = _params(model)
-    a, b = (
-      _logits(model, params, patchify(jnp.asarray(x), (1, 1)))
-      for x in (images, permuted)
-    )
-    assert (np.abs(a - b).max() < 1e-12) == same
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("position", ["rotary", "relative"])
-@pytest.mark.parametrize(
-  "changes",
-  [pytest.param({"remat": True}, marks=pytest.mark.slow), {"scan": True}],
-)
-def test_scanned_and_rematerialised_blocks_know_places(
-  float64, position, changes
-):
-  plain = _model(position, "tok").clone(size=encoder.Size(16, 2, 32, 2))
-  changed = plain.clone(**changes)
-  row = _row(_images())
-  params = _params(plain)["params"]
-  own = dict(params)
-  if changed.scan:
-    blocks = dict(params["Transformer"])
-    layers = [blocks.pop(f"encoderblock_{i}") for i in (0, 1)]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *layers)
-    own["Transformer"] = blocks | {"encoderblock": stacked}
-
-  def loss(model, params):
-    return (model.apply({"params": params}, row).logits ** 2).sum()
-
-  value, gradient = jax.jit(jax.value_and_grad(functools.partial(loss, plain)))(
-    params
-  )
-  got, got_gradient = jax.jit(
-    jax.value_and_grad(functools.partial(loss, changed))
-  )(own)
-  np.testing.assert_allclose(got, value, rtol=1e-12)
-  for name in ("embedding", "cls"):
-    for a, b in zip(
-      jax.tree.leaves(got_gradient[name]), jax.tree.leaves(gradient[name])
-    ):
-      np.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * np.abs(b).max())

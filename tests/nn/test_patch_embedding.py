@@ -1,5 +1,6 @@
 """Patches of several sizes in one row equal rows of one size each."""
 
+import dataclasses
 import functools
 
 import jax
@@ -160,49 +161,15 @@ def test_gradients_of_mixed_sizes_equal_those_of_separate_sizes(float64):
   assert np.abs(found["embedding"]["kernel"]).min() > 0
 
 
-def test_one_trace_serves_every_mixture():
-  vit_model, traces = model(dtype="float32"), []
-  params = random_params(vit_model)
-
-  @jax.jit
-  def logits(params, tokens):
-    traces.append(tokens.patch_sizes)
-    return vit_model.apply({"params": params}, tokens).logits
-
-  shuffled = tuple(
-    tuple((i, (s + 1) % 3 if i != 4 else s) for i, s in row) for row in MIXTURE
-  )
-  one_size = tuple(tuple((i, 2) for i, _ in row[:2]) for row in MIXTURE)
-  outputs = [
-    np.asarray(logits(params, packed(rows)))
-    for rows in (MIXTURE, shuffled, one_size)
-  ]
-  assert traces == [SIZES]
-  assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
-
-
 @pytest.mark.parametrize(
   ("changes", "text"),
   [
-    (
-      dict(size_index=None),
-      f"tokens have patch sizes {SIZES} and no size_index: several sizes need "
-      "one, a single size has none",
-    ),
-    (
-      dict(patch_sizes=((8, 9),)),
-      "tokens have patch sizes ((8, 9),) and size_index: several sizes need "
-      "one, a single size has none",
-    ),
-    (
-      dict(patch_sizes=((4, 4), (8, 8))),
-      "patches hold 216 numbers, but 8x8 pixels of 3 channels are 192",
-    ),
+    (dict(size_index=None), "and no size_index: several sizes need one"),
+    (dict(patch_sizes=((8, 9),)), "and size_index: .* a single size has none"),
+    (dict(patch_sizes=((4, 4), (8, 8))), "8x8 pixels of 3 channels are 192"),
   ],
 )
 def test_tokens_that_contradict_themselves_are_refused(changes, text):
-  tokens = packed(MIXTURE)
-  fields = {name: getattr(tokens, name) for name in tokens.__dataclass_fields__}
-  with pytest.raises(ValueError) as caught:
-    model(dtype="float32").init(jax.random.key(0), Tokens(**fields | changes))
-  assert str(caught.value) == text
+  tokens = dataclasses.replace(packed(MIXTURE), **changes)
+  with pytest.raises(ValueError, match=text):
+    model(dtype="float32").init(jax.random.key(0), tokens)

@@ -27,15 +27,6 @@ def test_average_without_segments_is_the_mean_in_float32():
   assert (pooling.average(x, None, 1) == x[:, :1]).all()
 
 
-def test_segments_may_be_shared_by_all_rows():
-  x = jnp.arange(6.0).reshape(2, 3, 1)
-  shared = jnp.array([[1, 1, 0]])
-  each = jnp.broadcast_to(shared, (2, 3))
-  np.testing.assert_array_equal(
-    pooling.average(x, shared, 1), pooling.average(x, each, 1)
-  )
-
-
 def test_prepended_groups_belong_to_their_slot():
   x = jnp.zeros((1, 3, 2))
   segments = jnp.array([[1, 2, 0]])

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,9 +31,7 @@ def _table(size):
   )
 
 
-@pytest.mark.parametrize(
-  "grid", [(1, 15), (5, 5), (7, 7), (6, 9), (15, 15), (30, 30), (64, 4)]
-)
+@pytest.mark.parametrize("grid", [(1, 15), (5, 5), (7, 7), (6, 9), (64, 4)])
 @pytest.mark.parametrize("antialias", [True, False])
 def test_learned_grid_equals_jax_image_resize(grid, antialias):
   size = (7, 7)
@@ -44,35 +44,6 @@ def test_learned_grid_equals_jax_image_resize(grid, antialias):
   np.testing.assert_allclose(
     got[0], expected.reshape(-1, WIDTH), rtol=0, atol=1.5e-6
   )
-
-
-def test_antialias_matters_where_the_grid_is_smaller():
-  table = _table((7, 7))
-  on, off = (
-    _added(learned_grid.LearnedGrid((7, 7), aa), (5, 5), table)
-    for aa in (True, False)
-  )
-  assert np.abs(on - off).max() > 0.1
-
-
-def test_learned_grid_is_the_identity_on_its_own_grid():
-  table = _table((3, 5))
-  got = _added(learned_grid.LearnedGrid((3, 5)), (3, 5), table)
-  np.testing.assert_allclose(got, table, rtol=0, atol=1e-6)
-
-
-def test_tokens_of_different_grids_can_share_a_row():
-  position, table = learned_grid.LearnedGrid((4, 4)), _table((4, 4))
-  alone = [_added(position, grid, table)[0] for grid in ((2, 3), (5, 1))]
-  tokens = [
-    patchify(jnp.zeros((1, *grid, 1)), (1, 1)) for grid in ((2, 3), (5, 1))
-  ]
-  coords, grid_hw = (
-    jnp.concatenate([getattr(t, name) for t in tokens], axis=1)
-    for name in ("coords", "grid_hw")
-  )
-  packed = position({learned_grid.TABLE: table}, coords, grid_hw, WIDTH)
-  np.testing.assert_array_equal(packed[0], jnp.concatenate(alone))
 
 
 def test_learned_grid_passes_gradients_to_the_whole_table():
@@ -95,15 +66,6 @@ def test_sincos_is_moco_v3():
   ]
   # float32 powers of the temperature.
   np.testing.assert_allclose(got[5], expected, rtol=0, atol=2e-6)
-
-
-def test_sincos_goes_on_beyond_any_grid():
-  small, large = (
-    np.asarray(_added(waves.SinCos2D(), grid)).reshape(*grid, WIDTH)
-    for grid in ((3, 3), (50, 60))
-  )
-  np.testing.assert_array_equal(large[:3, :3], small)
-  assert np.abs(np.diff(large, axis=0)).max(axis=-1).min() > 0.1
 
 
 def test_fractional_sincos_covers_every_image_alike():
@@ -148,10 +110,6 @@ def test_fourier_is_a_linear_map_then_waves(side):
   assert (name, shape) == ("pos_embedding_fourier/kernel", (2, 4))
 
 
-def test_no_position_adds_nothing():
-  assert _added(position_lib.NoPosition(), (2, 2)) is None
-
-
 LARGEST = [
   (position_lib.NoPosition(), None),
   (learned_grid.LearnedGrid((3, 4)), None),
@@ -178,46 +136,21 @@ def test_a_grid_beyond_the_largest_is_refused_where_it_is_known(
   rows, cols = largest
   position_lib.check_grid(position, largest)
   for grid in ((rows + 1, 1), (1, cols + 1)):
-    with pytest.raises(ValueError) as caught:
+    text = f"{grid[0]}x{grid[1]} patches are more than the {rows}x{cols} "
+    with pytest.raises(ValueError, match=text):
       position_lib.check_grid(position, grid)
-    assert str(caught.value) == (
-      f"{grid[0]}x{grid[1]} patches are more than the {rows}x{cols} that the "
-      "model has positions for: take larger patches, smaller images, or "
-      "positions of another size or kind"
-    )
 
 
-@pytest.mark.parametrize(("position", "largest"), LARGEST, ids=str)
-def test_beyond_the_largest_grid_every_number_is_finite(position, largest):
-  del largest
-  rng = np.random.default_rng(0)
-  values = {
-    name: jnp.asarray(rng.normal(size=shape), jnp.float32)
-    for name, (_, shape) in position.tables(WIDTH).items()
-  }
-  tokens = patchify(jnp.zeros((1, 20, 30, 1)), (1, 1))
-  coords, grid_hw = tokens.coords, tokens.grid_hw
-  added = position(values, coords, grid_hw, WIDTH)
-  relation = position.relation(coords, prefix=1, head_width=WIDTH)
-  for x in jax.tree.leaves((added, relation)):
-    assert np.isfinite(x).all()
-
-
-@pytest.mark.parametrize("side", [0.0, -1.0, np.nan])
-@pytest.mark.parametrize("kind", [waves.SinCos2D, waves.Fourier])
-def test_sides_that_cannot_be(kind, side):
-  with pytest.raises(ValueError) as caught:
-    kind(fractional_side=side)
-  assert str(caught.value) == (
-    f"fractional_side is {side}: give more than 0, or None for absolute "
-    "coordinates"
-  )
-
-
-def test_refusals():
-  with pytest.raises(ValueError, match=r"even width, not 9"):
-    waves.Fourier().tables(9)
-  with pytest.raises(ValueError, match=r"multiple of 4.*not 10"):
-    waves.SinCos2D().tables(10)
-  with pytest.raises(ValueError, match=r"\(0, 7\) rows and cols"):
-    learned_grid.LearnedGrid((0, 7))
+@pytest.mark.parametrize(
+  ("make", "text"),
+  [
+    (lambda: waves.Fourier().tables(9), "even width, not 9"),
+    (lambda: waves.Fourier(fractional_side=0.0), "is 0.0: give more than 0"),
+    (lambda: waves.SinCos2D().tables(10), "multiple of 4 and at least 8, not"),
+    (lambda: waves.SinCos2D(0.5), "temperature is 0.5: give at least 1"),
+    (lambda: learned_grid.LearnedGrid((0, 7)), "is (0, 7) rows and cols: give"),
+  ],
+)
+def test_refusals(make, text):
+  with pytest.raises(ValueError, match=re.escape(text)):
+    make()

@@ -1,8 +1,5 @@
 """The ResNet stem: its weights' law, its sizes, published counts and costs."""
 
-import math
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +13,7 @@ from flexivit_jax.nn.convolution import standardize_weights
 from flexivit_jax.nn.positions import learned_grid
 from flexivit_jax.nn.stems.early_convolutions import EarlyConvolutions
 from flexivit_jax.nn.stems.resnet import ResNet
+from tests.models import traced
 
 
 def test_filters_are_standardised():
@@ -78,81 +76,21 @@ STEMS = [
 SMALL = encoder.Size(16, 1, 40, 2)
 
 
-def _products(jaxpr):
-  """Multiply-adds of products and convolutions, padding included."""
-  total = 0
-  for eqn in jaxpr.eqns:
-    out = eqn.outvars[0].aval.shape
-    match eqn.primitive.name:
-      case "dot_general":
-        (contracted, _), _ = eqn.params["dimension_numbers"]
-        shape = eqn.invars[0].aval.shape
-        total += math.prod(out) * math.prod(shape[i] for i in contracted)
-      case "conv_general_dilated":
-        h, w, ins, _ = eqn.invars[1].aval.shape
-        total += math.prod(out) * h * w * ins
-    for value in eqn.params.values():
-      inner = getattr(value, "jaxpr", value)
-      if hasattr(inner, "eqns"):
-        total += _products(inner)
-  return total
-
-
-def _forward(model, patch_hw, image_hw):
-  images = jax.ShapeDtypeStruct((1, *image_hw, 3), jnp.uint8)
-
-  def init(images):
-    return model.init(jax.random.key(0), patchify(images, patch_hw))
-
-  def forward(params, images):
-    return model.apply(params, patchify(images, patch_hw)).logits
-
-  return forward, (jax.eval_shape(init, images), images)
-
-
 @pytest.mark.parametrize("stem", STEMS, ids=str)
 def test_cost_and_sizes_are_those_of_the_traced_model(stem):
   model = _model(SMALL, stem, 1, grid=2)
   patch_hw = (stem.stride, stem.stride)
   image_hw = (2 * stem.stride, 3 * stem.stride)
-  forward, arguments = _forward(model, patch_hw, image_hw)
-  traced = _products(jax.make_jaxpr(forward)(*arguments).jaxpr)
-  positions_resized = _products(
-    jax.make_jaxpr(
-      lambda table: model.position({"pos_embedding": table}, *_coords(), 16)
-    )(jnp.zeros((1, 4, 16))).jaxpr
+  forward, arguments = traced.forward(model, image_hw, patch_hw)
+  tokens = patchify(jnp.zeros((1, 2, 3, 1)), (1, 1))
+  resized = traced.products(
+    lambda table: model.position(
+      {"pos_embedding": table}, tokens.coords, tokens.grid_hw, 16
+    ),
+    jnp.zeros((1, 4, 16)),
   )
   counted = cost.multiply_adds(model, image_hw, patch_hw)
-  assert abs(traced - counted) <= max(1, positions_resized)
+  found = traced.products(forward, *arguments)
+  assert abs(found - counted) <= max(1, resized)
   kernel = arguments[0]["params"]["embedding"]["kernel"]
   assert kernel.shape == (1, 1, stem.channels(3), 16)
-
-
-def _coords():
-  tokens = patchify(np.zeros((1, 2, 3, 1), np.uint8), (1, 1))
-  return tokens.coords, tokens.grid_hw
-
-
-SHALLOW = encoder.Size(192, 2, 768, 3)
-
-
-# XLA counts norms and ReLU as well, and leaves padding out: 0.2 % of R50+B/16,
-# 1.2 % where there is less else.
-@pytest.mark.parametrize(
-  ("size", "stem", "cells", "pixels", "within"),
-  [
-    (SHALLOW, ResNet(()), 8, 32, 0.03),
-    (SHALLOW, EarlyConvolutions(), 1, 16, 0.03),
-    pytest.param("B", ResNet(), 1, 16, 0.002, marks=pytest.mark.slow),
-  ],
-)
-def test_xla_counts_the_same(size, stem, cells, pixels, within):
-  model = _model(size, stem, cells, grid=224 // pixels)
-  patch_hw = (pixels, pixels)
-  forward, arguments = _forward(model, patch_hw, (224, 224))
-  lowered = jax.jit(forward).lower(*arguments)
-  found = lowered.cost_analysis()["flops"] / 2
-  counted = cost.multiply_adds(model, (224, 224), patch_hw)
-  assert abs(found / counted - 1) < within
-  without = counted - stem.multiply_adds((224, 224), 3)
-  assert abs(found / without - 1) > within

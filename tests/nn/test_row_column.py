@@ -1,5 +1,7 @@
 """Tables with an entry for each row and column, against plain indexing."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,20 +68,10 @@ def test_beyond_the_last_absolute_entry_is_the_last(combine):
   )
 
 
-def test_a_sum_has_no_interaction_of_row_and_column():
-  def interaction(combine, read):
-    x = _added(row_column.RowColumn((6, 6), combine, read), (5, 6))
-    return np.abs(x - x[:, :1] - x[:1] + x[:1, :1]).max()
-
-  for read in row_column.READ:
-    # Roundings of numbers of order 1.
-    assert interaction("sum", read) < 2e-6
-    assert interaction("stack", read) < 2e-6
-    assert interaction("product", read) > 0.1
-
-
-@pytest.mark.parametrize("combine", row_column.COMBINE)
-@pytest.mark.parametrize("grid", [(1, 1), (2, 5), (7, 3), (30, 40)])
+@pytest.mark.parametrize(
+  ("combine", "grid"),
+  [("sum", (1, 1)), ("product", (2, 5)), ("stack", (7, 3)), ("sum", (30, 40))],
+)
 def test_fractions_of_the_side_run_from_the_first_entry_to_the_last(
   combine, grid
 ):
@@ -114,8 +106,10 @@ def test_a_fraction_is_of_the_images_own_side():
   assert np.abs(half - _added(position, (5, 1))[2, 0]).max() > 0.1
 
 
-@pytest.mark.parametrize("combine", row_column.COMBINE)
-@pytest.mark.parametrize("grid", [(1, 15), (4, 6), (9, 3), (30, 40)])
+@pytest.mark.parametrize(
+  ("combine", "grid"),
+  [("sum", (1, 15)), ("product", (9, 3)), ("stack", (30, 40)), ("sum", (4, 6))],
+)
 @pytest.mark.parametrize("antialias", [True, False])
 def test_interpolated_tables_are_resized_by_jax(combine, grid, antialias):
   position = row_column.RowColumn(
@@ -141,52 +135,6 @@ def test_interpolated_tables_are_resized_by_jax(combine, grid, antialias):
   )
 
 
-def test_antialias_matters_where_the_grid_is_smaller():
-  on, off = (
-    _added(
-      row_column.RowColumn((9, 9), read="interpolated", antialias=a), (4, 4)
-    )
-    for a in (True, False)
-  )
-  assert np.abs(on - off).max() > 0.1
-
-
-@pytest.mark.parametrize(
-  "position",
-  [
-    *(row_column.RowColumn((4, 6), combine) for combine in row_column.COMBINE),
-    row_column.RowColumn((4, 6), read="interpolated"),
-    row_column.JointTable((4, 6)),
-  ],
-  ids=str,
-)
-def test_what_is_added_at_first_is_as_large_as_a_learned_grid(position):
-  width = 256
-  fresh = {
-    name: init(jax.random.key(i), shape)
-    for i, (name, (init, shape)) in enumerate(position.tables(width).items())
-  }
-  tokens = patchify(jnp.zeros((1, 4, 6, 1)), (1, 1))
-  added = position(fresh, tokens.coords, tokens.grid_hw, width)
-  # Of 2560 independent numbers at least: 5 standard deviations are 7 %.
-  assert np.std(added) == pytest.approx(width**-0.5, rel=0.1)
-
-
-def test_long_tables_are_gathered():
-  position = row_column.RowColumn((4096, 4096))
-  values = {n: jnp.zeros(s) for n, (_, s) in position.tables(WIDTH).items()}
-  tokens = patchify(jnp.zeros((1, 4, 4, 1)), (1, 1))
-  program = jax.jit(
-    lambda t: position(t, tokens.coords, tokens.grid_hw, WIDTH)
-  ).lower(values)
-  assert "dot_general" not in program.as_text()
-  gradient = jax.grad(
-    lambda t: position(t, tokens.coords, tokens.grid_hw, WIDTH).sum()
-  )(values)
-  # Each of 4 rows is read by 4 patches, the others by none.
-  assert gradient[row_column.ROW].sum(axis=1)[:6].tolist() == [32] * 4 + [0, 0]
-
-
 def test_the_joint_table_is_indexed_by_the_pair():
   position = row_column.JointTable((3, 4))
   table = np.asarray(_tables(position)[row_column.JOINT])
@@ -205,45 +153,24 @@ def test_beyond_the_joint_table_is_its_edge():
 
 
 @pytest.mark.parametrize(
-  ("make", "message"),
+  ("make", "text"),
   [
-    (
-      lambda: row_column.RowColumn((0, 7)),
-      "size is (0, 7) rows and cols: give 1 to 65536 of each",
-    ),
-    (
-      lambda: row_column.RowColumn((2, 7), "concat"),
-      "combine is 'concat': give one of sum, product, stack",
-    ),
-    (
-      lambda: row_column.RowColumn((2, 7), read="relative"),
-      "read is 'relative': give one of absolute, fractional, interpolated",
-    ),
-    (
-      lambda: row_column.RowColumn((2, 7), first=2),
-      "first is 2: give 0 to 1, the entry of coordinate 0 in tables of 2 and 7",
-    ),
+    (lambda: row_column.RowColumn((0, 7)), "is (0, 7) rows and cols: give"),
+    (lambda: row_column.RowColumn((2, 7), "concat"), "'concat': give one of"),
+    (lambda: row_column.RowColumn((2, 7), read="x"), "'x': give one of"),
+    (lambda: row_column.RowColumn((2, 7), first=2), "first is 2: give 0 to 1"),
     (
       lambda: row_column.RowColumn((2, 7), read="fractional", first=1),
-      "first is 1, but fractional coordinates are no numbers of entries: leave "
-      "it out",
+      "first is 1, but fractional",
     ),
     (
       lambda: row_column.RowColumn((2, 7), antialias=False),
-      "antialias is off, but absolute coordinates resize no table: leave it "
-      "out",
+      "absolute coordinates resize no table: leave it out",
     ),
-    (
-      lambda: row_column.RowColumn((2, 7), "stack").tables(9),
-      "row_column positions that are stacked need an even width, not 9",
-    ),
-    (
-      lambda: row_column.JointTable((2, 1025)),
-      "size is (2, 1025) rows and cols: give 1 to 1024 of each",
-    ),
+    (lambda: row_column.RowColumn((2, 7), "stack").tables(9), "width, not 9"),
+    (lambda: row_column.JointTable((2, 1025)), "is (2, 1025) rows and cols"),
   ],
 )
-def test_refusals(make, message):
-  with pytest.raises(ValueError) as caught:
+def test_refusals(make, text):
+  with pytest.raises(ValueError, match=re.escape(text)):
     make()
-  assert str(caught.value) == message

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, use_abstract_mesh
 
-from flexivit_jax.config import registry
 from flexivit_jax.core.tokens import patchify
-from flexivit_jax.models import vit
+from flexivit_jax.models import shared_rows, vit
 from flexivit_jax.models.backbone import check_patch_size
 from flexivit_jax.nn import encoder, pooling
 from flexivit_jax.nn.positions import learned_grid
@@ -116,171 +116,58 @@ def test_patches_are_cut_of_the_feature_map(patch_hw):
   assert np.abs(upside_down.encoded - wanted.encoded).max() > 0.01
 
 
-def test_one_trace_for_each_patch_size():
-  model = _model(stem=Halved(), kernel_hw=(2, 2))
-  params = _params(model, patchify(IMAGES, (8, 8)))
-  traced = []
-
-  @jax.jit
-  def forward(params, tokens):
-    traced.append(tokens.patch_sizes)
-    return model.apply(params, tokens).logits
-
-  for _ in range(3):
-    for size in ((4, 4), (8, 8)):
-      forward(params, patchify(jnp.asarray(IMAGES), size))
-  assert traced == [((4, 4),), ((8, 8),)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "stem", [EarlyConvolutions((8, 16)), ResNet((1,), width=8)]
-)
-def test_bfloat16_and_remat_compute_the_same(stem):
-  tokens = patchify(jnp.asarray(IMAGES), (4, 4))
-  model = _model(stem=stem, kernel_hw=(1, 1))
-  params = _params(model, tokens)
-  logits, gradient = _value_and_gradient(model, params, tokens)
-  again = _value_and_gradient(model.clone(remat=True), params, tokens)
-  largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient))
-  for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(again[1])):
-    # The order of sums, of gradients up to 100.
-    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * largest)
-  half = _outputs(model.clone(dtype="bfloat16"), params, tokens)
-  assert half.stem.dtype == jnp.bfloat16
-  # Eight bits of about ten products and norms.
-  np.testing.assert_allclose(half.logits, logits, rtol=0, atol=0.2)
-  assert np.abs(logits).max() > 0.5
-  assert 0 < np.abs(half.logits - logits).max()
-
-
-def _error(function):
-  with pytest.raises(ValueError) as caught:
-    function()
-  return str(caught.value)
-
-
 HYBRID = _model(stem=ResNet((1, 1), width=8), kernel_hw=(1, 1))
 
 
-def test_patches_that_are_no_whole_cells_are_refused():
-  tokens = patchify(np.zeros((1, 24, 24, 3), np.uint8), (12, 8))
-  text = (
-    "patches of 12x8 pixels, but the stem makes one cell of 8x8: give "
-    "multiples of 8, such as 16x8, or a stem of a smaller stride"
-  )
-  assert _error(lambda: HYBRID.init(jax.random.key(0), tokens)) == text
-  assert _error(lambda: check_patch_size(HYBRID, (24, 24), (12, 8))) == text
-  check_patch_size(HYBRID, (24, 24), (8, 8))
-
-
-PACKS = (
-  "a convolutional stem takes whole images: packed rows and parts of an image "
-  'have none, so take stem="none", or images of one size without packing or '
-  "masking"
+GAP = HYBRID.clone(pool=pooling.Gap())
+TOKENS = patchify(np.zeros((1, 24, 24, 3), np.uint8), (8, 8))
+PART = dataclasses.replace(
+  TOKENS,
+  patches=TOKENS.patches[:, :2],
+  coords=TOKENS.coords[:, :2],
+  grid_hw=TOKENS.grid_hw[:, :2],
+  whole_grid=None,
 )
 
 
-def test_packed_rows_and_parts_of_images_are_refused():
-  tokens = patchify(np.zeros((1, 16, 16, 3), np.uint8), (8, 8))
-  part = dataclasses.replace(
-    tokens,
-    patches=tokens.patches[:, :2],
-    coords=tokens.coords[:, :2],
-    grid_hw=tokens.grid_hw[:, :2],
-    whole_grid=None,
-  )
-  assert _error(lambda: HYBRID.init(jax.random.key(0), part)) == PACKS
-  assert _error(lambda: stem_lib.check_packing(HYBRID.stem)) == PACKS
-  stem_lib.check_packing(stem_lib.NoStem())
+def _init(tokens):
+  return jax.eval_shape(lambda: HYBRID.init(jax.random.key(0), tokens))
 
 
-def test_shared_rows_are_refused():
-  tokens = patchify(np.zeros((1, 16, 16, 3), np.uint8), (8, 8))
+def _init_in_groups():
   group = AbstractMesh((1, 2), ("data", "seq"), axis_types=(AxisType.Auto,) * 2)
-
-  def init():
-    with use_abstract_mesh(group):
-      return jax.eval_shape(lambda: HYBRID.init(jax.random.key(0), tokens))
-
-  assert _error(init) == (
-    "a convolutional stem takes whole images, but 2 devices share the tokens "
-    'of each: take seq=1, or stem="none"'
-  )
-  model = HYBRID.clone(pool=pooling.Gap())
-  assert _error(lambda: vit.check_model(model, parts=2)) == (
-    "a convolutional stem takes whole images, and 2 devices of the mesh's axis "
-    'seq share each row: take stem="none", or seq=1'
-  )
-
-
-def test_other_channels_are_refused():
-  tokens = patchify(np.zeros((1, 16, 16, 4), np.uint8), (8, 8))
-  assert _error(lambda: HYBRID.init(jax.random.key(0), tokens)) == (
-    "patches hold 256 numbers, but 8x8 pixels of 3 channels are 192"
-  )
-
-
-@pytest.mark.parametrize(
-  ("stem", "kernel_hw", "text"),
-  [
-    (
-      ResNet(),
-      (32, 32),
-      "kernel_hw (32, 32) is in cells of the stem, of 16x16 pixels each, so "
-      "for patches of 512x512: give (1, 1) for patches of 16x16, and at most "
-      "128 pixels",
-    ),
-    (
-      EarlyConvolutions((8, 8, 8)),
-      (1, 17),
-      "kernel_hw (1, 17) is in cells of the stem, of 8x8 pixels each, so for "
-      "patches of 8x136: give (1, 1) for patches of 8x8, and at most 128 "
-      "pixels",
-    ),
-  ],
-)
-def test_kernels_in_pixels_are_refused(stem, kernel_hw, text):
-  assert _error(lambda: _model(stem=stem, kernel_hw=kernel_hw)) == text
-  side = stem_lib.MAX_PATCH // stem.stride
-  model = _model(stem=stem, kernel_hw=(1, side))
-  assert model.stored_patch_hw == (stem.stride, stem_lib.MAX_PATCH)
+  with use_abstract_mesh(group):
+    return _init(TOKENS)
 
 
 @pytest.mark.parametrize(
   ("make", "text"),
   [
     (
-      lambda: ResNet((3, 0)),
-      "blocks is (3, 0): give at most 5 stages of 1 to 100 units, (3, 4, 9) "
-      "say",
+      lambda: check_patch_size(HYBRID, (24, 24), (12, 8)),
+      "one cell of 8x8: give multiples of 8, such as 16x8",
+    ),
+    (lambda: _init(patchify(IMAGES[:, :12], (12, 8))), "such as 16x8"),
+    (lambda: _init(PART), 'so take stem="none"'),
+    (lambda: stem_lib.check_packing(HYBRID.stem), 'so take stem="none"'),
+    (_init_in_groups, "2 devices share the tokens of each: take seq=1"),
+    (
+      lambda: shared_rows.check_model(
+        HYBRID.clone(pool=pooling.Gap()), parts=2
+      ),
+      'axis seq share each row: take stem="none", or seq=1',
     ),
     (
-      lambda: ResNet((1,) * 6),
-      "blocks is (1, 1, 1, 1, 1, 1): give at most 5 stages of 1 to 100 units, "
-      "(3, 4, 9) say",
+      lambda: _model(stem=EarlyConvolutions((8, 8, 8)), kernel_hw=(1, 17)),
+      "so for patches of 8x136: give (1, 1) for patches of 8x8, and at most "
+      "128 pixels",
     ),
+    (lambda: ResNet((3, 0)), "blocks is (3, 0): give at most 5 stages of 1 to"),
     (lambda: ResNet(width=4), "width is 4: give 8 to 4096 channels"),
-    (
-      lambda: EarlyConvolutions(()),
-      "widths is (): give those of 1 to 6 convolutions, (24, 48, 96, 192) say",
-    ),
-    (
-      lambda: EarlyConvolutions((8, 5000)),
-      "widths is (8, 5000): give 8 to 4096 channels",
-    ),
+    (lambda: EarlyConvolutions(()), "widths is (): give those of 1 to 6"),
+    (lambda: EarlyConvolutions((8, 5000)), "(8, 5000): give 8 to 4096"),
   ],
 )
-def test_values_that_no_stem_has_are_refused(make, text):
-  assert _error(make) == text
-
-
-def test_configs_name_stems():
-  chosen = registry.CHOICES[stem_lib.Stem]
-  made = {name: stem() for name, stem in chosen.items()}
-  assert {name: x.stride for name, x in made.items()} == {
-    "none": 1,
-    "resnet": 16,
-    "early_convolutions": 16,
-  }
-  assert made["none"] == _model().stem
+def test_refusals(make, text):
+  with pytest.raises(ValueError, match=re.escape(text)):
+    make()

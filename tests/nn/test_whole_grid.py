@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from flexivit_jax.nn.positions import learned_grid, row_column, waves
-from flexivit_jax.nn.positions import rotary as rotary_lib
 from flexivit_jax.nn.positions.position import OfWholeGrid
 
 GRID = (3, 4)
@@ -48,13 +47,3 @@ def test_taken_is_as_computed(position):
   np.testing.assert_allclose(taken, computed, **near)
   for name, x in slopes.items():
     np.testing.assert_allclose(x, wanted[name], err_msg=name, **near)
-
-
-def test_what_is_not_added_is_as_it_is():
-  coords = jnp.zeros((1, 2, 2), jnp.int32)
-  rotary = OfWholeGrid(rotary_lib.Rotary(), GRID)
-  assert rotary({}, coords, coords, 16) is None
-  found = rotary.relation(coords, prefix=1, head_width=8)
-  wanted = rotary_lib.Rotary().relation(coords, prefix=1, head_width=8)
-  np.testing.assert_array_equal(found.cos, wanted.cos)
-  assert OfWholeGrid(row_column.RowColumn((3, 4)), GRID).largest_grid == (3, 4)

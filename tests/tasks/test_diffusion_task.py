@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flexivit_jax.core import image_rng
-from flexivit_jax.core.tokens import Batch, Tokens, patchify
+from flexivit_jax.core.tokens import Batch, patchify
 from flexivit_jax.models import cost, vit
 from flexivit_jax.nn import adaln, encoder, pooling
 from flexivit_jax.nn.adaln import TimeAndClass, sinusoids
@@ -19,6 +19,7 @@ from flexivit_jax.nn.stems import resnet
 from flexivit_jax.tasks import noise
 from flexivit_jax.tasks import sampler as sampler_lib
 from flexivit_jax.tasks.diffusion import Diffusion, visible
+from tests.core.rows import in_one_row
 
 MODEL = vit.ViT(
   size=encoder.Size(16, 1, 32, 2),
@@ -116,37 +117,6 @@ def test_the_loss_by_hand_of_the_velocity():
   np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
-def test_fresh_noise_is_another_number_of_the_key():
-  """Two ancestral steps of a model that answers 0, by hand."""
-  sampler = sampler_lib.Sampler(steps=2, eta=1.0, clip=False)
-  found = _sample(_initialised(), jnp.array([0, 1]), KEYS, sampler)
-  last, first = TASK.schedule.kept()[[999, 0]]
-
-  def drawn(number):
-    return np.stack(
-      [
-        jax.random.normal(jax.random.fold_in(key, number), (4, 12))
-        for key in KEYS
-      ]
-    )
-
-  fresh = np.sqrt((1 - first) / (1 - last) * (1 - last / first))
-  z = np.sqrt(first / last) * drawn(0) + fresh * drawn(1)
-  z = z.reshape(2, 2, 2, 2, 2, 3).swapaxes(2, 3).reshape(2, 4, 4, 3)
-  # Of numbers of about 150; without the fresh ones it errs by 0.01.
-  np.testing.assert_allclose(found, z / np.sqrt(first), atol=5e-4)
-
-
-def test_an_image_of_no_weight_and_any_content_counts_nothing():
-  one = _measure(_random(), _batch(weights=jnp.array([[1.0], [0.0]])))
-  other = _batch(
-    np.concatenate([IMAGES[:1], 255 - IMAGES[1:]]),
-    weights=jnp.array([[1.0], [0.0]]),
-  )
-  assert float(one["loss"]) == float(_measure(_random(), other)["loss"])
-  assert float(one["loss"].count) == 1
-
-
 def test_class_and_time_change_the_answer():
   base = float(_measure(_random(), _batch())["loss"])
   other = _batch(labels=jnp.array([[1], [0]]))
@@ -168,31 +138,12 @@ def test_sinusoids_by_formula():
   np.testing.assert_allclose(sinusoids(jnp.asarray(times)), want, atol=1e-4)
 
 
-def _packed(tokens, padding):
-  """Two images of a grid in one row, and padding."""
-  rows = len(tokens.patches) * tokens.patches.shape[1]
-
-  def row(x, fill=0):
-    x = jnp.broadcast_to(x, (2, *x.shape[1:])).reshape(1, rows, -1)
-    return jnp.pad(x, ((0, 0), (0, padding), (0, 0)), constant_values=fill)
-
-  segments = jnp.repeat(jnp.array([[1, 2]]), rows // 2, axis=1)
-  return Tokens(
-    patches=row(tokens.patches, 77),
-    coords=row(tokens.coords),
-    grid_hw=row(tokens.grid_hw, 1),
-    segments=jnp.pad(segments, ((0, 0), (0, padding))),
-    patch_sizes=tokens.patch_sizes,
-    num_images=3,
-  )
-
-
 def test_packed_equals_separate():
   """The same losses, of the same times, noise and dropped classes."""
   key = jax.random.key(3)
   separate = _measure(_random(), _batch(), dropout_key=key)
   packed = _batch(
-    inputs=_packed(patchify(_batch().inputs, (2, 2)), 3),
+    inputs=in_one_row(IMAGES, (2, 2)),
     labels=jnp.array([[0, 1, 0]]),
     weights=jnp.array([[1.0, 1.0, 0.0]]),
     index=jnp.array([[0, 1, -1]]),
@@ -207,74 +158,6 @@ def test_packed_equals_separate():
   swapped = dataclasses.replace(packed, index=jnp.array([[1, 0, -1]]))
   swapped = _measure(_random(), swapped, patch_hw=None, dropout_key=key)
   assert abs(float(swapped["loss"]) - float(separate["loss"])) > 1e-3
-
-
-@pytest.mark.slow
-def test_classes_are_dropped_in_training_alone():
-  """With all classes dropped the labels do not matter."""
-  task = dataclasses.replace(TASK, class_dropout=1 - 1e-6)
-  other = _batch(labels=jnp.array([[2], [0]]))
-  for options, same in (
-    ({"dropout_key": jax.random.key(0)}, True),
-    ({}, False),
-  ):
-    losses = [
-      float(_measure(_random(), batch, task=task, **options)["loss"])
-      for batch in (_batch(), other)
-    ]
-    assert (losses[0] == losses[1]) == same
-
-
-@pytest.mark.slow
-def test_evaluation_does_not_depend_on_the_batch():
-  whole = _measure(_random(), _batch())["loss"]
-  parts = []
-  for i in range(2):
-    part = _batch(
-      IMAGES[i : i + 1],
-      labels=jnp.array([[i]]),
-      index=jnp.array([[i]]),
-    )
-    parts.append(_measure(_random(), part)["loss"].total)
-  np.testing.assert_allclose(sum(parts), whole.total, rtol=1e-6)
-
-
-@pytest.mark.slow
-def test_mixed_patch_sizes_in_one_row():
-  """Of the smaller patch only its own numbers count."""
-  small = patchify(_batch().inputs, (2, 2)).patches[1].reshape(4, 2, 2, 3)
-  large = patchify(_batch().inputs, (4, 4)).patches[0]
-  patches = jnp.zeros((5, 4, 4, 3), jnp.uint8).at[0].set(large.reshape(4, 4, 3))
-  patches = patches.at[1:, :2, :2].set(small)
-
-  def batch(patches):
-    tokens = Tokens(
-      patches=patches.reshape(1, 5, 48),
-      coords=jnp.array([[[0, 0], [0, 0], [0, 1], [1, 0], [1, 1]]]),
-      grid_hw=jnp.array([[[1, 1]] + 4 * [[2, 2]]]),
-      segments=jnp.array([[1, 2, 2, 2, 2]]),
-      size_index=jnp.array([[1, 0, 0, 0, 0]]),
-      patch_sizes=((2, 2), (4, 4)),
-      num_images=2,
-    )
-    return _batch(
-      inputs=tokens,
-      labels=jnp.array([[0, 1]]),
-      weights=jnp.ones((1, 2)),
-      index=jnp.array([[0, 1]]),
-    )
-
-  found = _measure(_random(), batch(patches), patch_hw=None)
-  assert np.isfinite(float(found["loss"]))
-  by_size = found["losses"]
-  np.testing.assert_array_equal(by_size.count, [1, 1])
-  np.testing.assert_allclose(by_size.total.sum(), found["loss"].total)
-  beside = patches.at[1:, 2:].set(200)  # beyond the smaller patches
-  found = _measure(_random(), batch(beside), patch_hw=None)
-  np.testing.assert_array_equal(found["losses"].total, by_size.total)
-  inside = patches.at[1:, :1].set(200)
-  found = _measure(_random(), batch(inside), patch_hw=None)
-  assert found["losses"].total[0] != by_size.total[0]
 
 
 @pytest.mark.slow
@@ -315,22 +198,6 @@ def test_guidance_of_one_is_the_class_alone_and_of_zero_no_class():
   none = sampled(jnp.array([3, 3]), 1.0)
   np.testing.assert_allclose(sampled(labels, 0.0), none, atol=1e-5)
   assert np.abs(none - near).max() > 1e-3
-
-
-@pytest.mark.slow
-def test_pictures_are_rows_of_classes_and_always_the_same():
-  draw = jax.jit(
-    functools.partial(TASK.draw, MODEL), static_argnames="patch_hw"
-  )
-  first, second = (
-    draw(_random(), _batch(images), patch_hw=(2, 2))
-    for images in (IMAGES, 255 - IMAGES)
-  )
-  assert first.shape == (3, 8, 4, 4, 3)
-  assert first.dtype == jnp.uint8
-  np.testing.assert_array_equal(first, second)
-  rows = first.reshape(3, -1).astype(np.int32)
-  assert np.abs(rows[0] - rows[1]).max() > 0
 
 
 def test_visible_scales_clips_and_takes_three_channels():
@@ -385,84 +252,51 @@ GUIDED = sampler_lib.Sampler(guidance=2.0)
     (
       Diffusion(),
       {"conditioning": adaln.Unconditioned()},
-      "config.task diffusion tells the blocks time and class, and they read "
-      'neither: give config.model.conditioning="adaln_zero"',
+      'give config.model.conditioning="adaln_zero"',
     ),
     (
       Diffusion(),
       {"num_classes": 10},
-      "config.model.num_classes is 10, and a model that learns by diffusion "
-      "has no head: leave it out; config.task.num_classes=0 learns without "
-      "classes",
-    ),
-    (
-      Diffusion(),
-      {"num_classes": 0},
-      "config.model.num_classes is 0, and a model that learns by diffusion has "
-      "no head: leave it out; config.task.num_classes=0 learns without classes",
+      "config.model.num_classes is 10.*leave it out; config.task.num_classes=0 "
+      "learns without classes",
     ),
     (
       Diffusion(),
       {"pool": pooling.Map()},
-      "config.model.pool is map, and nothing is pooled in diffusion, so that "
-      'its parameters would learn nothing: give config.model.pool="gap"',
+      'config.model.pool is map.*give config.model.pool="gap"',
     ),
     (
       Diffusion(),
       {"stem": resnet.ResNet(()), "kernel_hw": (1, 1)},
-      "config.model.stem is for images without noise: give "
-      'config.model.stem="none"',
+      'give config.model.stem="none"',
     ),
-    (
-      Diffusion(),
-      {"standardize": True},
-      "config.model.standardize would undo the noise that is added: give "
-      "config.model.standardize=False",
-    ),
-    (
-      Diffusion(num_classes=1),
-      {},
-      "config.task.num_classes is 1, but the data has 2 classes: leave it out, "
-      "or give 2 or more",
-    ),
+    (Diffusion(), {"standardize": True}, "give config.model.standardize=False"),
+    (Diffusion(num_classes=1), {}, "is 1, but the data has 2 .*give 2 or more"),
     (
       Diffusion(class_dropout=0.0, sampler=GUIDED),
       {},
-      "config.task.sampler.guidance is 2, for which a model must know classes "
-      "and do without them: give config.task.class_dropout=0.1 and classes, or "
-      "guidance=1",
+      "guidance is 2.*give config.task.class_dropout=0.1 and .*or guidance=1",
     ),
   ],
 )
 def test_models_and_data_that_do_not_fit_are_refused(task, changes, text):
-  with pytest.raises(ValueError) as error:
-    task.for_classes(
-      MODEL.clone(**{"num_classes": None, **changes}), ("a", "b")
-    )
-  assert str(error.value) == text
+  model = MODEL.clone(**{"num_classes": None, **changes})
+  with pytest.raises(ValueError, match=text):
+    task.for_classes(model, ("a", "b"))
 
 
 def test_other_refusals():
+  labels = jnp.zeros((2, 1, 2), jnp.int32)
   for make, text in (
-    (
-      lambda: Diffusion(class_dropout=1.0),
-      "class_dropout is 1.0: give a number at least 0 and below 1",
-    ),
+    (lambda: Diffusion(class_dropout=1.0), "class_dropout is 1.0: give a"),
     (
       lambda: Diffusion(schedule=noise.CosineNoise(20)),
       "steps is 50, and the noise has 20 times: give at most 20",
     ),
     (
-      lambda: TASK.measure(
-        MODEL,
-        _random(),
-        _batch(labels=jnp.zeros((2, 1, 2), jnp.int32)),
-        patch_hw=(2, 2),
-      ),
-      "the data's images may have several labels, and diffusion is told one "
-      "class: give data with one label for each image",
+      lambda: _measure(_random(), _batch(labels=labels)),
+      "give data with one label for each image",
     ),
   ):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=text):
       make()
-    assert str(error.value) == text

@@ -2,23 +2,23 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flexivit_jax.core import masking
 from flexivit_jax.core.cut import to_tokens
 from flexivit_jax.core.tokens import Batch, Tokens, patchify
-from flexivit_jax.models import cost, vit
+from flexivit_jax.models import vit
 from flexivit_jax.nn import adaln, pooling
 from flexivit_jax.nn import encoder as encoder_lib
 from flexivit_jax.nn.heads.mae_decoder import DecoderSpec
-from flexivit_jax.nn.positions import learned_grid, position, row_column, waves
+from flexivit_jax.nn.positions import learned_grid, position, row_column
 from flexivit_jax.nn.stems import resnet
 from flexivit_jax.tasks import mae_target
-from flexivit_jax.tasks.masked_autoencoding import DECODER, MaskedAutoencoder
+from flexivit_jax.tasks.masked_autoencoding import MaskedAutoencoder
 from flexivit_jax.tasks.pack_metrics import LOSSES
 
 SIZE = encoder_lib.Size(16, 1, 32, 2)
@@ -242,26 +242,6 @@ def _with_patches(patches):
   return dataclasses.replace(batch, inputs=tokens)
 
 
-@OTHERS_ARE_SLOW
-def test_visible_pixels_matter_through_the_encoder_alone(target):
-  task = dataclasses.replace(TASK, target=target)
-  deaf = jax.tree.map(np.copy, _params())
-  embedding = deaf[DECODER]["embedding"]
-  embedding["kernel"] = 0 * embedding["kernel"]
-
-  def loss(params, patches):
-    batch = _with_patches(patches)
-    return task.measure(MODEL, params, batch, patch_hw=None)["loss"].total
-
-  gradient = jax.jit(jax.grad(loss, argnums=1))
-  seen, hidden = _of_pixels(task, functools.partial(gradient, deaf))
-  # All of an image have a share in its mean and deviation.
-  assert target == mae_target.IMAGE or (seen == 0).all()
-  assert (hidden != 0).any(axis=1).all()
-  seen, _ = _of_pixels(task, functools.partial(gradient, _params()))
-  assert (seen != 0).any(axis=1).all()
-
-
 def test_the_answer_knows_nothing_of_hidden_pixels():
   def answer(patches):
     batch = _with_patches(patches)
@@ -296,146 +276,6 @@ def test_a_mask_belongs_to_its_image():
   first, second = (seen(np.arange(6), key) for key in keys)
   assert (first != second).any()
   assert (first != whole).any()
-
-
-def test_masks_are_uniform():
-  task, n, cells = MaskedAutoencoder(), 4000, 12
-  tokens = patchify(np.zeros((n, 6, 8, 1), np.uint8), (2, 2))
-  hide = jax.jit(lambda index: task.hide(tokens, index, None).seen)
-  seen = np.asarray(hide(jnp.arange(n)[:, None]))
-  assert (seen.sum(axis=1) == 3).all()
-  # Standard deviations of binomial counts; 5 of them is one in a million.
-  deviation = np.sqrt(n * 0.25 * 0.75)
-  assert (np.abs(seen.sum(axis=0) - n / 4) < 5 * deviation).all()
-  # Two cells together: 3 / 12 * 2 / 11 of the images.
-  pairs = seen.T.astype(int) @ seen
-  share = 3 / 12 * 2 / 11
-  off = pairs[~np.eye(cells, dtype=bool)]
-  assert (np.abs(off - n * share) < 5 * np.sqrt(n * share)).all()
-
-
-def _only_one_patch():
-  weights = jnp.array([[0.0, 0, 1, 0, 0]])
-  return dataclasses.replace(_packed(), weights=weights)
-
-
-def test_one_patch_counts_nowhere():
-  found = _measure(_only_one_patch())
-  assert found["loss"].total == found["loss"].count == 0
-  assert float(found["relative_loss"]) == 0
-  assert _measure(_packed())["loss"].count == 3
-
-
-@pytest.mark.slow
-def test_one_patch_has_no_gradient_and_no_nan():
-  def loss(params, batch):
-    found = TASK.measure(MODEL, params, batch, patch_hw=None)
-    return found["loss"].compute()
-
-  gradient = jax.jit(jax.grad(loss))
-  slopes = gradient(_params(), _only_one_patch())
-  assert all((x == 0).all() for x in jax.tree.leaves(slopes))
-  slopes = gradient(_params(), _packed())
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(slopes))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", mae_target.KINDS)
-def test_a_constant_image_is_no_nan(target):
-  task = dataclasses.replace(TASK, target=target)
-  batch = _with_patches(jnp.full_like(_alone(0).inputs.patches, 0.3))
-
-  def loss(params):
-    found = task.measure(MODEL, params, batch, patch_hw=None)
-    return found["loss"].compute()
-
-  slopes = jax.jit(jax.grad(loss))(_params())
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(slopes))
-
-
-@pytest.mark.slow
-def test_patches_of_one_number_of_four_channels():
-  """Latents as floats, beyond [-1, 1] too, at patch 1."""
-  model = MODEL.clone(kernel_hw=(1, 1), channels=4)
-  task = MaskedAutoencoder(target="image", decoder=TASK.decoder)
-  rng = np.random.default_rng(3)
-  latents = jnp.asarray(rng.normal(size=(2, 4, 4, 4)) * 3 + 5, jnp.float32)
-  params = task.init(model, jax.random.key(0), latents[:1], (1, 1))
-  pixels = params[DECODER]["pixels"]
-  assert pixels["kernel"].shape == (16, 1, 1, 4)
-  # What answers zero is the mean predictor.
-  params[DECODER]["pixels"] = jax.tree.map(jnp.zeros_like, pixels)
-  ones = jnp.ones((2, 1))
-  batch = Batch(latents, ones.astype(int), ones, jnp.arange(2)[:, None])
-  found = jax.jit(lambda p, b: task.measure(model, p, b, patch_hw=(1, 1)))(
-    params, batch
-  )
-  assert found["relative_loss"].total == found["relative_loss"].count
-  # Of the image's own variance, of all but a quarter of its pixels.
-  assert 0.5 < float(found["loss"]) < 1.5
-
-
-@pytest.mark.slow
-def test_each_patch_size_is_traced_once():
-  traces = []
-
-  @functools.partial(jax.jit, static_argnames="patch_hw")
-  def measure(params, batch, patch_hw):
-    traces.append(patch_hw)
-    return TASK.measure(MODEL, params, batch, patch_hw=patch_hw)["loss"]
-
-  one = jnp.ones((1, 1))
-  for patch_hw in ((4, 4), (8, 4), (4, 4)):
-    for i in range(2):
-      images = np.full((1, 8, 8, 3), i, np.uint8)
-      batch = Batch(images, one, one, one.astype(int) + i)
-      measure(_params(), batch, patch_hw)
-  assert traces == [(4, 4), (8, 4)]
-
-
-def _counted(function, *arguments):
-  """XLA's own count, two for each multiply-add."""
-  compiled = jax.jit(function).lower(*arguments).compile()
-  return compiled.cost_analysis()["flops"] / 2
-
-
-@pytest.mark.slow
-def test_the_encoder_sees_a_quarter():
-  """By XLA's count of the program, and by ours of the whole task."""
-  wide = encoder_lib.Size(128, 2, 512, 4)
-  model = vit.ViT(
-    size=wide,
-    position=waves.SinCos2D(),
-    pool=pooling.Gap(),
-    kernel_hw=(4, 4),
-    num_classes=0,
-  )
-  task = MaskedAutoencoder(decoder=DecoderSpec(encoder_lib.Size(64, 1, 256, 2)))
-  images = jnp.zeros((8, 32, 32, 3), jnp.uint8)
-  params = task.init(model, jax.random.key(0), images[:1], (4, 4))
-  own = {k: v for k, v in params.items() if k != DECODER}
-  tokens = patchify(images, (4, 4))
-  masked = task.hide(tokens, jnp.arange(8)[:, None], None)
-  assert masked.visible.patches.shape[1] == 16
-
-  def encode(params, tokens):
-    return model.apply({"params": params}, tokens).encoded
-
-  share = _counted(encode, own, masked.visible) / _counted(encode, own, tokens)
-  # Less than a quarter by the pairs of attention.
-  assert 0.2 < share < 0.25
-  one = jnp.ones((8, 1))
-  batch = Batch(images, one, one, one.astype(int))
-  counted = _counted(
-    lambda p, b: task.measure(model, p, b, patch_hw=(4, 4))["loss"],
-    params,
-    batch,
-  )
-  ours = 8 * task.multiply_adds(model, (32, 32), (4, 4))
-  # Norms, softmax, activations, masks and the loss are not counted by ours.
-  assert 1 < counted / ours < 1.25
-  encoder = cost.packed_multiply_adds(model, 16, 1, ((4, 4),))
-  assert encoder < ours / 8 < 2 * encoder
 
 
 def test_multiply_adds_of_rows():
@@ -485,135 +325,55 @@ def test_what_is_drawn():
   assert (answer[hidden] != images[:8][hidden]).mean() > 0.9
 
 
-@pytest.mark.slow
-def test_the_encoder_begins_as_a_supervised_one():
-  inputs = _alone(0).inputs
-  params = TASK.init(MODEL, jax.random.key(5), inputs, None)
-  alone = jax.jit(MODEL.init)(jax.random.key(5), inputs)["params"]
-  assert set(params) == {*alone, DECODER}
-  for path, x in jax.tree_util.tree_leaves_with_path(alone):
-    own = functools.reduce(lambda t, k: t[k.key], path, params)
-    np.testing.assert_array_equal(x, own)
+def _trains(**fields):
+  model = MODEL.clone(num_classes=None)
+  return TASK.for_classes(model.clone(**fields), ("one",))
 
 
-@pytest.mark.parametrize(
-  ("fields", "text"),
-  [
-    (
-      {"mask_ratio": 1.0},
-      "mask_ratio is 1.0: give more than 0 and less than 1, 0.75 say",
-    ),
-    (
-      {"mask_ratio": 0.0},
-      "mask_ratio is 0.0: give more than 0 and less than 1, 0.75 say",
-    ),
-    ({"target": "px"}, "target 'px': give patch, image or pixels"),
-  ],
-)
-def test_fields_that_cannot_be(fields, text):
-  with pytest.raises(ValueError) as caught:
-    MaskedAutoencoder(**fields)
-  assert str(caught.value) == text
-
-
-@pytest.mark.parametrize(
-  ("fields", "text"),
-  [
-    (
-      {"position": position.NoPosition()},
-      "position is NoPosition: what is hidden is told apart by its place "
-      "alone, so take positions that are added, sincos2d say",
-    ),
-    (
-      {"size": encoder_lib.Size(18, 1, 8, 2)},
-      "sincos2d positions need a width that is a multiple of 4 and at least 8, "
-      "not 18",
-    ),
-  ],
-)
-def test_decoders_that_cannot_be(fields, text):
-  with pytest.raises(ValueError) as caught:
-    DecoderSpec(**fields)
-  assert str(caught.value) == text
-
-
-@pytest.mark.parametrize(
-  ("fields", "text"),
-  [
-    (
-      {"num_classes": 10},
-      "config.model.num_classes is 10, but the task mae has no classes: leave "
-      "it out, or give 0",
-    ),
-    (
-      {"stem": resnet.ResNet(()), "kernel_hw": (1, 1)},
-      "config.model.stem takes whole images, and the task mae hides most of "
-      'each: take stem="none"',
-    ),
-    (
-      {"conditioning": adaln.AdaLNZero()},
-      "config.model.conditioning is adaln_zero, and the task mae has nothing "
-      'to tell the blocks: give config.model.conditioning="none"',
-    ),
-    (
-      {"pool": pooling.Map()},
-      'config.model.pool is "map", and the task mae trains what comes before '
-      'the pool alone: take pool="gap" or "tok"',
-    ),
-    (
-      {"norm_after_pool": True},
-      "config.model.norm_after_pool is True, and the task mae trains what "
-      "comes before the pool alone: leave it out",
-    ),
-    (
-      {"representation": True},
-      "config.model.representation is True, and the task mae trains what comes "
-      "before the pool alone: leave it out",
-    ),
-  ],
-)
-def test_models_that_it_cannot_train(fields, text):
-  with pytest.raises(ValueError) as caught:
-    TASK.for_classes(MODEL.clone(**fields), ("one",))
-  assert str(caught.value) == text
-
-
-def test_any_number_of_classes_will_do():
-  model, task = TASK.for_classes(MODEL.clone(num_classes=None), ("one",))
-  assert model.num_classes == 0
-  assert task == TASK
-
-
-def test_grids_that_cannot_be():
-  with pytest.raises(ValueError) as caught:
-    TASK.check_grid((8, 12), (8, 12))
-  assert str(caught.value) == (
-    "1 patch of 8x12 in an image of 8x12 px, of which mask_ratio 0.6 hides "
-    "none: take smaller patches or larger images"
-  )
+def test_grids_of_which_something_is_hidden():
+  assert _trains() == (MODEL, TASK)
   MaskedAutoencoder(mask_ratio=0.01).check_grid((8, 8), (8, 4))  # one of two
-  task = MaskedAutoencoder(
-    decoder=DecoderSpec(SIZE, row_column.RowColumn((2, 2)))
-  )
-  task.check_grid((8, 8), (4, 4))
-  with pytest.raises(ValueError) as caught:
-    task.check_grid((8, 12), (4, 4))
-  assert str(caught.value) == (
-    "task.decoder.position: 2x3 patches are more than the 2x2 that the model "
-    "has positions for: take larger patches, smaller images, or positions of "
-    "another size or kind"
-  )
+  TABLE.check_grid((8, 8), (4, 4))
 
 
-def test_every_row_has_room_for_what_is_visible():
-  """Through the task, whose rows are of a static length."""
-  batch = _packed()
-  hide = jax.jit(lambda batch: TASK.hide(batch.inputs, batch.index, None))
-  masked = hide(batch)
-  segments = np.asarray(batch.inputs.segments)
-  wanted = [
-    masking.num_visible(int((segments == i + 1).sum()), TASK.mask_ratio)
-    for i in range(len(IMAGES))
-  ]
-  found = np.asarray(masked.visible.segments)
-  assert [(found == i + 1).sum() for i in range(len(IMAGES))] == wanted
+TABLE = MaskedAutoencoder(
+  decoder=DecoderSpec(SIZE, row_column.RowColumn((2, 2)))
+)
+
+
+@pytest.mark.parametrize(
+  ("make", "text"),
+  [
+    (lambda: MaskedAutoencoder(mask_ratio=1.0), "mask_ratio is 1.0: give more"),
+    (lambda: MaskedAutoencoder(target="px"), "give patch, image or pixels"),
+    (
+      lambda: DecoderSpec(position=position.NoPosition()),
+      "position is NoPosition: what is hidden",
+    ),
+    (
+      lambda: DecoderSpec(size=encoder_lib.Size(18, 1, 8, 2)),
+      "a multiple of 4 and at least 8, not 18",
+    ),
+    (lambda: _trains(num_classes=10), "num_classes is 10, but the task mae"),
+    (
+      lambda: _trains(stem=resnet.ResNet(()), kernel_hw=(1, 1)),
+      'take stem="none"',
+    ),
+    (
+      lambda: _trains(conditioning=adaln.AdaLNZero()),
+      'give config.model.conditioning="none"',
+    ),
+    (lambda: _trains(pool=pooling.Map()), 'take pool="gap" or "tok"'),
+    (lambda: _trains(norm_after_pool=True), "config.model.norm_after_pool is"),
+    (lambda: _trains(representation=True), "config.model.representation is"),
+    (
+      lambda: TASK.check_grid((8, 12), (8, 12)),
+      "1 patch of 8x12 in an image of 8x12 px, of which mask_ratio 0.6 hides "
+      "none: take smaller patches or larger images",
+    ),
+    (lambda: TABLE.check_grid((8, 12), (4, 4)), "task.decoder.position: 2x3"),
+  ],
+)
+def test_refusals(make, text):
+  with pytest.raises(ValueError, match=re.escape(text)):
+    make()

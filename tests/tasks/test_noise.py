@@ -1,6 +1,7 @@
 """Schedules against closed forms; samplers with a denoiser that knows all."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -122,13 +123,6 @@ def test_an_oracle_gives_the_data_back(predicts, schedule, eta):
   np.testing.assert_allclose(found, x, rtol=0, atol=1e-6)
 
 
-def test_the_oracle_of_other_data_gives_other_data():
-  x, sampler = jnp.full((2, 2), 0.5), sampler_lib.Sampler(steps=4)
-  options = sampler, PREDICTIONS[0], SCHEDULES[0]
-  found = _sample_of_oracle(*options, x, _normal(0, 2, 2))
-  assert np.abs(found + x).min() > 0.9
-
-
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_samples_of_a_normal_distribution_have_its_variance(eta):
   """Where data is normal the best answer is known: E[x | z] = signal v z /
@@ -161,37 +155,6 @@ def test_samples_of_a_normal_distribution_have_its_variance(eta):
     # A mutant: the noise that is taken away is not given back.
     nothing = sampled(sampler, lambda number: jnp.zeros(20_000))
     assert nothing.std() < 0.3
-
-
-def test_one_ancestral_step_is_the_posterior_of_ddpm():
-  """Mean and variance of x_(t-1) given x_t and x (arXiv:2006.11239, equations
-  6 and 7), with all steps."""
-  schedule = noise_lib.LinearNoise(1000)
-  kept = schedule.kept()
-  t, x, z = 400, 0.4, -0.7
-  added = 1 - kept[t] / kept[t - 1]
-  mean = (
-    np.sqrt(kept[t - 1]) * added * x
-    + np.sqrt(1 - added) * (1 - kept[t - 1]) * z
-  ) / (1 - kept[t])
-  std = np.sqrt((1 - kept[t - 1]) / (1 - kept[t]) * added)
-  step = sampler_lib._coefficients(kept[t], kept[t - 1], 1.0)
-  step |= {"time": jnp.int32(t), "number": jnp.int32(0)}
-
-  def after(noise):
-    sampler = sampler_lib.Sampler(eta=1.0)
-    return sampler_lib._step(
-      lambda z, time: jnp.float32(x),
-      lambda number: jnp.float32(noise),
-      noise_lib.PredictData(),
-      sampler,
-      jnp.float32(z),
-      step,
-    )[0]
-
-  # Float32 of numbers near 1.
-  np.testing.assert_allclose(after(0.0), mean, rtol=0, atol=1e-6)
-  np.testing.assert_allclose(after(1.0) - after(0.0), std, rtol=0, atol=1e-6)
 
 
 def test_times_are_spaced_from_the_last_to_the_first():
@@ -229,31 +192,13 @@ def test_clipping_bounds_what_is_predicted():
 @pytest.mark.parametrize(
   ("make", "text"),
   [
-    (
-      lambda: noise_lib.LinearNoise(20),
-      "steps is 20: give 21 to 100000",
-    ),
-    (
-      lambda: noise_lib.CosineNoise(1),
-      "steps is 1: give 2 to 100000",
-    ),
-    (
-      lambda: sampler_lib.Sampler(steps=0),
-      "steps is 0: give 1 to 100000",
-    ),
+    (lambda: noise_lib.LinearNoise(20), "steps is 20: give 21 to 100000"),
+    (lambda: noise_lib.CosineNoise(1), "steps is 1: give 2 to 100000"),
+    (lambda: sampler_lib.Sampler(steps=0), "steps is 0: give 1 to 100000"),
     (lambda: sampler_lib.Sampler(eta=1.5), "eta is 1.5: give 0 to 1"),
-    (
-      lambda: sampler_lib.Sampler(guidance=-1),
-      "guidance is -1: give 0 to 100",
-    ),
-    (
-      lambda: sampler_lib.Sampler(steps=30).check(noise_lib.CosineNoise(20)),
-      "steps is 30, and the noise has 20 times: give at most 20",
-    ),
+    (lambda: sampler_lib.Sampler(guidance=-1), "guidance is -1: give 0 to 100"),
   ],
-  ids=lambda x: x if isinstance(x, str) else "",
 )
 def test_refusals(make, text):
-  with pytest.raises(ValueError) as error:
+  with pytest.raises(ValueError, match=re.escape(text)):
     make()
-  assert str(error.value) == text

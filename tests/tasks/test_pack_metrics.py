@@ -2,11 +2,9 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flexivit_jax.core.metric import Metric
 from flexivit_jax.core.tokens import Batch, Tokens
 from flexivit_jax.tasks.pack_metrics import LOSSES, loss_by_patch_size
 
@@ -48,13 +46,6 @@ def test_a_drawn_batch():
   np.testing.assert_array_equal(found.count, [3.0, 0.0, 3.0])
 
 
-def test_sums_and_counts_are_those_of_all_images():
-  whole = Metric.of(LOSS, BATCH.weights)
-  found = loss_by_patch_size(LOSS, BATCH)[LOSSES]
-  assert found.total.sum() == whole.total == 5332.0
-  assert found.count.sum() == whole.count == 6.0
-
-
 def test_a_skipped_image_counts_nowhere():
   weights = BATCH.weights.copy()
   weights[1, 1] = 0
@@ -62,21 +53,6 @@ def test_a_skipped_image_counts_nowhere():
   found = loss_by_patch_size(LOSS.at[1, 1].set(jnp.nan), batch)[LOSSES]
   np.testing.assert_array_equal(found.total, [12.0, 0.0, 320.0])
   np.testing.assert_array_equal(found.count, [3.0, 0.0, 2.0])
-
-
-def test_one_program_serves_every_mixture():
-  traced = []
-
-  @jax.jit
-  def measure(loss, batch):
-    traced.append(None)
-    return loss_by_patch_size(loss, batch)
-
-  measure(LOSS, BATCH)
-  other = drawn(["1112222.", "1....2.."], ["11100000", "200001.."])
-  found = measure(LOSS, other)[LOSSES]
-  np.testing.assert_array_equal(found.total, [20.0, 5001.0, 300.0])
-  assert len(traced) == 1
 
 
 def test_nothing_of_images_of_one_size():

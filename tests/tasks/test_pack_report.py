@@ -64,10 +64,3 @@ def test_reports_of_steps_add_up():
   assert both["pack/images_per_row"] == both["pack/images_per_step"] == 1.5
   assert both["pack/tokens_per_image"] == 4
   assert both["pack/dropped_tokens"] == 0
-
-
-def test_rows_without_an_image_divide_by_nothing():
-  found = pack_report(drawn(["....", "...."], [(), ()], 3))
-  assert {name: float(mean) for name, mean in found.items()} == dict.fromkeys(
-    METRICS, 0.0
-  )

@@ -15,7 +15,6 @@ from flexivit_jax.devices import mesh as mesh_lib
 from flexivit_jax.models import vit
 from flexivit_jax.nn import encoder, pooling
 from flexivit_jax.nn.positions import learned_grid
-from flexivit_jax.run import memory_report
 from flexivit_jax.run import open as open_lib
 from flexivit_jax.tasks import pack_metrics
 from flexivit_jax.tasks.classification import Supervised
@@ -131,27 +130,6 @@ def test_microbatches_of_packed_rows_are_the_same_step(images, packed, float64):
   assert cut[1]["pack/images_per_step"].count == 1
 
 
-def test_a_mean_of_means_would_be_seen(packed, float64):
-  """What the tests above compare does depend on how the sums are divided."""
-  vit_, options = model(), dict(patch_hw=None)
-  params = params_for(vit_, packed, None)
-
-  @jax.jit
-  @jax.grad
-  def gradient(params, batch):
-    return TASK.measure(vit_, params, batch, **options)["loss"].compute()
-
-  parts = [
-    gradient(params, jax.tree.map(lambda x, i=i: x[i::4], packed))
-    for i in range(4)
-  ]
-  mean = jax.tree.map(lambda *x: sum(x) / 4, *parts)
-  difference = jax.tree.map(
-    lambda a, b: np.abs(a - b).max(), mean, gradient(params, packed)
-  )
-  assert max(jax.tree.leaves(difference)) > 1e-3
-
-
 def test_each_microbatch_draws_its_own_dropout():
   seen = []
 
@@ -179,53 +157,10 @@ def test_a_batch_without_an_image_moves_nothing(float64):
   assert metrics["loss"].count == 0
 
 
-@pytest.mark.slow
-def test_the_estimate_of_memory_follows_the_plan(small_experiment):
-  def peaks(accumulate):
-    run = open_lib.prepare(
-      small_experiment(
-        "model.size={'name':'custom','width':64,'depth':4,'mlp_dim':256,"
-        "'num_heads':4}",
-        "patch_size.choices=(4,)",
-        "batch_size=128",
-        f"accumulate={accumulate}",
-        "validation=None",
-      ),
-      lambda line: None,
-    )
-    state, metrics = run.state_shapes, run.zero_metrics()
-    (step,) = run.compile_steps(state, metrics, lambda line: None).values()
-    plan = step.compiled.memory_analysis()
-    planned = plan.argument_size_in_bytes + plan.temp_size_in_bytes
-    return memory_report.estimate(run, (4, 4)), planned
-
-  one, four = peaks(1), peaks(4)
-  # The docstring's range, 0.92 to 1.31, is of steps in one piece.
-  for estimate, planned in (one, four):
-    assert 0.9 < estimate.total / planned < 1.4
-  assert four[1] < 0.7 * one[1]
-  assert four[0].gradients == 2 * one[0].gradients
-  assert four[0].activations < 0.4 * one[0].activations
-
-
-@pytest.mark.parametrize(
-  ("accumulate", "text"),
-  [
-    (
-      3,
-      "32 images, 4 on each of 8 devices, are not 3 equal microbatches: give 1 "
-      "or 2 or 4",
-    ),
-    (
-      8,
-      "32 images, 4 on each of 8 devices, are not 8 equal microbatches: give 1 "
-      "or 2 or 4",
-    ),
-  ],
-)
-def test_microbatches_that_devices_cannot_share(accumulate, text):
+@pytest.mark.parametrize("accumulate", [3, 8])
+def test_microbatches_that_devices_cannot_share(accumulate):
   mesh = mesh_lib.make_mesh()
-  with pytest.raises(ValueError) as caught:
+  text = f"32 images.* not {accumulate} equal microbatches: give 1 or 2 or 4"
+  with pytest.raises(ValueError, match=text):
     mesh_lib.check_accumulation(accumulate, 32, mesh)
-  assert str(caught.value) == text
   mesh_lib.check_accumulation(4, 32, mesh)

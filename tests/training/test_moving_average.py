@@ -41,19 +41,6 @@ def test_the_average_follows_the_formula():
     np.testing.assert_allclose(state.ema["w"], average, rtol=0, atol=1e-6)
 
 
-def test_a_large_decay_forgets_the_start_all_the_same():
-  # Without the warm-up 0.9999^100, 99 % of it, would be left.
-  tx = optax.sgd(0.0)
-  params = {"w": jnp.zeros(2)}
-  state = state_lib.init_state(params, tx, seed=0, ema=True)
-  state = state_lib.TrainState(**vars(state) | {"ema": {"w": jnp.ones(2)}})
-  for _ in range(100):
-    state, _ = step.train_step(
-      state, {}, jnp.ones(2), measure=measure, tx=tx, ema=0.9999
-    )
-  assert 0 < float(state.ema["w"][0]) < 1e-6
-
-
 def test_the_average_of_a_constant_is_that_constant():
   # 0.1, which float32 rounds: d * x + (1 - d) * x would drift.
   tx = optax.sgd(0.0)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from flexivit_jax.core.metric import Metric
@@ -91,40 +90,6 @@ def test_gradients_on_eight_devices_equal_one_in_float64(float64):
   assert _largest_difference(params, one.params) > 0.1
 
 
-def test_twenty_steps_of_sgd_on_eight_devices_equal_one():
-  model = _model()
-  params = _params(model, jnp.float32)
-  tx = optax.sgd(0.02)
-  (one, m1), (eight, m8) = (
-    _run(model, params, tx, 20, devices) for devices in (1, 8)
-  )
-  # Sums in another order, 20 times over.
-  chex.assert_trees_all_close(eight.params, one.params, rtol=0, atol=1e-5)
-  assert _largest_difference(params, one.params) > 1e-2
-  assert float(m8["loss"]) == pytest.approx(float(m1["loss"]), abs=1e-5)
-  # 16 rows of which 10 are real, 20 times; never a mean of means.
-  assert m1["loss"].count == 200
-  assert m1["gradient_norm"].count == 20
-
-
-def test_rows_of_weight_zero_do_not_matter():
-  model = _model()
-  params = _params(model, jnp.float32)
-  measure = jax.jit(
-    lambda batch: TASK.measure(model, params, batch, patch_hw=PATCH)
-  )
-  batch = _batch(0)
-  garbage = Batch(
-    inputs=np.where(batch.weights[..., None, None] > 0, batch.inputs, 9),
-    labels=np.where(batch.weights > 0, batch.labels, 0),
-    weights=batch.weights,
-    index=batch.index,
-  )
-  for name, mean in measure(batch).items():
-    assert float(mean) == float(measure(garbage)[name]), name
-    assert mean.count == 10
-
-
 def test_step_counts_and_folds_its_number_into_dropout():
   model = _model(dropout=0.5)
   params = _params(model, jnp.float32)
@@ -142,32 +107,6 @@ def test_step_counts_and_folds_its_number_into_dropout():
   assert (int(first.step), int(second.step)) == (1, 2)
   assert float(a["loss"]) == float(again["loss"])
   assert float(a["loss"]) != float(b["loss"])
-
-
-def test_streams_are_independent_by_name_and_step():
-  key = jax.random.key(0)
-  draws = {
-    float(jax.random.uniform(state_lib.stream(key, name, i)))
-    for name in ("dropout", "patch_drop")
-    for i in range(3)
-  }
-  assert len(draws) == 6
-
-
-def test_metrics_add_up():
-  metrics = {"loss": Metric(jnp.float32(3), jnp.float32(2))}
-
-  def measure(params, batch, dropout_key):
-    del dropout_key
-    return {"loss": Metric((params * batch).sum(), jnp.float32(4))}
-
-  state = state_lib.init_state(jnp.ones(2), optax.sgd(1.0), seed=0)
-  state, metrics = step_lib.train_step(
-    state, metrics, jnp.array([4.0, 8.0]), measure=measure, tx=optax.sgd(1.0)
-  )
-  assert (metrics["loss"].total, metrics["loss"].count) == (15, 6)
-  # The gradient is that of the batch's own mean, not of the running one.
-  assert state.params.tolist() == [0, -1]
 
 
 def _walk(batches, learning_rate=1.0, offset=0.0):
@@ -216,10 +155,3 @@ def test_every_kind_of_number_turns_the_flag():
   assert np.isfinite(update.finite.gradient_norm)
   assert np.isinf(update.finite.update_norm)
   assert not update.finite.flag
-
-
-def test_the_flag_keeps_its_shapes_and_types():
-  states = _walk([[1, 2], [1, 2]])
-  start = state_lib.init_state(jnp.ones(2), optax.sgd(1.0), seed=0)
-  for state in states:
-    chex.assert_trees_all_equal_shapes_and_dtypes(state.finite, start.finite)
