@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from flexivit_jax.checkpoints import load, save
-from flexivit_jax.checkpoints.formats import infer, parameters
+from flexivit_jax.checkpoints.formats import infer, parameters, timm_arguments
 from flexivit_jax.checkpoints.formats import timm as timm_lib
 from flexivit_jax.checkpoints.formats.metadata import Facts
 from flexivit_jax.cli import convert
@@ -123,7 +123,7 @@ def test_no_model_of_timm_is_misread():
     }
     config = json.loads(json.dumps(config, default=str))
     try:
-      facts = Facts(name, ("config.json", timm_lib.facts_in(config)))
+      facts = Facts(name, ("config.json", timm_arguments.facts_in(config)))
       ours = timm_lib.to_ours(arrays, facts)
       facts.add("convention", timm_lib.CONVENTION)
       model = infer.model_of(ours, facts)

@@ -291,7 +291,7 @@ def test_a_disk_that_fills_up_leaves_the_good_step(small_disk, monkeypatch):
   checkpoints = run_store.Checkpoints(disk)
   # The disk fills while it is written, after it was found large enough.
   with monkeypatch.context() as patch:
-    patch.setattr(run_directory, "check_space", lambda *args: None)
+    patch.setattr(run_store, "check_space", lambda *args: None)
     checkpoints.save(2, arrays, {})
   with pytest.raises(run_directory.CheckpointError) as e:
     checkpoints.wait()

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from flexivit_jax.checkpoints import load, safetensors
-from flexivit_jax.checkpoints.formats import infer, parameters, timm
+from flexivit_jax.checkpoints.formats import (
+  infer,
+  parameters,
+  timm,
+  timm_arguments,
+)
 from flexivit_jax.checkpoints.formats.metadata import Facts
 from flexivit_jax.models import sizes, vit
 from flexivit_jax.nn import encoder, pooling
@@ -131,7 +136,7 @@ def test_the_mlp_ratio_gives_the_hidden_width(name):
   ],
 )
 def test_names_say_what_their_models_compute(name, facts):
-  found = timm.facts_in({"architecture": name})
+  found = timm_arguments.facts_in({"architecture": name})
   assert {k: found[k] for k in ("gelu", "eps") if k in found} == facts
 
 
