@@ -1,12 +1,9 @@
 """`load`: any checkpoint that is known here, as a model ready to call."""
 
-import functools
 import json
 import pathlib
 import re
 from typing import Any
-
-import flax.traverse_util
 
 from flexivit_jax.checkpoints import (
   download,
@@ -14,10 +11,9 @@ from flexivit_jax.checkpoints import (
   npz,
   published,
   run_directory,
-  run_metrics,
-  run_record,
-  run_store,
+  run_model,
   safetensors,
+  stored_arrays,
 )
 from flexivit_jax.checkpoints.formats import (
   big_vision,
@@ -28,16 +24,14 @@ from flexivit_jax.checkpoints.formats import (
   pix2struct,
   siglip2,
   timm,
+  timm_arguments,
 )
 from flexivit_jax.checkpoints.formats.metadata import MEANINGS, Facts
 from flexivit_jax.checkpoints.model import LoadedModel, StoredModel, on_device
 from flexivit_jax.checkpoints.origin import Spec
-from flexivit_jax.config import build
-from flexivit_jax.core.patch_size import FixedPatchSize
 from flexivit_jax.core.sizes import as_hw
 from flexivit_jax.core.text import cut, listed, show
 
-RUN = "flexivit_jax run"
 MODEL = "flexivit_jax model"
 WEIGHTS = "model.safetensors"
 # Beside the arrays of a file that was written here: what they cannot say.
@@ -51,7 +45,7 @@ GIVEN, NOTED = "given", "the file's note"
 # reads the facts in it and in the files beside it.
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 TENSORS = (
-  (timm, "architecture", {CONFIG: timm.facts_in}),
+  (timm, "architecture", {CONFIG: timm_arguments.facts_in}),
   (naflexvit, "architecture", {CONFIG: naflexvit.facts_in}),
   *(
     (
@@ -166,10 +160,10 @@ def _known(model: published.Published, arrays, path) -> dict[str, Any]:
 
 def _read_directory(path, step, ema, given) -> StoredModel:
   if (path / run_directory.DIRECTORY).is_dir():
-    return _read_run(path, step, ema, given)
+    return run_model.read(path, step, ema, given)
   if step is not None:
     raise ValueError(f"{path}: only a run's directory has steps")
-  ours = (path / run_store.MODEL).is_file()
+  ours = (path / stored_arrays.MODEL).is_file()
   checked = ours or (path / manifest.NAME).is_file()
   damage = manifest.damage(path) if checked else None
   if damage:
@@ -178,15 +172,15 @@ def _read_directory(path, step, ema, given) -> StoredModel:
       f"{manifest.NAME} if the change was meant"
     )
   if ours:
-    file = path / run_store.MODEL
+    file = path / stored_arrays.MODEL
     sources = ((GIVEN, given), (NOTED, _object(file.read_bytes(), str(file))))
-    arrays = run_store.load_model(path)
+    arrays = stored_arrays.load_model(path)
     return _checkpoint(None, arrays, path, sources, checked)
   if (path / WEIGHTS).is_file():
     return _read_tensors(path / WEIGHTS, path, given, checked)
   raise ValueError(
     f"{path}: no run (config.json and {run_directory.DIRECTORY}/), no model "
-    f"({run_store.MODEL}) and no {WEIGHTS} there; it holds "
+    f"({stored_arrays.MODEL}) and no {WEIGHTS} there; it holds "
     f"{listed(sorted(p.name for p in path.iterdir())) or 'nothing'}"
   )
 
@@ -283,47 +277,3 @@ def _checkpoint(format_, arrays, path, sources, checked):
     checked=checked,
   )
   return StoredModel(model, arrays, spec)
-
-
-def _read_run(path, step, ema, given) -> StoredModel:
-  if given.keys() - {"patch_size"}:
-    raise ValueError(
-      f"{path} is a run, whose config says all: leave out "
-      f"{listed(sorted(given.keys() - {'patch_size'}))}"
-    )
-  saved = run_record.read(path)
-  experiment = build.from_plain(saved["config"])
-  steps = run_directory.steps(path)
-  if not steps:
-    raise ValueError(f"{path}: this run has no finished checkpoint yet")
-  chosen = ""
-  if step is None:
-    scores = run_metrics.read_scores(path / "metrics.jsonl")
-    best = run_metrics.best({s: scores[s] for s in steps if s in scores})
-    step = steps[-1] if best is None else best
-    chosen = " (latest)" if best is None else " (best on validation)"
-  elif step not in steps:
-    have = ", ".join(map(str, steps))
-    raise ValueError(f"{path}: no checkpoint of step {step}; there are {have}")
-  flatten = functools.partial(flax.traverse_util.flatten_dict, sep="/")
-  found = run_store.load_params(path, step, ema=ema)
-  params, own = dict(found.params), {}
-  for name in experiment.task.own_parameters:
-    own |= flatten({name: params.pop(name, {})})
-  arrays = flatten(params)
-  chosen += ", moving average of the parameters" if found.is_average else ""
-  parameters.check(experiment.model, arrays, f"{path}, step {step}")
-  policy = experiment.patch_size
-  fixed = policy.sizes[0] if isinstance(policy, FixedPatchSize) else None
-  spec = Spec(
-    source=RUN,
-    path=str(path),
-    step=step,
-    chosen=chosen,
-    patch_size=given.get("patch_size", fixed),
-    trained_sizes=policy.sizes,
-    classes=tuple(saved["classes"]),
-    experiment=experiment,
-    checked=True,
-  )
-  return StoredModel(experiment.model, arrays, spec, own)

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flexivit_jax.checkpoints import manifest, npz, run_store, safetensors
+from flexivit_jax.checkpoints import manifest, npz, safetensors, stored_arrays
 from flexivit_jax.checkpoints.formats import (
   big_vision,
   hugging_face,
@@ -116,7 +116,7 @@ def _save_hugging_face(checkpoint, path, format_=hugging_face):
 
 def _save_orbax(checkpoint, path):
   def write(directory):
-    run_store.save_model(directory, checkpoint.arrays, note_of(checkpoint))
+    stored_arrays.save_model(directory, checkpoint.arrays, note_of(checkpoint))
 
   manifest.make_directory(path, write)
   return []

@@ -25,6 +25,23 @@ def read(name):
   return arrays, golden["images_uint8"], golden["logits"]
 
 
+@functools.cache
+def read_big_vision(name):
+  """(arrays under big_vision's names today, images, logits, patch size)."""
+  with np.load(DATA / f"{name}.npz") as file:
+    numbers = dict(file)
+  patch_size, key = 30, "logits/seqhw=8"
+  if name.endswith("_p16"):
+    patch_size, key = 16, "logits"
+  prefix = "params/"
+  arrays = {
+    k.removeprefix(prefix): x
+    for k, x in numbers.items()
+    if k.startswith(prefix)
+  }
+  return arrays, numbers["images_uint8"], numbers[key], patch_size
+
+
 def error(vit, images, logits):
   """Largest difference of a model's logits to the reference."""
   with jax.default_matmul_precision("highest"):

@@ -6,7 +6,7 @@ import golden
 import pytest
 
 from flexivit_jax.checkpoints import load, safetensors
-from flexivit_jax.checkpoints.formats import pix2struct, siglip2
+from flexivit_jax.checkpoints.formats import siglip2
 
 SIGLIP2 = {
   "model_type": "siglip2_vision_model",
@@ -65,16 +65,6 @@ def test_a_whole_models_config_json_has_it_inside(case, tmp_path):
   assert load.read(file).model == alone
 
 
-def test_what_equals_transformers_default_may_be_left_out():
-  for facts in (
-    siglip2.facts_in({"model_type": "siglip2"}),
-    pix2struct.facts_in({"model_type": "pix2struct", "vision_config": {}}),
-  ):
-    assert facts["num_heads"] == 12
-    assert facts["gelu"] == "tanh"
-    assert facts["eps"] == 1e-6
-
-
 @pytest.mark.parametrize(
   ("case", "changes", "text"),
   [
@@ -87,29 +77,14 @@ def test_what_equals_transformers_default_may_be_left_out():
     ),
     (
       "siglip2",
-      {"hidden_size": 64},
-      "width is 64 (config.json), but its arrays have 48",
-    ),
-    (
-      "siglip2",
       {"patch_size": 16},
       "its patches of 192 numbers are no 16x16 pixels of 3 channels: say "
       "otherwise in a config.json beside it",
     ),
     (
-      "siglip2",
-      {"hidden_act": "relu"},
-      "gelu is 'relu' (config.json): only 'tanh' and 'exact' are known here",
-    ),
-    (
       "pix2struct",
       {"d_ff": 64},
       "mlp_dim is 64 (config.json), but its arrays have 96",
-    ),
-    (
-      "pix2struct",
-      {"num_hidden_layers": 3},
-      "depth is 3 (config.json), but its arrays have 2",
     ),
     (
       "pix2struct",
@@ -154,21 +129,6 @@ def test_a_patch_embedding_that_is_a_convolution_is_refused(tmp_path):
   assert str(caught.value) == (
     f"{file}: its patch embedding is a convolution, as in CLIP, SigLIP and "
     "SigLIP2 of one size: only SigLIP2 NaFlex is known here"
-  )
-
-
-def test_heads_that_are_not_the_width_together_are_refused(tmp_path):
-  def narrow(arrays):
-    names = [k for k in arrays if ".attention." in k]
-    cut = {k: arrays[k][:24] for k in names if "output" not in k}
-    return arrays | cut
-
-  file = _file(tmp_path, "pix2struct", change=narrow)
-  with pytest.raises(ValueError) as caught:
-    load.read(file)
-  assert str(caught.value) == (
-    f"{file}: its heads hold 24 numbers together, and the width is 48: no ViT "
-    "here has other heads"
   )
 
 

@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 
 from flexivit_jax.checkpoints import load, safetensors, save
-from flexivit_jax.checkpoints.formats import parameters
 from flexivit_jax.models import vit
 from flexivit_jax.nn import encoder, pooling
-from flexivit_jax.nn.positions import learned_grid, waves
-
-# What the order of sums leaves in float32: a right forward has 1.7e-6.
-PARITY = 1e-5
+from flexivit_jax.nn.positions import learned_grid
 
 
 @pytest.fixture(scope="module")
@@ -25,30 +21,6 @@ def file(arrays, tmp_path):
   path = tmp_path / "model.safetensors"
   safetensors.write(path, arrays, {"format": "pt"})
   return path
-
-
-def _error(path, **given):
-  _, images, logits = golden.read("hf_vit")
-  return golden.error(
-    load.load(path, **({"num_heads": 3} | given)), images, logits
-  )
-
-
-def test_equals_transformers(file):
-  assert _error(file) < PARITY
-
-
-@pytest.mark.parametrize("mutant", [{"eps": 1e-5}, {"gelu": "tanh"}], ids=str)
-def test_wrong_conventions_are_noticed(file, mutant):
-  assert _error(file, **mutant) > PARITY
-
-
-def test_the_convention_is_its_own(file):
-  model = load.read(file, num_heads=3).model
-  assert model.norm_eps == 1e-12
-  assert model.exact_gelu
-  assert model.prefix_position
-  assert model.pool == pooling.ClassToken()
 
 
 # Parts of a name in memory, and on the hub.
@@ -114,42 +86,6 @@ def _model(**changes):
   return vit.ViT(**(fields | changes))
 
 
-MODELS = {
-  "as transformers makes it": dict(),
-  "tanh, eps, pixels": dict(
-    exact_gelu=False, norm_eps=1e-6, image_mean=(0.1, 0.2, 0.3)
-  ),
-  "no biases": dict(qkv_bias=False),
-  "no head": dict(num_classes=0),
-  "a pooler, no head": dict(num_classes=0, representation=True),
-  "stacked": dict(scan=True),
-  "one channel": dict(channels=1),
-}
-
-
-@pytest.mark.parametrize("case", MODELS)
-@pytest.mark.parametrize("noted", [True, False])
-def test_ours_there_and_back_is_exact(case, noted, tmp_path):
-  model = _model(**MODELS[case])
-  classes = ("cat", "dog", "eel") if model.num_classes else ()
-  checkpoint = made_up.checkpoint(model, classes)
-  save.save(checkpoint, tmp_path / "out", "hugging_face")
-  file = tmp_path / "out" / "model.safetensors"
-  if not noted:  # the JSON files alone, as transformers' own
-    arrays, _ = safetensors.read(file)
-    safetensors.write(file, arrays, {})
-  again = load.read(file)
-  arrays = checkpoint.arrays
-  if model.scan:
-    arrays = parameters.unstack(arrays, model.size.depth)
-    model = model.clone(scan=False)
-  assert again.model == model
-  assert again.spec.classes == classes
-  assert again.arrays.keys() == arrays.keys()
-  for name, x in arrays.items():
-    np.testing.assert_array_equal(again.arrays[name], x)
-
-
 def test_a_class_token_without_a_position_gets_zeros(tmp_path):
   checkpoint = made_up.checkpoint(_model(prefix_position=False))
   save.save(checkpoint, tmp_path / "out", "hugging_face")
@@ -160,33 +96,6 @@ def test_a_class_token_without_a_position_gets_zeros(tmp_path):
   assert again.arrays.keys() == checkpoint.arrays.keys()
 
 
-@pytest.mark.parametrize(
-  ("changes", "lacking"),
-  [
-    (dict(pool=pooling.Gap()), "pooling but by its class token"),
-    (dict(pool=pooling.Map()), "pooling but by its class token"),
-    (dict(registers=2), "registers"),
-    (
-      dict(layer_scale=1e-5),
-      "layer_scale (--fold_layer_scale multiplies it into its layers)",
-    ),
-    (dict(qk_norm=True), "qk_norm"),
-    (dict(embedding_norm=True), "embedding_norm"),
-    (dict(norm_after_pool=True), "norm_after_pool"),
-    (dict(representation=True), "representation before a head"),
-    (dict(position=waves.SinCos2D()), "positions without a table"),
-    (dict(proj_bias=False), "proj_bias=False"),
-    (dict(gated_mlp=True), "gated_mlp"),
-  ],
-)
-def test_what_it_has_no_place_for_is_refused(changes, lacking, tmp_path):
-  model = _model(**({"prefix_position": False} | changes))
-  with pytest.raises(ValueError) as caught:
-    save.save(made_up.checkpoint(model), tmp_path / "out", "hugging_face")
-  assert str(caught.value) == f"Hugging Face's ViT has no {lacking}"
-  assert list(tmp_path.iterdir()) == []
-
-
 def test_config_json_of_another_kind_of_model_is_refused(file):
   config = file.with_name("config.json")
   config.write_text(json.dumps({"model_type": "deit"}))
@@ -195,21 +104,6 @@ def test_config_json_of_another_kind_of_model_is_refused(file):
   assert str(caught.value) == (
     f"{file}: the config.json beside it cannot be understood: it is of a model "
     "of type 'deit', and only 'vit' is known here"
-  )
-
-
-def test_another_activation_is_refused(file):
-  config = file.with_name("config.json")
-  config.write_text(
-    json.dumps(
-      {"model_type": "vit", "num_attention_heads": 3, "hidden_act": "relu"}
-    )
-  )
-  with pytest.raises(ValueError) as caught:
-    load.read(file)
-  assert str(caught.value) == (
-    f"{file}: gelu is 'relu' (config.json): only 'tanh' and 'exact' are known "
-    "here"
   )
 
 
@@ -229,16 +123,6 @@ def _beside(file, config, preprocessor=None):
     (
       {"num_hidden_layers": 3},
       "depth is 3 (config.json), but its arrays have 2",
-    ),
-    ({"hidden_size": 64}, "width is 64 (config.json), but its arrays have 48"),
-    (
-      {"intermediate_size": 64},
-      "mlp_dim is 64 (config.json), but its arrays have 96",
-    ),
-    ({"num_channels": 1}, "channels is 1 (config.json), but its arrays have 3"),
-    (
-      {"qkv_bias": False},
-      "qkv_bias is False (config.json), but its arrays have True",
     ),
     (
       {"patch_size": 16},
@@ -271,28 +155,3 @@ def test_pixels_that_are_scaled_otherwise_are_refused(file, said):
   _beside(file, {}, said)
   with pytest.raises(ValueError, match=r"only 1 / 255 is known here"):
     load.read(file)
-
-
-def test_another_pooler_is_refused(file, tmp_path):
-  model = _model(num_classes=0, representation=True)
-  save.save(made_up.checkpoint(model), tmp_path / "out", "hugging_face")
-  config = tmp_path / "out" / "config.json"
-  config.write_text(config.read_text().replace('"tanh"', '"relu"'))
-  file = tmp_path / "out" / "model.safetensors"
-  with pytest.raises(ValueError) as caught:
-    load.read(file)
-  assert str(caught.value) == (
-    f"{file}: pooler_act is 'relu' (config.json), but only tanh is known here"
-  )
-
-
-def test_a_directory_without_the_one_file_says_what_it_holds(tmp_path):
-  (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-  (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"")
-  with pytest.raises(ValueError) as caught:
-    load.read(tmp_path)
-  assert str(caught.value) == (
-    f"{tmp_path}: no run (config.json and checkpoints/), no model (model.json) "
-    "and no model.safetensors there; it holds config.json, "
-    "model-00001-of-00002.safetensors"
-  )

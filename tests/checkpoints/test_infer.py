@@ -13,7 +13,7 @@ import pytest
 from flexivit_jax.checkpoints.formats import infer, parameters
 from flexivit_jax.checkpoints.formats.metadata import Facts
 from flexivit_jax.core.tokens import patchify
-from flexivit_jax.models import sizes, vit
+from flexivit_jax.models import vit
 from flexivit_jax.nn import encoder, pooling
 from flexivit_jax.nn.positions import (
   learned_grid,
@@ -36,13 +36,9 @@ POSITIONS = (
   learned_grid.LearnedGrid((3, 3)),
   learned_grid.LearnedGrid((7, 7), antialias=False),
   learned_grid.LearnedGrid((2, 5)),
-  learned_grid.LearnedGrid((4, 1)),
-  learned_grid.LearnedGrid((1, 1)),
-  waves.SinCos2D(),
   waves.SinCos2D(100.0),
   waves.SinCos2D(fractional_side=7.5),
   position.NoPosition(),
-  waves.Fourier(),
   waves.Fourier(fractional_side=1.0),
   row_column.RowColumn((5, 6), "product", "fractional"),
   row_column.RowColumn((4, 3), "stack", "interpolated", antialias=False),
@@ -101,7 +97,7 @@ def _drawn(seed):
   return vit.ViT(**fields)
 
 
-DRAWN = [_drawn(seed) for seed in range(90)]
+DRAWN = [_drawn(seed) for seed in range(48)]
 
 
 @functools.cache
@@ -133,96 +129,22 @@ def _plain(model):
   return flax.traverse_util.flatten_dict(shapes["params"], sep="/")
 
 
-@pytest.mark.parametrize("model", DRAWN, ids=range(len(DRAWN)))
-def test_a_model_is_read_off_its_own_arrays(model):
-  # Facts as a file holds them: through JSON.
-  facts = json.loads(json.dumps(infer.facts_of(model)))
-  arrays = _shapes(model)
-  read = infer.model_of(arrays, _facts(facts))
-  assert read == model
-  # Equal models are compiled once.
-  assert hash(read) == hash(model)
-  assert infer.facts_of(read) == facts
-  parameters.check(read, arrays, "dir/file")
+def test_a_model_is_read_off_its_own_arrays():
+  for model in DRAWN:
+    # Facts as a file holds them: through JSON.
+    facts = json.loads(json.dumps(infer.facts_of(model)))
+    arrays = _shapes(model)
+    read = infer.model_of(arrays, _facts(facts))
+    assert read == model
+    # Equal models are compiled once.
+    assert hash(read) == hash(model)
+    assert infer.facts_of(read) == facts
+    parameters.check(read, arrays, "dir/file")
 
 
-@pytest.mark.parametrize("model", DRAWN[::3], ids=range(0, len(DRAWN), 3))
-def test_shapes_are_those_of_an_ordinary_init(model):
-  assert _shapes(model) == _plain(model)
-
-
-def test_the_draw_has_every_choice_of_every_option():
-  for name, choices in FIELDS.items():
-    assert {getattr(model, name) for model in DRAWN} == set(choices)
-  for name in ("image_mean", "image_std"):
-    assert {len(getattr(model, name)) for model in DRAWN} == {1, 3, 4}
-
-
-# Options that no array shows, and what is read instead of each.
-UNSEEN = {
-  "layer_scale": (0.5, 1e-5),
-  "prefix_position": (True, False),  # without a token in front
-  "image_mean": ((0.4, 0.4, 0.4), (0.4,)),
-  "dropout": (0.1, 0.0),
-  "drop_path": (0.1, 0.0),
-  "head_bias": (-10.0, 0.0),
-  "dtype": ("bfloat16", "float32"),
-  "remat": (True, False),
-}
-
-
-@pytest.mark.parametrize("name", UNSEEN)
-def test_what_matters_to_training_alone_is_not_read(name):
-  value, read = UNSEEN[name]
-  model = made_up.tiny(**{name: value})
-  assert _read(model) == model.clone(**{name: read})
-
-
-def test_a_pooling_heads_attention_says_nothing_of_the_blocks():
-  # It has biases, and no norms of queries, whatever the blocks have.
-  for changes in ({"qkv_bias": False}, {"qk_norm": True}):
-    model = made_up.tiny(pool=pooling.Map(), **changes)
-    assert _read(model) == model
-
-
-def test_facts_are_json_of_plain_values():
-  model = made_up.tiny(
-    position=learned_grid.LearnedGrid((2, 3), antialias=False)
-  )
-  assert infer.facts_of(model) == {
-    "num_heads": 2,
-    "gelu": "tanh",
-    "eps": 1e-6,
-    "pool": "gap",
-    "kernel_antialias": False,
-    "image_mean": [0.5],
-    "image_std": [0.5],
-    "posemb": [2, 3],
-    "posemb_antialias": False,
-  }
-  assert infer.facts_of(
-    made_up.tiny(position=waves.SinCos2D(50.0), pool=pooling.Map())
-  ) == {
-    "num_heads": 2,
-    "gelu": "tanh",
-    "eps": 1e-6,
-    "pool": "map",
-    "kernel_antialias": False,
-    "image_mean": [0.5],
-    "image_std": [0.5],
-    "position": "sincos2d",
-    "temperature": 50.0,
-    "fractional_side": None,
-  }
-
-
-@pytest.mark.parametrize("name", sizes.SIZES)
-def test_published_variants_are_known_by_their_widths(name):
-  size = sizes.SIZES[name]
-  widths = size.width, size.depth, size.mlp_dim
-  assert infer.variant(*widths) == name
-  assert infer.variant(size.width, size.depth + 1, size.mlp_dim) is None
-  assert infer.num_heads(_facts({}), *widths) == size.num_heads
+def test_shapes_are_those_of_an_ordinary_init():
+  for model in DRAWN[::4]:
+    assert _shapes(model) == _plain(model)
 
 
 @pytest.mark.parametrize(
@@ -246,62 +168,6 @@ def test_heads_are_those_given_then_written_then_of_the_variant(
   heads, origin = expected
   assert infer.num_heads(facts, *widths) == heads
   assert facts.origins == {"num_heads": origin}
-
-
-def test_heads_that_nobody_knows_or_that_do_not_divide_are_refused():
-  with pytest.raises(ValueError) as caught:
-    infer.num_heads(_facts({}), 192, 13, 768)
-  assert str(caught.value) == (
-    "dir/file does not say num_heads (attention heads), and neither does a "
-    "config.json beside it: give num_heads= to load, --num_heads to a command"
-  )
-  for heads in (5, 0, -3, 384):
-    with pytest.raises(ValueError) as caught:
-      infer.num_heads(_facts({"num_heads": heads}), 192, 12, 768)
-    assert str(caught.value) == (
-      f"dir/file: num_heads is {heads} (note), of which the width 192 is no "
-      "multiple"
-    )
-
-
-@pytest.mark.parametrize("side", [*range(40), 1023, 3_000_000_019])
-def test_sides_are_of_squares_alone(side):
-  assert infer.side(side**2) == side
-  if side:
-    assert infer.side(side**2 + 1) is None
-  if side > 1:
-    assert infer.side(side**2 - 1) is None
-
-
-@pytest.mark.parametrize(
-  ("cells", "said", "expected"),
-  [
-    (49, {}, (7, 7)),
-    (1, {}, (1, 1)),
-    (6, {"posemb": [2, 3]}, (2, 3)),
-    (16, {"posemb": (2, 8)}, (2, 8)),
-  ],
-)
-def test_a_grid_is_as_said_or_a_square(cells, said, expected):
-  assert infer.grid(cells, _facts(said)) == expected
-
-
-@pytest.mark.parametrize(
-  ("cells", "said", "of"),
-  [
-    (50, {}, "50 positions are no square"),
-    (0, {}, "0 positions are no square"),
-    (6, {"posemb": (3, 3)}, "6 positions are no grid of 3x3"),
-    (49, {"posemb": (7, 8)}, "49 positions are no grid of 7x8"),
-    (0, {"posemb": (1, 1)}, "0 positions are no grid of 1x1"),
-  ],
-)
-def test_positions_that_are_no_grid_are_refused(cells, said, of):
-  with pytest.raises(ValueError) as caught:
-    infer.grid(cells, _facts(said))
-  assert str(caught.value) == (
-    f"dir/file: its {of}: give its rows and columns as posemb=(rows, cols)"
-  )
 
 
 QUERY = f"{BLOCKS}_0/{ATTENTION}/query/kernel"
@@ -349,34 +215,13 @@ def test_arrays_of_another_rank_are_refused(name, rank):
     )
 
 
-def test_a_stacked_models_arrays_have_an_axis_more():
-  model = made_up.tiny(scan=True)
-  name = f"{BLOCKS}/{ATTENTION}/query/kernel"
-  arrays = _arrays(model) | {name: np.zeros((8, 2, 4))}
-  with pytest.raises(ValueError) as caught:
-    _read(model, arrays)
-  assert str(caught.value) == (
-    f"dir/file: {name} has shape (8, 2, 4), and rank 4 in every ViT"
-  )
-
-
 @pytest.mark.parametrize(
   ("model", "facts", "text"),
   [
     (
-      made_up.tiny(),
-      {"num_heads": 4},
-      "num_heads is 4 (note), but its arrays have 2",
-    ),
-    (
       made_up.tiny(pool=pooling.Map()),
       {"pool": "gap"},
       "pool is 'gap' (note), but the file has an attention-pooling head",
-    ),
-    (
-      made_up.tiny(),
-      {"pool": "map"},
-      "pool is 'map' (note), but the file has no attention-pooling head",
     ),
     (
       made_up.tiny(),
@@ -400,30 +245,14 @@ def test_a_stacked_models_arrays_have_an_axis_more():
       "'sincos2d', 'rotary' are known here",
     ),
     (
-      made_up.tiny(position=position.NoPosition()),
-      {"position": None},
-      "no pos_embedding, and nobody says which positions it has instead",
-    ),
-    (
       made_up.tiny(position=waves.SinCos2D()),
       {"temperature": 0.5},
       "temperature is 0.5: give at least 1",
     ),
     (
       made_up.tiny(position=rotary.Rotary()),
-      {"position": "sincos2d", "temperature": None, "fractional_side": -1.0},
-      "fractional_side is -1.0: give more than 0, or None for absolute "
-      "coordinates",
-    ),
-    (
-      made_up.tiny(position=rotary.Rotary()),
       {"temperature": None},
       "nobody says the temperature of its positions, 'rotary'",
-    ),
-    (
-      made_up.tiny(position=row_column.RowColumn((3, 4))),
-      {"posemb_read": None},
-      "nobody says the posemb_read of its positions, 'row_column'",
     ),
     (
       made_up.tiny(position=row_column.RowColumn((3, 4))),
@@ -437,11 +266,6 @@ def test_a_stacked_models_arrays_have_an_axis_more():
     ),
     (
       made_up.tiny(),
-      {"posemb": (-3, -3)},
-      "size is (-3, -3) rows and cols: give 1 to 1024 of each",
-    ),
-    (
-      made_up.tiny(),
       {"gelu": "quick_gelu"},
       "gelu is 'quick_gelu' (note): only 'tanh' and 'exact' are known here",
     ),
@@ -449,12 +273,6 @@ def test_a_stacked_models_arrays_have_an_axis_more():
       made_up.tiny(),
       {"eps": 2.0},
       "norm_eps is 2.0: give more than 0 and less than 1",
-    ),
-    (
-      made_up.tiny(),
-      {"image_mean": [0.1, 0.2]},
-      "image_mean is (0.1, 0.2): give one number of 0 to 1, or one for each of "
-      "3 channels",
     ),
   ],
 )
@@ -471,27 +289,14 @@ def test_facts_that_no_array_holds_are_asked_for(fact):
   assert str(caught.value).startswith(f"dir/file does not say {fact} (")
 
 
-def test_facts_that_have_a_default_need_not_be_said():
-  facts = _facts({"gelu": "tanh", "eps": 1e-6})
-  assert infer.model_of(_arrays(made_up.tiny()), facts) == made_up.tiny()
-  assert facts.origins == {"gelu": "note", "eps": "note"}
-
-
 @pytest.mark.parametrize(
   ("changed", "text"),
   [
-    (
-      {QUERY: (8, 3, 2)},
-      "width 8 is not a multiple of num_heads 3",
-    ),
-    ({QUERY: (0, 2, 4)}, "width is 0: give 1 to 1000000"),
-    ({QUERY: (8, 0, 4)}, "num_heads is 0: give 1 to 1000000"),
     ({MLP: (8, 0)}, "mlp_dim is 0: give 1 to 1000000"),
     (
       {"embedding/kernel": (0, 4, 3, 8)},
       "kernel_hw (0, 4): give (height, width), each of 1 to 1024 pixels",
     ),
-    ({"embedding/kernel": (4, 4, 0, 8)}, "channels is 0: give 1 to 10000"),
     (
       {f"{BLOCKS}_100000000/x": (1,)},
       "Transformer/encoderblock_100000000/... is beyond the 1000 layers that a "
@@ -504,10 +309,6 @@ def test_facts_that_have_a_default_need_not_be_said():
     (
       {"pos_embedding": (1, 2000**2, 0)},
       "size is (2000, 2000) rows and cols: give 1 to 1024 of each",
-    ),
-    (
-      {"cls": (1, 1, 8), "MAPHead_0/probe": (1, 1, 8)},
-      "a class token beside an attention-pooling head; no model here has both",
     ),
   ],
 )
@@ -538,55 +339,3 @@ def test_the_largest_model_costs_nothing_to_look_at():
   shapes = parameters.shapes(model)
   assert len(shapes) == 1000 * 16 + 22
   assert shapes["embedding/kernel"].shape == (1024, 1024, 10_000, 10**6)
-
-
-def test_a_head_without_a_bias_lacks_it():
-  arrays = _arrays(made_up.tiny())
-  del arrays["head/bias"]
-  model = _read(made_up.tiny(), arrays)
-  assert model == made_up.tiny()
-  with pytest.raises(ValueError, match=r"missing  head/bias"):
-    parameters.check(model, arrays, "dir/file")
-
-
-def test_layers_beyond_the_tenth_are_counted():
-  model = made_up.tiny(size=encoder.Size(8, 12, 12, 2))
-  assert _read(model) == model
-
-
-def test_the_input_that_a_table_and_a_kernel_are_for():
-  model = made_up.tiny(
-    position=learned_grid.LearnedGrid((2, 5)), kernel_hw=(6, 3)
-  )
-  assert infer.stored_image_hw(model) == (12, 15)
-
-
-def test_normalization_has_a_number_for_each_channel():
-  assert infer.normalization(
-    made_up.tiny(image_mean=(0.1, 0.2, 0.3), image_std=(0.4,))
-  ) == ([0.1, 0.2, 0.3], [0.4, 0.4, 0.4])
-  assert infer.normalization(made_up.tiny(channels=1)) == ([0.5], [0.5])
-
-
-def test_what_a_format_cannot_say_is_told():
-  convention = {
-    "gelu": "exact",
-    "eps": 1e-6,
-    "image_mean": (0.5,),
-    "temperature": 10_000.0,
-  }
-  exact = made_up.tiny(exact_gelu=True)
-  assert infer.differences(exact, convention) == []
-  other = exact.clone(exact_gelu=False, image_mean=(0.1, 0.2, 0.3))
-  assert infer.differences(other, convention) == [
-    "gelu is tanh, and will be exact there",
-    "image_mean is [0.1, 0.2, 0.3], and will be [0.5] there",
-  ]
-
-
-def test_all_that_a_format_has_no_place_for_is_named():
-  infer.refuse("It", {"registers": 0, "qk_norm": False})
-  used = {"registers": 3, "qk_norm": False, "layer_scale": True}
-  with pytest.raises(ValueError) as caught:
-    infer.refuse("It", used)
-  assert str(caught.value) == "It has no registers, no layer_scale"

@@ -1,5 +1,3 @@
-import contextlib
-import logging
 import pathlib
 
 import jax
@@ -18,12 +16,8 @@ from flexivit_jax.models import vit as vit_lib
 from flexivit_jax.nn import encoder, pooling
 from flexivit_jax.nn.positions import (
   learned_grid,
-  relative,
-  rotary,
   row_column,
-  waves,
 )
-from flexivit_jax.nn.positions import position as position_lib
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 
@@ -56,14 +50,6 @@ def test_a_big_vision_file_gives_its_published_logits(vit, golden):
       )
 
 
-def test_features_and_patch_features_have_the_images_layout(vit, golden):
-  images = golden["images_uint8"]
-  features = vit.features(images, patch_size=(48, 30))
-  patches = vit.patch_features(images, patch_size=(48, 30))
-  assert features.shape == (2, 48)
-  assert patches.shape == (2, 5, 8, 48)
-
-
 def test_floats_in_the_unit_range_equal_uint8(vit, golden):
   images = golden["images_uint8"]
   a, b = (
@@ -88,41 +74,6 @@ def test_printing_says_what_was_found(vit, checkpoint, golden):
     "image_mean, image_std, gelu, eps",
     "  assumed, as it has a class token: pool",
   ]
-
-
-@pytest.mark.parametrize(
-  ("position", "line"),
-  [
-    (position_lib.NoPosition(), "none"),
-    (
-      learned_grid.LearnedGrid((7, 8), antialias=False),
-      "learned 7x8; other grids bilinear without antialias",
-    ),
-    (waves.SinCos2D(), "sincos2d"),
-    (waves.SinCos2D(fractional_side=7.5), "sincos2d, of fractions x 7.5"),
-    (waves.Fourier(), "fourier"),
-    (waves.Fourier(1.0), "fourier, of fractions x 1"),
-    (
-      row_column.RowColumn((4096, 64), first=1),
-      "sum of 4096 rows and 64 columns, absolute from entry 1",
-    ),
-    (
-      row_column.RowColumn((16, 8), "stack", "interpolated", antialias=False),
-      "stack of 16 rows and 8 columns, interpolated without antialias",
-    ),
-    (
-      row_column.RowColumn((16, 8), "product", "fractional"),
-      "product of 16 rows and 8 columns, fractional",
-    ),
-    (row_column.JointTable((16, 8)), "joint table of 16x8"),
-    (rotary.Rotary(), "rotary, temperature 100"),
-    (relative.Relative((14, 8)), "relative, up to 14x8"),
-  ],
-)
-def test_printing_says_which_positions(position, line):
-  model = vit_lib.ViT(sizes.SIZES["mu"], position, pooling.Gap(), num_classes=2)
-  lines = str(LoadedModel(model, {}, Spec("test", "nowhere"))).splitlines()
-  assert lines[3] == f"  positions {line}"
 
 
 @pytest.mark.slow
@@ -155,13 +106,9 @@ def test_compiles_once_per_shape_and_patch_size(vit, golden):
   [
     (np.zeros((1, 48, 48, 3), np.uint8), None, "does not say at which patch"),
     (np.zeros((1, 48, 48, 3), np.uint8), 5, "48x48 pixels.*5x5"),
-    (np.zeros((1, 48, 48, 3), np.uint8), 0, "patch size 0"),
     (np.zeros((48, 48, 3), np.uint8), 16, r"shape \(48, 48, 3\): expected \[n"),
-    (np.zeros((1, 48, 48, 1), np.uint8), 16, r"expected \[n, h, w, 3\]"),
     (np.zeros((1, 48, 48, 3), np.int32), 16, "images are int32"),
     (np.full((1, 48, 48, 3), 200.0), 16, r"\[200, 200\], not in \[-1, 1\]"),
-    (np.full((1, 48, 48, 3), np.nan), 16, r"\[nan, nan\]"),
-    (np.zeros((0, 48, 48, 3), np.uint8), 16, r"shape \(0, 48, 48, 3\)"),
   ],
 )
 def test_wrong_images_are_refused(vit, images, patch_size, message):
@@ -195,14 +142,6 @@ def test_a_list_of_images_equals_each_alone(vit, photos):
       np.testing.assert_allclose(got, alone[name][0], rtol=0, atol=1e-5)
 
 
-def test_images_of_a_list_keep_their_order(vit, photos):
-  order = [2, 0, 3, 1]
-  a = vit(photos, patch_size=16)
-  b = vit([photos[i] for i in order], patch_size=16)
-  np.testing.assert_allclose(a[np.array(order)], b, rtol=0, atol=1e-5)
-  assert np.abs(np.diff(a, axis=0)).max() > 0.01
-
-
 def test_a_list_resizes_to_whole_patches_or_as_asked(vit, photos):
   patches = vit.patch_features(photos[3:], patch_size=16)
   assert patches[0].shape == (6, 4, 48)
@@ -219,31 +158,9 @@ def test_lists_of_other_sizes_share_programs(vit, photos):
   vit.patch_features(photos, patch_size=16)
   count = vit._apply_packed._cache_size()
   others = [x[: x.shape[0] // 16 * 16 : 2] for x in photos]
-  with jax.log_compiles(), warnings_of_compiles() as seen:
-    vit(others, patch_size=16)
-    vit.patch_features(others, patch_size=16)
+  vit(others, patch_size=16)
+  vit.patch_features(others, patch_size=16)
   assert vit._apply_packed._cache_size() == count
-  # Nor does taking images out of their rows compile anything.
-  assert seen == []
-
-
-@contextlib.contextmanager
-def warnings_of_compiles():
-  """What JAX logs of what it compiles."""
-  seen, handler = [], logging.Handler()
-  handler.emit = lambda record: seen.append(record.getMessage())
-  logger = logging.getLogger("jax")
-  logger.addHandler(handler)
-  try:
-    yield seen
-  finally:
-    logger.removeHandler(handler)
-
-
-def test_compiling_is_seen():
-  with jax.log_compiles(), warnings_of_compiles() as seen:
-    jax.jit(lambda x: x + 1234.5)(jnp.zeros(77))
-  assert any("ompiling" in text for text in seen)
 
 
 @pytest.mark.parametrize(
@@ -256,16 +173,6 @@ def test_compiling_is_seen():
       "image 1 has shape (16, 16): expected [h, w, 3]",
     ),
     (
-      [np.zeros((16, 16, 3), np.int32)],
-      {},
-      "image 0 is int32: give uint8, or floats in [-1, 1]",
-    ),
-    (
-      [np.full((16, 16, 3), -7.0)],
-      {},
-      "image 0 lies in [-7, -7], not in [-1, 1]: give uint8, or x / 127.5 - 1",
-    ),
-    (
       [np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), -1.0)],
       {},
       "some images are uint8, others float: give one kind",
@@ -274,16 +181,6 @@ def test_compiling_is_seen():
       [np.zeros((16, 16, 3), np.uint8)],
       {"resolution": resolution.Sampled(16, 32)},
       "resolution Sampled is random: give Native, NaFlex, Pix2Struct or Square",
-    ),
-    (
-      [np.zeros((16, 16, 3), np.uint8)],
-      {"resolution": 64},
-      "resolution is 64: give one of core/resolution.py, such as NaFlex(256)",
-    ),
-    (
-      None,
-      {},
-      "images are None: give an array [n, h, w, 3], or a list of images",
     ),
     (
       np.zeros((1, 16, 16, 3), np.uint8),
@@ -350,12 +247,6 @@ def test_floats_that_look_like_zero_to_one_are_warned_of(vit):
   images = np.full((1, 48, 48, 3), 0.5, np.float32)
   with pytest.warns(UserWarning, match=r"\[0.5, 0.5\]; .*give 2 \* x - 1"):
     vit(images, patch_size=16)
-
-
-def test_bfloat16_images_are_floats(vit):
-  images = np.full((1, 48, 48, 3), -0.5, np.float32)
-  a, b = (vit(x, patch_size=16) for x in (images, images.astype(jnp.bfloat16)))
-  np.testing.assert_array_equal(a, b)
 
 
 def test_a_published_name_is_its_file_in_the_cache(

@@ -58,20 +58,6 @@ def test_what_is_written_is_read(tmp_path, metadata):
   assert all(array.flags.writeable for array in arrays.values())
 
 
-def test_numpy_reads_what_is_written(tmp_path):
-  path = tmp_path / "a.npz"
-  npz.write(path, _arrays(), {"a": 1})
-  with np.load(path, allow_pickle=False) as file:
-    found = {name: file[name] for name in file.files}
-  assert found.pop("flexivit_jax.json") == b'{"a": 1}'
-  half = {name for name, x in _arrays().items() if x.dtype.kind == "V"}
-  assert half
-  for name in half:
-    assert found[name].dtype == np.dtype("V2")
-    found[name] = found[name].view(ml_dtypes.bfloat16)
-  _assert_identical(found, _arrays())
-
-
 def test_what_numpy_writes_is_read(tmp_path):
   path = tmp_path / "a.npz"
   for save in (np.savez, np.savez_compressed):
@@ -98,22 +84,12 @@ def test_equal_content_gives_equal_bytes(tmp_path):
   assert {m.compress_type for m in members} == {zipfile.ZIP_STORED}
 
 
-def test_big_endian_arrays_are_read_in_the_machines_order(tmp_path):
-  path = tmp_path / "a.npz"
-  np.savez(path, w=np.arange(6, dtype=">f4").reshape(2, 3).T)
-  array = npz.read(path)[0]["w"]
-  assert array.dtype.isnative
-  np.testing.assert_array_equal(array, np.arange(6).reshape(2, 3).T)
-
-
 @pytest.mark.parametrize(
   ("array", "holds"),
   [
     (np.array(["a"]), "dtype('<U1')"),
     (np.zeros(2, [("a", "<f4")]), "dtype([('a', '<f4')])"),
     (np.zeros(2, ml_dtypes.float8_e5m2), "dtype(float8_e5m2)"),
-    (np.zeros(2, ml_dtypes.int4), "dtype(int4)"),
-    (np.zeros(2, "M8[s]"), "dtype('<M8[s]')"),
   ],
 )
 def test_what_would_not_be_read_is_not_written(tmp_path, array, holds):
@@ -207,13 +183,9 @@ def test_objects_are_refused_without_advice_to_allow_them(tmp_path):
   ("dtype", "holds"),
   [
     ("<U2", "dtype('<U2')"),
-    ("|S2", "dtype('S2')"),
     ("|V4", "dtype('V4')"),
-    ("|V1", "dtype('V1')"),
-    ("<M8[s]", "dtype('<M8[s]')"),
     # Two bytes each, as bfloat16, but with a type.
     ([("a", "<u2")], "dtype([('a', '<u2')])"),
-    (("|u1", (2,)), "dtype(('u1', (2,)))"),
   ],
 )
 def test_what_is_no_number_is_refused(tmp_path, dtype, holds):
@@ -240,45 +212,6 @@ def test_a_bomb_is_refused_before_it_is_read(tmp_path):
   assert peak < 2**20
 
 
-def test_zeros_of_a_small_model_may_compress(tmp_path):
-  # 16 MiB with all headers is the most that any file may declare.
-  fits = 16 * 2**20 - 128
-  path = tmp_path / "zeros.npz"
-  np.savez_compressed(path, a=np.zeros(fits, np.uint8))
-  assert path.stat().st_size < 2**20
-  assert npz.read(path)[0]["a"].shape == (fits,)
-  np.savez_compressed(path, a=np.zeros(fits + 1, np.uint8))
-  assert _refusal(path).startswith("it declares 16,777,217 bytes and has ")
-  # As much as it likes, where the file has a twentieth of it.
-  noise = np.random.default_rng(0).integers(0, 256, 2**20, np.uint8)
-  np.savez_compressed(path, a=np.zeros(fits + 1, np.uint8), b=noise)
-  assert npz.read(path)[0]["a"].shape == (fits + 1,)
-
-
-@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_other_compressions_are_refused_before_they_are_read(tmp_path, method):
-  # Of either, zipfile gives out all that some kB hold: 64 MiB here.
-  path = _zip(tmp_path / "a.npz", method, w=_header((1,)) + bytes(2**26))
-  content = path.read_bytes()
-  # The directory, which says 132 bytes: as much as the header.
-  directory = content.index(b"PK\x01\x02")
-  small = content[: directory + 24] + (132).to_bytes(4, "little")
-  path.write_bytes(small + content[directory + 28 :])
-  text, peak = _peak(_refusal, path)
-  assert text == (
-    f"w.npy is compressed by method {method}, which numpy does not write"
-  )
-  assert peak < 2**20
-
-
-def test_two_arrays_of_one_name_are_refused(tmp_path):
-  path = tmp_path / "a.npz"
-  with zipfile.ZipFile(path, "w") as archive:
-    archive.writestr("w", _npy(np.zeros(3)))
-    archive.writestr("w.npy", _npy(np.ones(3)))
-  assert _refusal(path) == "it holds two arrays w"
-
-
 @pytest.mark.parametrize(
   ("shape", "text"),
   [
@@ -295,17 +228,28 @@ def test_headers_that_lie_are_refused(tmp_path, shape, text):
   assert _refusal(path).startswith(f"w.npy {text}")
 
 
-def test_shapes_that_no_array_has_are_refused(tmp_path):
-  path = _zip(tmp_path / "a.npz", w=_header((-3, -4)) + bytes(48))
-  assert _refusal(path) == "negative dimensions are not allowed"
-  path = _zip(tmp_path / "a.npz", w=_header((1,) * 65) + bytes(4))
-  assert _refusal(path).startswith("maximum supported dimension")
-  path = _zip(tmp_path / "a.npz", w=_header((0, 10**30)))
-  assert _refusal(path) == "Maximum allowed dimension exceeded"
-  # More digits than Python or anybody else would print.
-  path = _zip(tmp_path / "a.npz", w=_header((10**1500, 10**1500)) + bytes(4))
-  assert _refusal(path).startswith("w.npy declares shape (1000")
-  assert len(_refusal(path)) < 250
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+  path = tmp_path / "a.npz"
+  with zipfile.ZipFile(path, "w") as archive:
+    archive.writestr("w", _npy(np.zeros(3)))
+    archive.writestr("w.npy", _npy(np.ones(3)))
+  assert _refusal(path) == "it holds two arrays w"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions_are_refused_before_they_are_read(tmp_path, method):
+  # Of either, zipfile gives out all that some kB hold: 64 MiB here.
+  path = _zip(tmp_path / "a.npz", method, w=_header((1,)) + bytes(2**26))
+  content = path.read_bytes()
+  # The directory, which says 132 bytes: as much as the header.
+  directory = content.index(b"PK\x01\x02")
+  small = content[: directory + 24] + (132).to_bytes(4, "little")
+  path.write_bytes(small + content[directory + 28 :])
+  text, peak = _peak(_refusal, path)
+  assert text == (
+    f"w.npy is compressed by method {method}, which numpy does not write"
+  )
+  assert peak < 2**20
 
 
 def test_headers_that_are_none_are_refused(tmp_path):
@@ -330,66 +274,11 @@ def test_headers_that_are_none_are_refused(tmp_path):
   assert _refusal(path) == "w.npy has no header of an array"
 
 
-def test_both_header_versions_and_orders_are_read(tmp_path):
-  array = np.arange(6, dtype=np.float32).reshape(2, 3)
-  path = _zip(
-    tmp_path / "a.npz",
-    old=_npy(array, version=(1, 0)),
-    new=_npy(array, version=(2, 0)),
-    columns=_npy(np.asfortranarray(array)),
-  )
-  got, _ = npz.read(path)
-  assert sorted(got) == ["columns", "new", "old"]
-  for value in got.values():
-    np.testing.assert_array_equal(value, array)
-
-
-def test_a_locked_file_is_refused(tmp_path):
-  path = tmp_path / "a.npz"
-  np.savez(path, w=np.zeros(3))
-  locked = bytearray(path.read_bytes())
-  for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-    locked[locked.index(mark) + flags] |= 1
-  path.write_bytes(locked)
-  assert "encrypted" in _refusal(path)
-
-
-def test_names_for_terminals_are_not_printed(tmp_path):
-  path = _zip(tmp_path / "a.npz", **{"\x1b[31m\n" + "x" * 9000: b"no array"})
-  assert _refusal(path) == " [31m " + "x" * 491 + "..."
-
-
-@pytest.mark.parametrize("size", [10, 10_000])
-def test_sums_are_compared(tmp_path, size):
-  # The small one is read with its header, the large one in pieces after it.
-  path = tmp_path / "a.npz"
-  np.savez(path, w=np.full(size, 7, np.uint8))
-  content = path.read_bytes()
-  path.write_bytes(content.replace(b"\x07" * 10, b"\x07" * 9 + b"\x08", 1))
-  assert _refusal(path) == "Bad CRC-32 for file 'w.npy'"
-
-
-def test_an_array_that_ends_early_is_refused(tmp_path):
-  header = _header((2500,))
-  content = header + bytes(9_992)
-  path = _zip(tmp_path / "a.npz", zipfile.ZIP_STORED, w=content)
-  # Of the sizes in the directory, stored and after decompression, the second.
-  damaged = bytearray(path.read_bytes())
-  place = damaged.index(b"PK\x01\x02") + 24
-  assert damaged[place : place + 4] == len(content).to_bytes(4, "little")
-  damaged[place : place + 4] = (len(content) + 8).to_bytes(4, "little")
-  path.write_bytes(damaged)
-  assert _refusal(path) == "w.npy ends 8 bytes early"
-
-
 @pytest.mark.parametrize(
   ("content", "text"),
   [
     (b"[1]", "holds [1], not a JSON object"),
-    (b"null", "holds None, not a JSON object"),
     (b"{", "is not JSON: Expecting property name enclosed in double quotes"),
-    (b"\xff\xff", "is not JSON: "),
-    (b"[" * 100_000, "is not JSON: "),
   ],
 )
 def test_metadata_that_are_none_are_refused(tmp_path, content, text):
@@ -439,29 +328,6 @@ def test_damaged_files_are_refused_or_equal(tmp_path, save):
   assert all(text.startswith(start) for text in refusals)
   # All 50 that are cut, and nearly all of the rest.
   assert len(refusals) > 85
-
-
-def _fail(monkeypatch, error):
-  def fail(*args, **kwargs):
-    raise error
-
-  monkeypatch.setattr(zipfile.ZipExtFile, "readinto", fail)
-
-
-def test_an_error_without_text_is_named(tmp_path, monkeypatch):
-  # zipfile raises a bare EOFError where data ends early.
-  path = tmp_path / "a.npz"
-  np.savez(path, w=np.zeros(3))
-  _fail(monkeypatch, EOFError())
-  assert _refusal(path) == "EOFError"
-
-
-def test_lack_of_memory_is_not_the_files_fault(tmp_path, monkeypatch):
-  path = tmp_path / "a.npz"
-  np.savez(path, w=np.zeros(3))
-  _fail(monkeypatch, MemoryError())
-  with pytest.raises(MemoryError):
-    npz.read(path)
 
 
 def test_arrays_lie_where_jax_takes_them_over(tmp_path):

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import zipfile
 
 import made_up
 import ml_dtypes
@@ -72,7 +71,6 @@ TABLE = " does not match the model: kind name checkpoint model"
 # What is in a file, and how the error goes on after the file's path; None: it
 # is a model.
 ODD = {
-  "nothing": ({}, f"{NO_QUERY} 0 arrays"),
   "another model": (
     {"conv1/kernel": _zeros(3, 3, 3, 8), "fc/bias": _zeros(5)},
     f"{NO_QUERY} 2 arrays, such as conv1/kernel, fc/bias",
@@ -80,14 +78,6 @@ ODD = {
   "positions of rank 2": (
     _with(pos_embedding=_zeros(9, 8)),
     ": pos_embedding has shape (9, 8), and rank 3 in every ViT",
-  ),
-  "positions as a grid": (
-    _with(pos_embedding=_zeros(1, 3, 3, 8)),
-    ": pos_embedding has shape (1, 3, 3, 8), and rank 3 in every ViT",
-  ),
-  "two tables in one": (
-    _with(pos_embedding=_zeros(2, 9, 8)),
-    f"{TABLE} wrong shape pos_embedding (2, 9, 8) (1, 9, 8)",
   ),
   "no positions": (
     _with(pos_embedding=_zeros(1, 0, 8)),
@@ -98,69 +88,22 @@ ODD = {
     _at(QUERY, _zeros(8, 3, 3)),
     ": width 8 is not a multiple of num_heads 3",
   ),
-  "heads of another width": (
-    _at(QUERY, _zeros(8, 2, 3)),
-    f"{TABLE} wrong shape {QUERY} (8, 2, 3) (8, 2, 4)",
-  ),
   "a layer too few": (
     _renamed("encoderblock_1", "encoderblock_2"),
     f"{TABLE} missing {BLOCK}_1/LayerNorm_0/bias - (8,)",
   ),
-  "no first layer": (
-    _renamed("encoderblock_0", "encoderblock_2"),
-    f"{NO_QUERY} 40 arrays, such as Transformer/encoder_norm/bias, ",
-  ),
-  "layers counted with zeros": (
-    _renamed("encoderblock_", "encoderblock_0"),
-    f"{NO_QUERY} 40 arrays, such as Transformer/encoder_norm/bias, ",
-  ),
-  "stacked, and layer by layer": (
-    _with(**parameters.stack(_random(_tiny()), 2)),
-    f"{TABLE} unexpected {BLOCK}_{{0..1}}/LayerNorm_0/bias (2x) (8,) -",
-  ),
   "a head without a bias": (
     _without("head/bias"),
     f"{TABLE} missing head/bias - (5,)",
-  ),
-  "a head's bias alone": (
-    _without("head/kernel"),
-    f"{TABLE} missing head/kernel - (8, 5)",
-  ),
-  "a head for no class": (
-    _at("head/bias", _zeros(0)) | {"head/kernel": _zeros(8, 0)},
-    f"{TABLE} unexpected head/bias (0,) - unexpected head/kernel (8, 0) -",
   ),
   "norms without biases": (
     _without("LayerNorm_0/bias", "LayerNorm_1/bias", "norm/bias"),
     ": rms_norm is False (assumed, as usual in big_vision), but its norms have "
     "no biases",
   ),
-  "no final norm": (
-    _without("encoder_norm"),
-    f"{TABLE} missing Transformer/encoder_norm/bias - (8,) ",
-  ),
-  "a flat patch embedding": (
-    _at("embedding/kernel", _zeros(48, 8)),
-    ": embedding/kernel has shape (48, 8), and rank 4 in every ViT",
-  ),
   "no channels": (
     _at("embedding/kernel", _zeros(4, 4, 0, 8)),
     ": channels is 0: give 1 to 10000",
-  ),
-  "no pixels": (
-    _at("embedding/kernel", _zeros(0, 0, 3, 8)),
-    ": kernel_hw (0, 0): give (height, width), each of 1 to 1024 pixels",
-  ),
-  "no width": (
-    {
-      name: _zeros(*(0 if n == 8 else n for n in x.shape))
-      for name, x in _random(_tiny()).items()
-    },
-    ": width is 0: give 1 to 1000000",
-  ),
-  "numbers for arrays": (
-    {name: np.float32(0) for name in _random(_tiny())},
-    f": {QUERY} has shape (), and rank 3 in every ViT",
   ),
   "whole numbers": (
     _as(np.int8),
@@ -170,22 +113,10 @@ ODD = {
     _random(_tiny(pool=pooling.Map())) | {"cls": _zeros(1, 1, 8)},
     ": a class token beside an attention-pooling head; no model here has both",
   ),
-  "float16": (_as(np.float16), None),
-  "float64": (_as(np.float64), None),
   "bytes in another order": (_as(">f4"), None),
-  "columns first": (
-    {name: np.asfortranarray(x) for name, x in _random(_tiny()).items()},
-    None,
-  ),
   "a million classes": (
     _at("head/bias", np.zeros(10**6, np.float16))
     | {"head/kernel": np.zeros((8, 10**6), np.float16)},
-    None,
-  ),
-  "one class, one channel, one pixel, one position": (
-    _at("head/bias", _zeros(1))
-    | {"head/kernel": _zeros(8, 1), "pos_embedding": _zeros(1, 1, 8)}
-    | {"embedding/kernel": _zeros(1, 1, 1, 8)},
     None,
   ),
 }
@@ -206,26 +137,6 @@ def test_odd_arrays(case, tmp_path):
   with pytest.raises(ValueError) as caught:
     load.load(path)
   assert " ".join(str(caught.value).split()).startswith(f"{path}{text}")
-
-
-def test_parameters_that_are_an_empty_folder(tmp_path):
-  # As zip programs store folders, and as an array without a name.
-  path = tmp_path / "file.npz"
-  np.savez(path, **_random(_tiny()))
-  with zipfile.ZipFile(path, "a") as archive:
-    archive.mkdir("params/")
-  with pytest.raises(ValueError) as caught:
-    load.load(path)
-  assert str(caught.value).startswith(f"{path}")
-  assert "params/ has no header of an array" in str(caught.value)
-  np.savez(path, **_random(_tiny()), **{"params/": _zeros(0)})
-  with pytest.raises(ValueError) as caught:
-    load.load(path)
-  assert str(caught.value) == (
-    f"{path} does not match the model:\n"
-    "  kind        name     checkpoint  model\n"
-    "  unexpected  params/  (0,)        -"
-  )
 
 
 @pytest.mark.parametrize(
@@ -249,42 +160,16 @@ def test_of_two_places_the_first_known_is_read(first, second, tmp_path):
     np.testing.assert_array_equal(found[name], x)
 
 
-def test_half_of_a_model_in_each_of_two_places_is_none(tmp_path):
-  prefixes = itertools.cycle(["params/", ""])
-  path = tmp_path / "file.npz"
-  np.savez(
-    path,
-    **{f"{p}{k}": x for p, (k, x) in zip(prefixes, _random(_tiny()).items())},
-  )
-  with pytest.raises(ValueError) as caught:
-    load.load(path)
-  assert str(caught.value).startswith(f"{path}")
-
-
 @pytest.mark.parametrize(
   ("given", "text"),
   [
     ({"posemb": 3}, "posemb is 3 (given): (rows, cols) is expected"),
-    (
-      {"posemb": (9, 9)},
-      "its 9 positions are no grid of 9x9: give its rows and columns as "
-      "posemb=(rows, cols)",
-    ),
     ({"num_heads": 4}, "num_heads is 4 (given), but its arrays have 2"),
     ({"eps": "small"}, "eps is 'small' (given): a number is expected"),
-    (
-      {"pool": "map"},
-      "pool is 'map' (given), but the file has no attention-pooling head",
-    ),
     (
       {"image_mean": (123.7, 116.3, 103.5)},
       "image_mean is (123.7, 116.3, 103.5): give one number of 0 to 1, or one "
       "for each of 3 channels",
-    ),
-    (
-      {"image_std": (0.2, 0.2, 0.3, 0.4)},
-      "image_std is (0.2, 0.2, 0.3, 0.4): give one number of 0.001 to 1, or "
-      "one for each of 3 channels",
     ),
   ],
 )
@@ -307,19 +192,9 @@ def test_what_is_given_and_cannot_be(given, text, tmp_path):
       "classes is 5 (the file's note): a list of names is expected",
     ),
     (
-      {"trained_sizes": [0]},
-      "trained_sizes is [0] (the file's note): a list of patch sizes is "
-      "expected",
-    ),
-    (
       {"patch_size": {}},
       "patch_size is {} (the file's note): pixels, or (height, width), is "
       "expected",
-    ),
-    (
-      {"gelu": "swish"},
-      "gelu is 'swish' (the file's note): only 'tanh' and 'exact' are known "
-      "here",
     ),
   ],
 )
@@ -335,10 +210,8 @@ def test_odd_notes(note, text, tmp_path):
 
 
 FUZZED = {
-  "class token": _tiny(),
   "class token with a position": _tiny(prefix_position=True),
   "attention pooling, stacked": _tiny(pool=pooling.Map(), scan=True),
-  "average": _tiny(pool=pooling.Gap(), representation=True),
 }
 
 
@@ -443,20 +316,14 @@ def test_safetensors_that_were_tampered_with(format_, fast, tmp_path):
 
 CONFIGS = (
   '{"architecture": 5, "model_args": 7}',
-  '{"architecture": "vit", "model_args": {"img_size": "large"}}',
   '{"architecture": "vit", "model_args": {"num_heads": "two"}}',
   '{"architecture": "vit", "pretrained_cfg": {"mean": {"r": 1}}}',
-  '{"architecture": "vit", "model_args": {"global_pool": ["avg"]}}',
   '{"architecture": "vit", "label_names": [1, 2, 3, 4, 5, 6]}',
   '{"model_type": "vit", "patch_size": 0, "image_size": 12}',
-  '{"model_type": "vit", "patch_size": [4], "image_size": 12}',
   '{"model_type": "vit", "layer_norm_eps": "tiny"}',
   '{"model_type": "vit", "num_attention_heads": 0}',
   '{"model_type": "vit", "id2label": [1, 2]}',
-  '{"model_type": ["vit"]}',
-  "[]",
   "nothing",
-  "\xff",
 )
 
 
@@ -486,10 +353,3 @@ def test_no_more_names_of_classes_than_the_head_has(tmp_path):
   # A head may be wider than the data that it was trained on.
   npz.write(tmp_path / "file.npz", arrays, {"classes": ["a", "b"]})
   assert load.read(tmp_path / "file.npz").spec.classes == ("a", "b")
-
-
-def test_a_submodel_is_named(tmp_path):
-  arrays = {f"params/img/{k}": x for k, x in _random(_tiny()).items()}
-  npz.write(tmp_path / "file.npz", arrays)
-  checkpoint = load.read(f"{tmp_path}/file.npz:img")
-  assert checkpoint.spec.path == f"{tmp_path}/file.npz:img"

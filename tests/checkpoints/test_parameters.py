@@ -3,7 +3,6 @@
 import functools
 
 import made_up
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -31,14 +30,6 @@ def test_a_model_that_cannot_be_made_is_refused_with_the_path():
     "dir/file: sincos2d positions need a width that is a multiple of 4 and at "
     "least 8, not 6"
   )
-
-
-def test_check_takes_floats_of_any_width():
-  arrays = _arrays(made_up.tiny())
-  types = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
-  for i, name in enumerate(arrays):
-    arrays[name] = arrays[name].astype(types[i % 4])
-  parameters.check(made_up.tiny(), arrays, "dir/file")
 
 
 @pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "complex64"])
@@ -103,17 +94,3 @@ def test_unstacking_copies_nothing():
   for name, x in stacked.items():
     own = flat[name.replace(f"{BLOCKS}/", f"{BLOCKS}_2/")]
     assert np.shares_memory(own, x)
-
-
-def test_unstacked_models_are_left_as_they_are():
-  arrays = _arrays(made_up.tiny())
-  same = parameters.unstack(arrays, 2)
-  assert same.keys() == arrays.keys()
-  assert all(same[name] is x for name, x in arrays.items())
-
-
-def test_more_than_ten_layers_keep_their_order():
-  stacked = _stacked(depth=12)
-  again = parameters.stack(parameters.unstack(stacked, 12), 12)
-  for name, x in stacked.items():
-    np.testing.assert_array_equal(again[name], x)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from flexivit_jax.checkpoints import load, save
-from flexivit_jax.checkpoints.formats import infer, naflexvit, parameters
+from flexivit_jax.checkpoints.formats import infer, parameters, timm_arguments
 from flexivit_jax.checkpoints.formats import timm as timm_lib
 from flexivit_jax.checkpoints.formats.metadata import Facts
 from flexivit_jax.cli import convert
@@ -35,14 +35,8 @@ TINY = dict(
   num_classes=10,
 )
 TIMM = {
-  "class token": dict(),
   "deit3": dict(no_embed_class=True, init_values=1e-2),
-  "registers": dict(reg_tokens=3),
   "registers without positions": dict(reg_tokens=3, no_embed_class=True),
-  "registers alone": dict(
-    reg_tokens=4, class_token=False, global_pool="avg", no_embed_class=True
-  ),
-  "average": dict(class_token=False, global_pool="avg"),
   "average, norm before": dict(
     class_token=False, global_pool="avg", fc_norm=False
   ),
@@ -51,8 +45,6 @@ TIMM = {
   "norm of queries and keys": dict(qk_norm=True),
   "no biases": dict(qkv_bias=False),
   "tanh": dict(act_layer="gelu_tanh"),
-  "no head": dict(num_classes=0),
-  "norm of the embedding": dict(embed_norm_layer="layernorm"),
 }
 
 
@@ -131,7 +123,7 @@ def test_no_model_of_timm_is_misread():
     }
     config = json.loads(json.dumps(config, default=str))
     try:
-      facts = Facts(name, ("config.json", timm_lib.facts_in(config)))
+      facts = Facts(name, ("config.json", timm_arguments.facts_in(config)))
       ours = timm_lib.to_ours(arrays, facts)
       facts.add("convention", timm_lib.CONVENTION)
       model = infer.model_of(ours, facts)
@@ -229,26 +221,17 @@ NAFLEX_TINY = dict(
   pos_embed_interp_mode="bilinear",
 )
 NAFLEX = {
-  "average after registers": dict(),
   "factorised": dict(pos_embed="factorized"),
   "no positions": dict(pos_embed="none"),
-  "no antialias": dict(pos_embed_antialias=False),
   "bicubic on the table's grid": dict(
     pos_embed_interp_mode="bicubic", pos_embed_grid_size=(4, 3)
   ),
-  "class token": dict(class_token=True, global_pool="token", fc_norm=False),
   "class token, norm after": dict(class_token=True, global_pool="token"),
   "average beside a class token": dict(class_token=True, reg_tokens=0),
-  "norm before the average": dict(fc_norm=False),
-  "attention pooling": dict(global_pool="map", reg_tokens=1, fc_norm=False),
   "norm after attention pooling": dict(global_pool="map"),
   "no biases": dict(qkv_bias=False, proj_bias=False),
   "norm of queries and keys": dict(qk_norm=True, init_values=None),
-  "tanh": dict(act_layer="gelu_tanh"),
-  "no head": dict(num_classes=0),
-  "norm of the embedding": dict(embed_norm_layer="layernorm"),
   "convolution": dict(embed_proj_type="conv"),
-  "patches that are not square": dict(patch_size=(8, 4)),
 }
 
 
@@ -300,97 +283,19 @@ def test_naflexvit_opens_ours_and_we_open_its(case, tmp_path):
     )
 
 
-# All that timm registers: what becomes of each, or why it is refused.
-REGISTERED = {
-  "naflexvit_base_patch16_gap": "resized bicubic (",
-  "naflexvit_base_patch16_map": "resized bicubic (",
-  "naflexvit_base_patch16_par_gap": "resized bicubic to a square",
-  "naflexvit_base_patch16_parfac_gap": "resized bilinear to a square",
-  "naflexvit_base_patch16_radio_v3": "resized bilinear to a square",
-  "naflexvit_base_patch16_siglip": None,
-  "naflexvit_giant_patch16_radio_v3": "does not say num_heads",
-  "naflexvit_huge_patch16_radio_v3": "resized bilinear to a square",
-  "naflexvit_huge_patch16_radio_v4": "resized bilinear to a square",
-  "naflexvit_large_patch16_radio_v3": "resized bilinear to a square",
-  "naflexvit_so150m2_patch16_reg1_gap": "resized bicubic (",
-  "naflexvit_so150m2_patch16_reg1_map": "resized bicubic (",
-  "naflexvit_so400m_patch16_radio_v4": "resized bilinear to a square",
-  "naflexvit_so400m_patch16_siglip": None,
-}
-
-
-def _read_meta(name, module, **given):
-  """The model that is read off a model of timm's without numbers."""
-  arrays = {
-    key: np.broadcast_to(np.float32(0), tuple(x.shape))
-    for key, x in module.state_dict().items()
-  }
-  config = {
-    "architecture": name,
-    "num_features": module.num_features,
-    "global_pool": module.global_pool,
-    "pretrained_cfg": dict(module.pretrained_cfg),
-  }
-  config = json.loads(json.dumps(config, default=str))
-  said = naflexvit.facts_in(config)
-  facts = Facts(name, ("given", given), ("config.json", said))
-  ours = naflexvit.to_ours(arrays, facts)
-  facts.add("convention", naflexvit.CONVENTION)
-  model = infer.model_of(ours, facts)
-  parameters.check(model, ours, name)
-  return model
-
-
-def test_each_registered_naflexvit_is_read_right_or_refused():
-  assert timm.list_models("naflexvit_*") == list(REGISTERED)
-  for name, reason in REGISTERED.items():
-    with torch.device("meta"):
-      module = timm.create_model(name)
-    if reason is not None:
-      with pytest.raises(ValueError) as caught:
-        _read_meta(name, module)
-      assert reason in str(caught.value)
-      if "radio" in name:
-        continue
-      # Taken for bilinear, all else is right.
-    model = _read_meta(name, module, posemb_resize="bilinear")
-    assert module.blocks[0].attn.num_heads == model.size.num_heads
-    if module.attn_pool is not None:
-      assert module.attn_pool.num_heads == model.size.num_heads
-    act = type(module.blocks[0].mlp.act).__name__
-    assert act == ("GELU" if model.exact_gelu else "GELUTanh")
-    assert module.blocks[0].norm1.eps == model.norm_eps
-    pool = {"avg": "gap", "map": "map"}[module.global_pool]
-    assert infer.POOLS[type(model.pool)] == pool
-    assert module.embeds.pos_embed_antialias == model.position.antialias
-    if reason is None:
-      assert module.embeds.pos_embed_interp_mode == "bilinear"
-      assert not module.embeds.pos_embed_ar_preserving
-      assert not module.embeds.pos_embed_align_corners
-
-
 @pytest.mark.parametrize("head", [True, False])
-@pytest.mark.parametrize("whole", [True, False])
-def test_siglip2_opens_ours_and_we_open_its(head, whole, tmp_path):
-  sizes = dict(
+def test_siglip2_opens_ours_and_we_open_its(head, tmp_path):
+  config = transformers.Siglip2VisionConfig(
     hidden_size=48,
     intermediate_size=120,
     num_hidden_layers=3,
     num_attention_heads=4,
+    patch_size=8,
+    num_patches=36,
+    vision_use_head=head,
   )
-  config = transformers.Siglip2VisionConfig(
-    **sizes, patch_size=8, num_patches=36, vision_use_head=head
-  )
-  if whole:
-    text = dict(sizes, vocab_size=100, max_position_embeddings=8)
-    both = transformers.Siglip2Config(
-      text_config=text, vision_config=config.to_dict()
-    )
-    outer = _randomize(transformers.Siglip2Model(both))
-    module = outer.vision_model
-  else:
-    outer = module = _randomize(transformers.Siglip2VisionModel(config))
-  outer.save_pretrained(tmp_path / "theirs")
+  module = _randomize(transformers.Siglip2VisionModel(config))
+  module.save_pretrained(tmp_path / "theirs")
   processor = transformers.Siglip2ImageProcessor(patch_size=8)
   processor.save_pretrained(tmp_path / "theirs")
   batch = _naflex(FLEXIBLE, (8, 8))
@@ -405,7 +310,6 @@ def test_siglip2_opens_ours_and_we_open_its(head, whole, tmp_path):
 
   expected = numbers(module)
   vit = load.load(tmp_path / "theirs")
-  assert bool(vit.spec.left_out) == whole
   for layout in golden.LAYOUTS:
     for i, found in enumerate(_flexible(vit, FLEXIBLE, layout)):
       encoded, pooled, _ = found
@@ -430,8 +334,7 @@ def _assert_close(got, expected):
 
 
 @pytest.mark.parametrize("act", ["gelu_new", "gelu"])
-@pytest.mark.parametrize("whole", [True, False])
-def test_pix2struct_opens_ours_and_we_open_its(act, whole, tmp_path):
+def test_pix2struct_opens_ours_and_we_open_its(act, tmp_path):
   config = transformers.Pix2StructVisionConfig(
     hidden_size=48,
     d_ff=120,
@@ -442,28 +345,12 @@ def test_pix2struct_opens_ours_and_we_open_its(act, whole, tmp_path):
     seq_len=20,
     dense_act_fn=act,
   )
-  if whole:
-    text = dict(
-      vocab_size=100,
-      hidden_size=16,
-      d_kv=8,
-      d_ff=16,
-      num_layers=1,
-      num_heads=2,
-    )
-    both = transformers.Pix2StructConfig(
-      text_config=text, vision_config=config.to_dict()
-    )
-    outer = transformers.Pix2StructForConditionalGeneration(both)
-    module = _randomize(outer).encoder
-  else:
-    outer = module = _randomize(transformers.Pix2StructVisionModel(config))
-  outer.save_pretrained(tmp_path / "theirs")
+  module = _randomize(transformers.Pix2StructVisionModel(config))
+  module.save_pretrained(tmp_path / "theirs")
   transformers.Pix2StructImageProcessor(
     patch_size={"height": 8, "width": 8}
   ).save_pretrained(tmp_path / "theirs")
   vit = load.load(tmp_path / "theirs")
-  assert bool(vit.spec.left_out) == whole
   # Each image as large as it is: 12, 14 and 64 patches, standardised by the
   # program itself, whose std is of n - 1 numbers: a factor that is undone.
   flat, expected = [], []

@@ -16,7 +16,6 @@ import os
 import pathlib
 import shutil
 import ssl
-import subprocess
 import sys
 import threading
 import time
@@ -138,34 +137,6 @@ def test_addresses_are_https_and_nothing_is_there_twice():
   assert len(names) == len(set(names)) == len(set(addresses)) == 39
 
 
-@pytest.mark.parametrize(
-  ("name", "path"),
-  [
-    ("flexivit_l_i1k_600ep", "big_vision/flexivit/flexivit_l_i1k_600ep.npz"),
-    ("vit_b30_i21k_300ep", "big_vision/flexivit/vit_b30_i21k_300ep.npz"),
-    ("vit_s16_i1k_90ep", "big_vision/vit_s16_i1k_90ep.npz"),
-    (
-      "augreg_b8_i21k",
-      "vit_models/augreg/B_8-i21k-300ep-lr_0.001-aug_medium2-wd_0.1-do_0.0-"
-      "sd_0.0.npz",
-    ),
-    (
-      "deit3_b_384_21k",
-      "big_vision/zoo/deit3/bv_deit_3_base_384_21k.npz",
-    ),
-  ],
-)
-def test_addresses_of_each_family(name, path):
-  address = f"https://storage.googleapis.com/{path}"
-  assert published.find(name).address == address
-
-
-def test_parameters_of_flexivit():
-  # As its authors' files have them.
-  counts = [published.find(f"flexivit_{size}_i1k").parameters for size in "sbl"]
-  assert counts == [22_878_568, 88_223_464, 306_534_376]
-
-
 def _count(model):
   """Parameters of our model of the same shapes."""
   grid = model.grid
@@ -221,18 +192,6 @@ def test_names_by_pattern_and_the_nearest_name():
   )
 
 
-def test_cache_directory(monkeypatch):
-  monkeypatch.setenv("HOME", "/home/me")
-  monkeypatch.delenv("FLEXIVIT_JAX_CACHE", raising=False)
-  monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-  places = [download.cache_directory()]
-  for name, value in (("XDG_CACHE_HOME", "/x"), ("FLEXIVIT_JAX_CACHE", "~/y")):
-    monkeypatch.setenv(name, value)
-    places.append(download.cache_directory())
-  expected = ["/home/me/.cache/flexivit_jax", "/x/flexivit_jax", "/home/me/y"]
-  assert list(map(str, places)) == expected
-
-
 def test_downloads_once_and_then_needs_no_server(
   server, tmp_path, monkeypatch, capfd
 ):
@@ -248,19 +207,6 @@ def test_downloads_once_and_then_needs_no_server(
   server.socket.close()
   assert download.fetch("tiny") == path
   assert capfd.readouterr() == ("", "")  # no bar where there is no terminal
-
-
-class _Terminal(io.StringIO):
-  def isatty(self):
-    return True
-
-
-def test_a_terminal_shows_progress(server, tmp_path, monkeypatch):
-  monkeypatch.setattr(sys, "stderr", _Terminal())
-  download.fetch("tiny", cache=tmp_path)
-  first, *_, last = sys.stderr.getvalue().strip().split("\r")
-  assert first.startswith("tiny:   0%|")
-  assert "1.05M/1.05M" in last
 
 
 def test_a_body_of_undeclared_length_and_a_redirect(server, tmp_path):
@@ -318,16 +264,10 @@ LIMIT = _model("").max_bytes
   ("reply", "reason"),
   [
     (_send(status=404), "HTTP 404, Not Found"),
-    (_send(status=403), "HTTP 403, Forbidden"),
     (
       _send(status=302, Location="http://localhost/tiny.npz"),
       "HTTP 302, a redirect to 'http://localhost/tiny.npz', and only https is "
       "followed",
-    ),
-    (
-      _send(status=302, Location="file:///etc/passwd"),
-      "HTTP 302, Found - Redirection to url 'file:///etc/passwd' is not "
-      "allowed",
     ),
     (_send(status=302, Location="https://["), "Invalid IPv6 URL"),
     (
@@ -341,10 +281,6 @@ LIMIT = _model("").max_bytes
     (
       _send(BODY[:-9], length=len(BODY)),
       f"it ended after {len(BODY) - 9:,} of {len(BODY):,} bytes",
-    ),
-    (
-      _send(b"99\r\nabc", length=None, **{"Transfer-Encoding": "chunked"}),
-      "it ended early",
     ),
     (_send(BODY[:-9], length=None), "what came is no npz file"),
     (_send(b"<html>log in</html>"), "what came is no npz file"),
@@ -413,32 +349,6 @@ def _wait_for(condition):
   while not condition():
     assert time.monotonic() < end
     time.sleep(0.01)
-
-
-def test_killed_amid_a_download(server, tmp_path):
-  hold = threading.Event()
-  half = len(BODY) // 2
-  server.reply = _send(BODY[:half], hold.wait, length=len(BODY))
-  code = (
-    "from flexivit_jax.checkpoints import download, published\n"
-    f"published.MODELS = (published.{_model(server.address)!r},)\n"
-    f"download.fetch('tiny', cache={str(tmp_path)!r})"
-  )
-  process = subprocess.Popen(  # noqa: S603
-    [sys.executable, "-c", code], cwd=PEM.parents[2]
-  )
-  _wait_for(
-    lambda: any(p.stat().st_size for p in tmp_path.glob("*.unfinished"))
-  )
-  process.kill()
-  process.wait()
-  hold.set()
-  (left,) = _names(tmp_path)
-  assert left.startswith("tiny.npz.")
-  assert left.endswith(".unfinished")
-  server.reply = _send(BODY)
-  assert download.fetch("tiny", cache=tmp_path).read_bytes() == BODY
-  assert _names(tmp_path) == ["tiny.npz", "tiny.npz.sha256"]
 
 
 def test_the_second_of_two_waits_and_takes_what_the_first_has(

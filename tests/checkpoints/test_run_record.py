@@ -23,11 +23,6 @@ def with_checkpoint(workdir):
   (workdir / "checkpoints" / "10").mkdir(parents=True)
 
 
-def test_what_is_written_is_read(tmp_path):
-  run_record.write(tmp_path, RECORD)
-  assert run_record.read(tmp_path) == RECORD
-
-
 def test_without_a_checkpoint_anything_may_change(tmp_path):
   run_record.write(tmp_path, RECORD)
   run_record.write(tmp_path, changed(seed=1))
@@ -83,11 +78,7 @@ WHOLE = json.dumps(RECORD)
   ("content", "problem"),
   [
     (WHOLE[:40], "is damaged (Unterminated string"),
-    (b"\xff" + WHOLE.encode(), "is damaged ('utf-8' codec"),
-    ("", "is damaged (Expecting value"),
     ("[]", "is no record of a run"),
-    ("5", "is no record of a run"),
-    ("{}", "is no record of a run"),
     (json.dumps(RECORD | {"config": []}), "is no record of a run"),
   ],
 )

@@ -84,12 +84,6 @@ def test_equal_content_gives_equal_bytes(tmp_path):
   ("name", "array", "metadata", "text"),
   [
     ("w", np.array(["a"]), {}, "w holds <U1: safetensors has no such type"),
-    (
-      "w",
-      np.zeros(2, ml_dtypes.float8_e5m2),
-      {},
-      "w holds float8_e5m2: safetensors has no such type",
-    ),
     ("w", np.zeros(2), {"a": 1}, "metadata 'a': 1 are not two texts"),
     ("__metadata__", np.zeros(2), {}, "no array can be named __metadata__"),
   ],
@@ -150,26 +144,11 @@ NOT_COVERED = "incomplete metadata, file not fully covered"
   ("content", "text"),
   [
     (b"", f"header too small; {AGAIN}"),
-    (b"PK", f"header too small; it begins with b'PK': {AGAIN}"),
     (WHOLE[:30], f"invalid header length; {AGAIN}"),
     (WHOLE[:-1], f"{NOT_COVERED}; {AGAIN}"),
-    (WHOLE + b"\0", f"{NOT_COVERED}; {AGAIN}"),
-    (
-      bytes(1000),
-      "invalid JSON in header: EOF while parsing a value at line 1 column 0; "
-      f"{AGAIN}",
-    ),
     (
       b"<!DOCTYPE html><html><head>404",
       f"header too large; it begins with b'<!DOCTYPE html><html><he': {AGAIN}",
-    ),
-    (
-      b"version https://git-lfs.github.com/spec/v1\noid sha256:",
-      f"header too large; it begins with b'version https://git-lfs.': {AGAIN}",
-    ),
-    (
-      (99_000_000).to_bytes(8, "little") + WHOLE[8:],
-      f"invalid header length; {AGAIN}",
     ),
     (
       (2**63).to_bytes(8, "little") + WHOLE[8:],
@@ -190,36 +169,12 @@ NOT_COVERED = "incomplete metadata, file not fully covered"
       ),
       f"invalid offset for tensor `w`; {AGAIN}",
     ),
-    (
-      _file({"w": _entry("F32", [0, 2**62], 0, 0)}),
-      "array is too big; `arr.size * arr.dtype.itemsize` is larger than the "
-      "maximum possible size.",
-    ),
   ],
 )
 def test_what_is_no_safetensors_is_refused(tmp_path, content, text):
   path = tmp_path / "a.safetensors"
   path.write_bytes(content)
   assert _refusal(path) == text
-
-
-def test_the_refused_files_are_made_of_a_good_one(tmp_path):
-  path = tmp_path / "a.safetensors"
-  path.write_bytes(WHOLE)
-  arrays, metadata = safetensors_lib.read(path)
-  _assert_identical(arrays, {"w": np.zeros(3, np.float32)})
-  assert metadata == {}
-
-
-def test_a_missing_file_is_refused(tmp_path):
-  path = tmp_path / "a.safetensors"
-  assert _refusal(path) == f"No such file or directory: {path}"
-
-
-def test_a_header_beyond_the_librarys_limit_is_refused(tmp_path):
-  path = tmp_path / "a.safetensors"
-  path.write_bytes(_file(b"{" + b" " * 100_000_000 + b"}"))
-  assert _refusal(path) == f"header too large; {AGAIN}"
 
 
 def _zipped():
@@ -246,16 +201,6 @@ def test_pickles_are_refused_with_the_way_out(tmp_path, content):
   )
 
 
-def test_a_length_that_looks_like_a_pickle_is_none(tmp_path):
-  # 0x0280: the bytes 80 02, as a pickle's.
-  header = json.dumps({"w": _entry("F32", [3], 0, 12)}).ljust(0x280).encode()
-  content = _file(header, bytes(12))
-  assert content.startswith(b"\x80\x02")
-  path = tmp_path / "a.safetensors"
-  path.write_bytes(content[:-1])
-  assert _refusal(path) == f"{NOT_COVERED}; {AGAIN}"
-
-
 @pytest.mark.parametrize("code", ["F8_E4M3", "F8_E5M2", "C64", "F4"])
 def test_types_that_are_left_out_are_refused_by_name(tmp_path, code):
   path = tmp_path / "a.safetensors"
@@ -265,22 +210,6 @@ def test_types_that_are_left_out_are_refused_by_name(tmp_path, code):
     f"w holds {code}: convert it to one of BOOL, U8, I8, I16, U16, F16, BF16, "
     "I32, U32, F32, F64, I64, U64"
   )
-
-
-def test_names_for_terminals_are_not_printed(tmp_path):
-  path = tmp_path / "a.safetensors"
-  header = {"\x1b[31m\n": _entry("F8_E4M3", [2], 0, 2)}
-  path.write_bytes(_file(header, bytes(2)))
-  assert _refusal(path).startswith(" [31m  holds F8_E4M3: ")
-
-
-def test_a_file_that_declares_more_than_it_has_is_not_made_room_for(tmp_path):
-  path = tmp_path / "a.safetensors"
-  header = {"w": _entry("F32", [2**26], 0, 2**28)}
-  path.write_bytes(_file(header, bytes(261_000)))
-  text, peak = _peak(_refusal, path)
-  assert text == f"{NOT_COVERED}; {AGAIN}"
-  assert peak < 2**20
 
 
 def test_cut_files_are_refused(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flexivit_jax.checkpoints import init_from, load, npz, repatch, save, shapes
-from flexivit_jax.checkpoints.formats import parameters, stem_parameters
+from flexivit_jax.checkpoints.formats import parameters
 from flexivit_jax.checkpoints.model import on_device
 from flexivit_jax.core.tokens import patchify
 from flexivit_jax.nn.stems.early_convolutions import EarlyConvolutions
@@ -239,17 +239,6 @@ def parameters_tree(flat):
   return tree
 
 
-def test_a_file_loads_and_says_what_it_is(tmp_path):
-  path, _ = _file(tmp_path, norms_as_images=False)
-  lines = repr(load.read(path, num_heads=HEADS)).splitlines()
-  assert (
-    "  its pixels are cells of a convolutional stem, ResNet 2-1 of width 32: "
-    "of 8x8 pixels each, 256 channels"
-  ) in lines
-  assert "  used at patch size 16x16 where none is given" in lines
-  assert "  stored patch embedding: patch_size" in lines
-
-
 def _hybrid(stem, **changes):
   return made_up.tiny(stem=stem, kernel_hw=(1, 1), **changes)
 
@@ -294,16 +283,6 @@ def test_other_formats_have_no_stem(format_, program, tmp_path):
   text = _error(lambda: save.save(checkpoint, tmp_path / "out", format_))
   assert text == (
     f"{program} has no convolutional stem (orbax has a place for it)"
-  )
-
-
-def test_big_vision_has_no_early_convolutions(tmp_path):
-  checkpoint = made_up.checkpoint(_hybrid(KINDS[2]))
-  text = _error(
-    lambda: save.save(checkpoint, tmp_path / "out.npz", "big_vision")
-  )
-  assert text == (
-    "big_vision has no stem of early convolutions (orbax has a place for it)"
   )
 
 
@@ -377,17 +356,3 @@ def test_a_plain_vit_does_not_start_from_a_hybrid():
     _error(lambda: shapes.check_shapes(want, early, "file")).splitlines()[-1]
     == "hint: the checkpoint was made with model.stem=none"
   )
-
-
-def test_stems_names():
-  names = parameters.shapes(_hybrid(KINDS[1]))
-  own = {n.split("/")[0] for n in names if stem_parameters.is_one(n)}
-  assert own == {"conv_root", "gn_root", "block1", "block2"}
-  names = parameters.shapes(_hybrid(KINDS[2]))
-  assert sorted(n for n in names if stem_parameters.is_one(n)) == [
-    f"stem/{kind}_{i}/{leaf}"
-    for kind, leaves in (("Conv", ["kernel"]), ("GroupNorm", ["bias", "scale"]))
-    for i in range(2)
-    for leaf in leaves
-  ]
-  assert not any(map(stem_parameters.is_one, parameters.shapes(made_up.tiny())))

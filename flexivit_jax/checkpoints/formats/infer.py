@@ -6,7 +6,11 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from flexivit_jax.checkpoints.formats import other_positions, stem_parameters
+from flexivit_jax.checkpoints.formats import (
+  options,
+  other_positions,
+  stem_parameters,
+)
 from flexivit_jax.checkpoints.formats.metadata import Facts
 from flexivit_jax.checkpoints.formats.parameters import (
   ATTENTION,
@@ -14,7 +18,6 @@ from flexivit_jax.checkpoints.formats.parameters import (
   naming,
   of_rank,
 )
-from flexivit_jax.core.text import listed
 from flexivit_jax.models import sizes, vit
 from flexivit_jax.nn import encoder, pooling
 from flexivit_jax.nn.positions import learned_grid
@@ -131,21 +134,15 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
     ValueError: an array is missing that every ViT has, or has another rank; a
       fact is missing, or is not what the arrays say; no model has such values.
   """
-
-  def get(name, rank):
-    if name not in arrays:
-      held = f", such as {listed(sorted(arrays)[:3])}" if arrays else ""
-      raise ValueError(
-        f"{facts.path}: no array {name}, which every ViT has; it holds "
-        f"{len(arrays)} arrays{held}"
-      )
-    return of_rank(arrays, name, rank, facts.path)
-
   stacked = any(name.startswith(f"{BLOCKS}/") for name in arrays)
   block = f"{BLOCKS}/" if stacked else f"{BLOCKS}_0/"
-  query = get(f"{block}{ATTENTION}/query/kernel", 3 + stacked)
-  mlp = get(f"{block}MlpBlock_0/Dense_0/kernel", 2 + stacked)
-  kernel = get("embedding/kernel", 4)
+  query = options.required(
+    arrays, facts, f"{block}{ATTENTION}/query/kernel", 3 + stacked
+  )
+  mlp = options.required(
+    arrays, facts, f"{block}MlpBlock_0/Dense_0/kernel", 2 + stacked
+  )
+  kernel = options.required(arrays, facts, "embedding/kernel", 4)
   width, heads = query.shape[stacked : 2 + stacked]
   facts.agree("num_heads", heads, f"its arrays have {heads}")
   registers = of_rank(arrays, "registers", 3, facts.path)
@@ -153,65 +150,48 @@ def model_of(arrays: Mapping[str, np.ndarray], facts: Facts) -> vit.ViT:
   channels = stem_parameters.image_channels(arrays, facts.path)
   if channels is None:
     channels = kernel.shape[2]
-  # A pooling head's attention has none of the options.
-  in_blocks = [name for name in arrays if name.startswith(BLOCKS)]
-
-  def has(part):
-    return any(part in name for name in in_blocks)
-
-  rms_norm = has("/LayerNorm_0/scale") and not has("/LayerNorm_0/bias")
   fields = dict(
     position=_position(arrays, facts),
-    pool=_pool(arrays, facts),
+    pool=options.pool(arrays, facts),
     kernel_hw=kernel.shape[:2],
-    num_classes=_classes(arrays, facts),
+    num_classes=options.classes(arrays, facts),
     channels=channels,
     kernel_antialias=facts.get("kernel_antialias", False),
-    image_mean=_per_channel("image_mean", facts),
-    image_std=_per_channel("image_std", facts),
+    image_mean=options.per_channel("image_mean", facts),
+    image_std=options.per_channel("image_std", facts),
     standardize=facts.get("standardize", False),
     embedding_norm="embedding_norm/scale" in arrays,
     registers=0 if registers is None else registers.shape[1],
     prefix_position=any(name.endswith("_pos_embedding") for name in arrays),
     representation="pre_logits/kernel" in arrays,
-    layer_scale=1e-5 if has("/LayerScale_0/") else None,
-    qk_norm=has("/query_ln/"),
-    qkv_bias=has("/query/bias"),
-    proj_bias=has("/out/bias"),
     attention_scale=facts.get("attention_scale", None),
-    gated_mlp=has("/Dense_gate/"),
-    rms_norm=rms_norm,
     norm_after_pool="pool_norm/scale" in arrays,
-    exact_gelu=_gelu(facts) == "exact",
+    exact_gelu=options.gelu(facts) == "exact",
     norm_eps=facts.get("eps"),
     scan=stacked,
     stem=stem,
+    **options.of_blocks(arrays),
   )
-  if stacked:
-    depth = len(query)
-  else:
+  depth = len(query) if stacked else None
+  if depth is None:
     depth = count_layers(arrays, f"{BLOCKS}_{{}}/", facts.path)
+  with naming(facts.path):
+    size = encoder.Size(width, depth, mlp.shape[-1], heads)
+  _agree(facts, size, fields)
+  with naming(facts.path):
+    return vit.ViT(size, **fields)
+
+
+def _agree(facts, size, fields):
+  """Refuses facts that are not what the arrays say."""
   shown = {
-    "width": width,
-    "depth": depth,
-    "mlp_dim": mlp.shape[-1],
-    "channels": channels,
-    "kernel_hw": kernel.shape[:2],
-    "qkv_bias": fields["qkv_bias"],
+    **{name: getattr(size, name) for name in ("width", "depth", "mlp_dim")},
+    **{name: fields[name] for name in ("channels", "kernel_hw", "qkv_bias")},
   }
   for name, value in shown.items():
     facts.agree(name, value, f"its arrays have {value}")
-  biases = "no biases" if rms_norm else "biases"
-  facts.agree("rms_norm", rms_norm, f"its norms have {biases}")
-  with naming(facts.path):
-    return vit.ViT(encoder.Size(width, depth, mlp.shape[-1], heads), **fields)
-
-
-def _classes(arrays, facts):
-  for name, rank in (("head/bias", 1), ("head/kernel", 2)):
-    if (head := of_rank(arrays, name, rank, facts.path)) is not None:
-      return head.shape[-1]
-  return 0
+  biases = "no biases" if fields["rms_norm"] else "biases"
+  facts.agree("rms_norm", fields["rms_norm"], f"its norms have {biases}")
 
 
 def _position(arrays, facts):
@@ -222,50 +202,6 @@ def _position(arrays, facts):
     with naming(facts.path):
       return learned_grid.LearnedGrid(size, antialias)
   return other_positions.read(arrays, facts)
-
-
-def _pool(arrays, facts):
-  class_token = "cls" in arrays
-  if "MAPHead_0/probe" in arrays:
-    if class_token:
-      raise ValueError(
-        f"{facts.path}: a class token beside an attention-pooling head; no "
-        "model here has both"
-      )
-    facts.agree("pool", "map", "the file has an attention-pooling head")
-    return pooling.Map()
-  if class_token:
-    facts.add("assumed, as it has a class token", {"pool": "tok"})
-  pool = facts.get("pool", "gap")
-  if pool == "gap":
-    return pooling.Gap(class_token)
-  if pool == "tok" and class_token:
-    return pooling.ClassToken()
-  lacks = {"map": "no attention-pooling head", "tok": "no class token"}
-  raise ValueError(
-    f"{facts.path}: pool is {pool!r} ({facts.origins['pool']}), but "
-    + (
-      f"the file has {lacks[pool]}"
-      if pool in lacks
-      else "only 'tok', 'gap' and 'map' are known here"
-    )
-  )
-
-
-def _gelu(facts):
-  gelu = facts.get("gelu")
-  if gelu not in ("tanh", "exact"):
-    raise ValueError(
-      f"{facts.path}: gelu is {gelu!r} ({facts.origins['gelu']}): only 'tanh' "
-      "and 'exact' are known here"
-    )
-  return gelu
-
-
-def _per_channel(name, facts):
-  values = facts.get(name, (0.5,))
-  # One number where all are equal, so that equal models compare equal.
-  return values[:1] if len(set(values)) == 1 else values
 
 
 POOLS = {pooling.Gap: "gap", pooling.ClassToken: "tok", pooling.Map: "map"}

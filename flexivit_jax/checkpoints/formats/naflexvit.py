@@ -11,7 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from flexivit_jax.checkpoints.formats import infer, renaming, timm
+from flexivit_jax.checkpoints.formats import (
+  infer,
+  renaming,
+  timm,
+  timm_arguments,
+)
 from flexivit_jax.checkpoints.formats.metadata import Facts, as_pair
 from flexivit_jax.core.text import show
 from flexivit_jax.models import vit
@@ -105,7 +110,7 @@ def facts_in(config: Mapping[str, Any]) -> dict:
     if pattern.fullmatch(name):
       arguments |= values
   arguments |= config.get("model_args") or {}
-  timm.check_arguments(arguments, ONLY, READ, SHOWN)
+  timm_arguments.check_arguments(arguments, ONLY, READ, SHOWN)
   heads = arguments.get("num_heads")
   in_pool = arguments.get("attn_pool_num_heads")
   if in_pool not in (None, heads):
@@ -118,8 +123,8 @@ def facts_in(config: Mapping[str, Any]) -> dict:
   position = arguments.get("pos_embed", "learned")
   pretrained = config.get("pretrained_cfg") or config
   return {
-    "gelu": timm.ACTIVATIONS.get(act, act),
-    "pool": timm.POOLS.get(pool, pool),
+    "gelu": timm_arguments.ACTIVATIONS.get(act, act),
+    "pool": timm_arguments.POOLS.get(pool, pool),
     "num_heads": heads,
     "depth": arguments.get("depth"),
     "width": arguments.get("embed_dim", config.get("num_features")),
@@ -265,28 +270,9 @@ def from_ours(arrays: Mapping[str, np.ndarray], model: vit.ViT) -> dict:
 
 def config(model: vit.ViT, classes=()) -> dict:
   """A config.json that timm opens: its model's name and arguments."""
-  size, position = model.size, model.position
-  pool = {v: k for k, v in timm.POOLS.items()}
-  arguments = {
-    "patch_size": list(model.kernel_hw),
-    "in_chans": model.channels,
-    "num_classes": model.num_classes,
-    "embed_dim": size.width,
-    "depth": size.depth,
-    "num_heads": size.num_heads,
-    "mlp_ratio": timm.mlp_ratio(size.mlp_dim, size.width),
-    "qkv_bias": model.qkv_bias,
-    "qk_norm": model.qk_norm,
-    "proj_bias": model.proj_bias,
-    "init_values": model.layer_scale,
-    "class_token": model.pool.class_token,
-    "reg_tokens": model.registers,
-    "global_pool": pool[infer.POOLS[type(model.pool)]],
-    "fc_norm": model.norm_after_pool,
-    "act_layer": "gelu" if model.exact_gelu else "gelu_tanh",
-    "pos_embed_interp_mode": "bilinear",
-  }
-  match position:
+  arguments = timm.shared_arguments(model)
+  arguments["pos_embed_interp_mode"] = "bilinear"
+  match model.position:
     case learned_grid.LearnedGrid(grid, antialias):
       arguments["pos_embed_grid_size"] = list(grid)
       arguments["pos_embed_antialias"] = antialias
@@ -295,24 +281,11 @@ def config(model: vit.ViT, classes=()) -> dict:
       arguments["pos_embed"] = "factorized"
     case position_lib.NoPosition():
       arguments["pos_embed"] = "none"
-  if model.embedding_norm:
-    arguments["embed_norm_layer"] = "layernorm"
-  mean, std = infer.normalization(model)
-  return {
-    "architecture": "naflexvit_base_patch16_gap",
-    "num_classes": model.num_classes,
-    "num_features": size.width,
-    "global_pool": arguments["global_pool"],
-    "model_args": arguments,
-    "pretrained_cfg": {
-      "custom_load": False,
-      "input_size": [model.channels, *(24 * p for p in model.kernel_hw)],
-      "fixed_input_size": False,
-      "mean": mean,
-      "std": std,
-      "num_classes": model.num_classes,
-      "first_conv": "embeds.proj",
-      "classifier": "head",
-    },
-    **timm.labels(model, classes),
+  pretrained = {
+    "input_size": [model.channels, *(24 * p for p in model.kernel_hw)],
+    "fixed_input_size": False,
+    "first_conv": "embeds.proj",
   }
+  return timm.saved_config(
+    "naflexvit_base_patch16_gap", arguments, pretrained, model, classes
+  )

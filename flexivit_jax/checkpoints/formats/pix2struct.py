@@ -16,6 +16,7 @@ from flexivit_jax.checkpoints.formats import (
   infer,
   parameters,
   renaming,
+  vision_part,
 )
 from flexivit_jax.checkpoints.formats.metadata import Facts
 from flexivit_jax.models import vit
@@ -57,7 +58,7 @@ def facts_in(config: Mapping[str, Any]) -> dict:
   Raises:
     ValueError: it is another kind of model.
   """
-  config = hugging_face.part_of(config, KINDS)
+  config = vision_part.part_of(config, KINDS)
   act = config.get("dense_act_fn", "gelu_new")
   return {
     # The default of transformers; older files leave out what equals it.
@@ -92,7 +93,7 @@ def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
   Raises:
     ValueError: an array that no ViT here has, or a fact that is missing.
   """
-  arrays = hugging_face.encoder_of(arrays, KERNEL, PREFIXES, OTHERS, facts)
+  arrays = vision_part.encoder_of(arrays, KERNEL, PREFIXES, OTHERS, facts)
   path, first = facts.path, "encoder.layer.0"
   kernel, hidden, query = (
     renaming.of_rank(arrays, name, 2, path)

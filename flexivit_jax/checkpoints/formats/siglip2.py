@@ -15,6 +15,7 @@ from flexivit_jax.checkpoints.formats import (
   infer,
   parameters,
   renaming,
+  vision_part,
 )
 from flexivit_jax.checkpoints.formats.metadata import Facts, as_pair
 from flexivit_jax.models import vit
@@ -54,7 +55,7 @@ def facts_in(config: Mapping[str, Any]) -> dict:
   Raises:
     ValueError: it is another kind of model.
   """
-  config = hugging_face.part_of(config, KINDS)
+  config = vision_part.part_of(config, KINDS)
   act = config.get("hidden_act", "gelu_pytorch_tanh")
   return {
     # The default of transformers; older files leave out what equals it.
@@ -75,7 +76,7 @@ def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
   Raises:
     ValueError: an array that no ViT here has, or a fact that is missing.
   """
-  arrays = hugging_face.encoder_of(arrays, KERNEL, PREFIXES, OTHERS, facts)
+  arrays = vision_part.encoder_of(arrays, KERNEL, PREFIXES, OTHERS, facts)
   path, kernel = facts.path, arrays[KERNEL]
   if kernel.ndim == 4:
     raise ValueError(

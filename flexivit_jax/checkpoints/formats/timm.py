@@ -6,9 +6,7 @@ for; its positions are those of one input size.
 """
 
 import math
-import re
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -18,8 +16,8 @@ from flexivit_jax.checkpoints.formats import (
   parameters,
   renaming,
 )
-from flexivit_jax.checkpoints.formats.metadata import Facts, as_pair
-from flexivit_jax.core.text import show
+from flexivit_jax.checkpoints.formats.metadata import Facts
+from flexivit_jax.checkpoints.formats.timm_arguments import POOLS
 from flexivit_jax.models import vit
 from flexivit_jax.nn.positions import position as position_lib
 from flexivit_jax.nn.positions import waves
@@ -35,22 +33,6 @@ CONVENTION = {
   "rms_norm": False,
 }
 
-# What timm 1.0.31 builds otherwise than the convention, by name: found by
-# building all of its models. Block and pooling that are no ViT's here have the
-# same arrays, so only the name tells.
-OTHERWISE = tuple(
-  (re.compile(pattern), values)
-  for pattern, values in (
-    (r".*_quickgelu_.*", {"gelu": "quick_gelu"}),
-    (r".*_clip_.*|beit3_.*", {"eps": 1e-5}),
-    (r"vit_(giantopt|so400m)_patch16_siglip_.*", {"gelu": "tanh"}),
-    (r"vit_base_patch32_siglip_(gap_)?256", {"gelu": "tanh"}),
-    (r"vit_large_patch16_siglip_(gap_)?512", {"gelu": "tanh"}),
-    (r"vit_giantopt_.*|vit_base_patch16_gap_224", {"num_heads": 16}),
-    (r".*_rpn_.*", {"block_fn": "ResPostBlock"}),
-    (r"test_vit3", {"pool_include_prefix": True}),
-  )
-)
 
 # Heads of (width, depth, hidden width) that big_vision's variants do not have.
 HEADS = {
@@ -64,29 +46,6 @@ HEADS = {
   (896, 18, 2304): 14,
 }
 
-# Arguments of a model that the arrays show, or that change no number.
-SHOWN = re.compile(
-  r"class_token|reg_tokens|init_values|fc_norm|final_norm|pre_norm|qk_norm"
-  r"|proj_bias|mlp_ratio|scale_(attn|mlp)_norm|num_classes"
-  r"|dynamic_img_(size|pad)|strict_img_size|weight_init|fix_init|.*drop.*"
-)
-# Those that are read below, and those that may only be as they are anyway.
-READ = (
-  *("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads"),
-  *("global_pool", "act_layer", "no_embed_class", "qkv_bias", "pos_embed"),
-)
-ONLY = {
-  "pool_include_prefix": (False, None),
-  "norm_layer": ("layernorm", None),
-  "embed_norm_layer": ("layernorm", None),
-}
-ACTIVATIONS = {
-  "gelu": "exact",
-  "gelu_erf": "exact",
-  "gelu_tanh": "tanh",
-  "quick_gelu": "quick_gelu",
-}
-POOLS = {"token": "tok", "avg": "gap", "map": "map"}
 
 # The registered model that the arguments of `config` are given to; they say
 # everything that its own defaults do.
@@ -103,71 +62,6 @@ REGISTERED = {
 
 def recognises(names) -> bool:
   return "patch_embed.proj.weight" in names and "blocks.0.norm1.weight" in names
-
-
-def facts_in(config: Mapping[str, Any]) -> dict:
-  """What a timm config.json says of its model.
-
-  Raises:
-    ValueError: it is a model that computes what no ViT here does.
-  """
-  name = str(config.get("architecture", ""))
-  arguments = {}
-  for pattern, values in OTHERWISE:
-    if pattern.fullmatch(name):
-      arguments |= values
-  facts = {
-    key: arguments.pop(key) for key in ("gelu", "eps") if key in arguments
-  }
-  arguments |= config.get("model_args") or {}
-  check_arguments(arguments, ONLY, READ, SHOWN)
-  if "act_layer" in arguments:
-    act = arguments["act_layer"]
-    facts["gelu"] = ACTIVATIONS.get(act, act)
-  pool = arguments.get("global_pool", config.get("global_pool"))
-  pretrained = config.get("pretrained_cfg") or config
-  size = arguments.get("img_size", pretrained.get("input_size"))
-  position = arguments.get("pos_embed", "learn")
-  if position not in ("learn", "none", ""):
-    raise ValueError(f"pos_embed is {show(position)}, which no ViT here has")
-  return facts | {
-    "pool": POOLS.get(pool, pool),
-    "num_heads": arguments.get("num_heads"),
-    "depth": arguments.get("depth"),
-    "width": arguments.get("embed_dim", config.get("num_features")),
-    "channels": arguments.get("in_chans"),
-    "kernel_hw": as_pair(arguments.get("patch_size")),
-    "qkv_bias": arguments.get("qkv_bias"),
-    "no_embed_class": arguments.get("no_embed_class"),
-    "position": None if position == "learn" else "none",
-    "image_hw": as_pair(size[-2:] if isinstance(size, list) else size),
-    "image_mean": pretrained.get("mean"),
-    "image_std": pretrained.get("std"),
-    "classes": config.get("label_names"),
-  }
-
-
-def check_arguments(
-  arguments: Mapping[str, Any],
-  only: Mapping[str, tuple],
-  read: tuple[str, ...],
-  shown: re.Pattern,
-) -> None:
-  """Every argument of a model has to be understood.
-
-  Args:
-    only: arguments to the values that they may have.
-    read: names that are read elsewhere.
-    shown: names that the arrays show, or that change no number.
-
-  Raises:
-    ValueError: one is not, or has another value.
-  """
-  for key, value in arguments.items():
-    if key in only and value not in only[key]:
-      raise ValueError(f"{key} is {show(value)}, which no ViT here has")
-    if not (key in only or key in read or shown.fullmatch(key)):
-      raise ValueError(f"{key} is {show(value)}, which is not understood here")
 
 
 def to_ours(arrays: Mapping[str, np.ndarray], facts: Facts) -> dict:
@@ -327,9 +221,24 @@ def config(model: vit.ViT, classes=()) -> dict:
   known = infer.variant(size.width, size.depth, size.mlp_dim)
   name = REGISTERED.get(known, "vit_base_patch16_224")
   image_hw = list(infer.stored_image_hw(model))
-  pool = {v: k for k, v in POOLS.items()}[infer.POOLS[type(model.pool)]]
   arguments = {
     "img_size": image_hw,
+    **shared_arguments(model),
+    "no_embed_class": not model.prefix_position,
+  }
+  pretrained = {
+    "input_size": [model.channels, *image_hw],
+    "fixed_input_size": True,
+    "first_conv": "patch_embed.proj",
+  }
+  return saved_config(name, arguments, pretrained, model, classes)
+
+
+def shared_arguments(model: vit.ViT) -> dict:
+  """Arguments that timm's VisionTransformer and NaFlexVit have in common."""
+  size = model.size
+  pools = {v: k for k, v in POOLS.items()}
+  arguments = {
     "patch_size": list(model.kernel_hw),
     "in_chans": model.channels,
     "num_classes": model.num_classes,
@@ -342,40 +251,40 @@ def config(model: vit.ViT, classes=()) -> dict:
     "proj_bias": model.proj_bias,
     "init_values": model.layer_scale,
     "class_token": model.pool.class_token,
-    "no_embed_class": not model.prefix_position,
     "reg_tokens": model.registers,
-    "global_pool": pool,
+    "global_pool": pools[infer.POOLS[type(model.pool)]],
     "fc_norm": model.norm_after_pool,
     "act_layer": "gelu" if model.exact_gelu else "gelu_tanh",
   }
   if model.embedding_norm:
     arguments["embed_norm_layer"] = "layernorm"
+  return arguments
+
+
+def saved_config(
+  name: str, arguments: dict, pretrained: dict, model: vit.ViT, classes
+) -> dict:
+  """The config.json of a model with these arguments and `pretrained_cfg`."""
   mean, std = infer.normalization(model)
+  labels = {}
+  if len(classes) == model.num_classes > 0:
+    labels = {"label_names": list(classes)}
   return {
     "architecture": name,
     "num_classes": model.num_classes,
-    "num_features": size.width,
-    "global_pool": pool,
+    "num_features": model.size.width,
+    "global_pool": arguments["global_pool"],
     "model_args": arguments,
     "pretrained_cfg": {
       "custom_load": False,
-      "input_size": [model.channels, *image_hw],
-      "fixed_input_size": True,
+      **pretrained,
       "mean": mean,
       "std": std,
       "num_classes": model.num_classes,
-      "first_conv": "patch_embed.proj",
       "classifier": "head",
     },
-    **labels(model, classes),
+    **labels,
   }
-
-
-def labels(model: vit.ViT, classes) -> dict:
-  """Names of every class, or of none."""
-  if len(classes) == model.num_classes > 0:
-    return {"label_names": list(classes)}
-  return {}
 
 
 def mlp_ratio(mlp_dim, width):
