@@ -86,7 +86,17 @@ def test_an_old_run_is_resumed_and_ends_as_it_did(name, tmp_path):
   assert found["progress"] == recorded["progress"]
 
 
-@pytest.mark.parametrize("name", runs.RUNS)
+# Two in the fast tests, all in the slow ones.
+QUICK = ("labels", "packed")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(x, marks=[] if x in QUICK else pytest.mark.slow)
+    for x in runs.RUNS
+  ],
+)
 def test_a_run_has_the_losses_that_it_had(name, trained):
   assert_same_rows(
     make.rows_of(trained(name)), make.read(f"run_{name}")["rows"]
