@@ -1,10 +1,8 @@
 """Opens and checks all that a run needs, before anything expensive starts."""
 
-import functools
 import pathlib
 from collections.abc import Callable
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from flexivit_jax.checkpoints import init_from, load, provenance, run_directory
 from flexivit_jax.config import build, overrides
@@ -14,19 +12,16 @@ from flexivit_jax.core.patch_size import ScheduledPatchSize
 from flexivit_jax.data.dataset import check_same_classes
 from flexivit_jax.data.loading import eval_loader
 from flexivit_jax.data.packing import survey
-from flexivit_jax.data.pixels import decode
-from flexivit_jax.data.sources.source import dtype_of
 from flexivit_jax.devices import mesh as mesh_lib
 from flexivit_jax.devices import placement
 from flexivit_jax.devices.processes import ALONE, Processes, check_same
-from flexivit_jax.models import cost, shared_rows
-from flexivit_jax.nn.stems import stem
+from flexivit_jax.evaluation.reading import Reading
+from flexivit_jax.run import checks
 from flexivit_jax.run import teacher as teacher_lib
 from flexivit_jax.run.loaders import eval_reading, teacher_hw, train_loader
 from flexivit_jax.run.profile import Window
 from flexivit_jax.run.programs import Run
 from flexivit_jax.tasks import distillation
-from flexivit_jax.tasks.diffusion import Diffusion
 
 
 def prepare(
@@ -54,79 +49,20 @@ def prepare(
   with config_errors_at("config.mesh"):
     mesh = mesh_lib.make_mesh(experiment.mesh)
     shard = placement.process_rows(mesh)
-  with config_errors_at("config.model"):
-    shared_rows.check_model(experiment.model, parts=mesh.shape["seq"])
-  if experiment.packing is not None:  # before its images are looked at
-    with config_errors_at("config.model"):
-      stem.check_packing(experiment.model.stem)
-    length = experiment.packing.row_length
-    _check_length(experiment, mesh, "config.packing.row_length", length)
+  checks.check_devices(experiment, mesh)
   with config_errors_at("config.writers"):
     for writer in experiment.writers:
       writer.check()
-  with config_errors_at("config.batch_size"):
-    mesh_lib.check_batch_size(experiment.batch_size, mesh)
-  with config_errors_at("config.accumulate"):
-    mesh_lib.check_accumulation(
-      experiment.accumulate, experiment.batch_size, mesh
-    )
-  with config_errors_at("config.train"):
-    source = experiment.open(experiment.train)
-    experiment = experiment.for_classes(source.classes)
-    _check_arrays(experiment, source)
-    loader = train_loader(experiment, source, shard)
-  looked_at, images_per_step = {}, experiment.batch_size
-  taken_per_step = images_per_step
-  if experiment.packing is None:
-    experiment.check_patch_sizes(loader.image_hw)
-  else:
-    with config_errors_at("config.train"):
-      seen = survey.scan(loader.cut_images, experiment.packing)
-    report("\n".join(survey.describe(seen, experiment.batch_size)))
-    looked_at = {"scan": survey.to_json(seen)}
-    images_per_step *= seen.now.images_per_row
-    taken_per_step *= seen.now.taken_per_row
-  opened, validation = {"train": source}, None
-  if experiment.validation is not None:
-    with config_errors_at("config.validation"):
-      opened["validation"] = experiment.open(experiment.validation)
-      check_same_classes(source, opened["validation"])
-      validation = eval_reading(
-        experiment.validation,
-        opened["validation"],
-        experiment.patch_size.sizes,
-        model=experiment.model,
-        packing=experiment.packing,
-        batch_size=mesh_lib.round_up(experiment.eval_batch_size, mesh),
-        on_bad_image=experiment.on_bad_image,
-        shard=shard,
-        peers=peers,
-      )
-    for setting in validation.settings:
-      if setting.image_hw is not None:
-        _check_tiling(experiment, setting.image_hw)
-  if experiment.test is not None:
-    with config_errors_at("config.test"):
-      check_same_classes(source, experiment.open(experiment.test))
-      if experiment.test.resolution is not None:
-        eval_loader.refuse_random(
-          (*experiment.test.transforms, experiment.test.resolution)
-        )
-  _check_shared_rows(experiment, mesh, loader, validation)
-  total_steps = experiment.num_steps(len(source), taken_per_step)
-  teacher, taught_by = None, {}
+  experiment, train = _open_train(experiment, shard, report)
+  validation = _open_validation(experiment, train.source, mesh, shard, peers)
+  _check_test(experiment, train.source)
+  reading = validation and validation.reading
+  checks.check_shared_rows(experiment, mesh, train.loader, reading)
+  total_steps = experiment.num_steps(len(train.source), train.taken_per_step)
+  teacher = None
   learns = isinstance(experiment.task, distillation.Distill)
   if learns and not has_step(total_steps):
-    with config_errors_at("config.task.teacher"):
-      opened_teacher = teacher_lib.load(
-        experiment.task.teacher,
-        source.classes,
-        experiment.model.num_classes,
-        teacher_hw(experiment) or loader.image_hw,
-      )
-    report("\n".join(("taught by", *opened_teacher.description)))
-    teacher = placement.replicate(opened_teacher.teacher, mesh)
-    taught_by = {"teacher": {"fingerprint": opened_teacher.digest}}
+    teacher = _open_teacher(experiment, train, report)
   initial, origin = {}, {}
   if experiment.init_from is not None and not resuming:
     with config_errors_at("config.init_from"):
@@ -142,24 +78,20 @@ def prepare(
     experiment=experiment,
     total_steps=total_steps,
     mesh=mesh,
-    loader=loader,
-    validation=validation,
-    images_per_step=images_per_step,
+    loader=train.loader,
+    validation=reading,
+    images_per_step=train.images_per_step,
     tx=tx,
     record={
       "config": build.to_json(experiment),
-      "data": {
-        name: {"fingerprint": source.fingerprint, "images": len(source)}
-        for name, source in opened.items()
-      }
-      | taught_by,
-      "classes": list(source.classes),
+      "data": _of_data(train, validation, teacher),
+      "classes": list(train.source.classes),
       "provenance": provenance.describe(),
       **origin,
-      **looked_at,
+      **train.looked_at,
     },
     initial=initial,
-    teacher=teacher,
+    teacher=teacher and placement.replicate(teacher.teacher, mesh),
     peers=peers,
   )
   with config_errors_at("config.model"):
@@ -167,6 +99,109 @@ def prepare(
   with config_errors_at("config.optimizer"):
     run.state_shapes  # noqa: B018 (the same)
   return run
+
+
+class _Train(NamedTuple):
+  """Opened training data.
+
+  Attributes:
+    looked_at: what a scan of packed images has found, for the record.
+    images_per_step, taken_per_step: means; taken ones may be left out.
+  """
+
+  source: Any
+  loader: Any
+  looked_at: dict[str, Any]
+  images_per_step: float
+  taken_per_step: float
+
+
+def _open_train(experiment, shard, report) -> tuple[Experiment, _Train]:
+  """The training data, and the experiment for its classes."""
+  with config_errors_at("config.train"):
+    source = experiment.open(experiment.train)
+    experiment = experiment.for_classes(source.classes)
+    checks.check_arrays(experiment, source)
+    loader = train_loader(experiment, source, shard)
+  rows = experiment.batch_size
+  if experiment.packing is None:
+    experiment.check_patch_sizes(loader.image_hw)
+    return experiment, _Train(source, loader, {}, rows, rows)
+  with config_errors_at("config.train"):
+    seen = survey.scan(loader.cut_images, experiment.packing)
+  report("\n".join(survey.describe(seen, rows)))
+  return experiment, _Train(
+    source,
+    loader,
+    {"scan": survey.to_json(seen)},
+    rows * seen.now.images_per_row,
+    rows * seen.now.taken_per_row,
+  )
+
+
+class _Validation(NamedTuple):
+  source: Any
+  reading: Reading
+
+
+def _open_validation(experiment, train, mesh, shard, peers):
+  if experiment.validation is None:
+    return None
+  with config_errors_at("config.validation"):
+    source = experiment.open(experiment.validation)
+    check_same_classes(train, source)
+    reading = eval_reading(
+      experiment.validation,
+      source,
+      experiment.patch_size.sizes,
+      model=experiment.model,
+      packing=experiment.packing,
+      batch_size=mesh_lib.round_up(experiment.eval_batch_size, mesh),
+      on_bad_image=experiment.on_bad_image,
+      shard=shard,
+      peers=peers,
+    )
+  for setting in reading.settings:
+    if setting.image_hw is not None:
+      checks.check_tiling(experiment, setting.image_hw)
+  return _Validation(source, reading)
+
+
+def _check_test(experiment, train):
+  if experiment.test is None:
+    return
+  with config_errors_at("config.test"):
+    check_same_classes(train, experiment.open(experiment.test))
+    if experiment.test.resolution is not None:
+      eval_loader.refuse_random(
+        (*experiment.test.transforms, experiment.test.resolution)
+      )
+
+
+def _open_teacher(experiment, train, report) -> teacher_lib.Opened:
+  with config_errors_at("config.task.teacher"):
+    opened = teacher_lib.load(
+      experiment.task.teacher,
+      train.source.classes,
+      experiment.model.num_classes,
+      teacher_hw(experiment) or train.loader.image_hw,
+    )
+  report("\n".join(("taught by", *opened.description)))
+  return opened
+
+
+def _of_data(train, validation, teacher) -> dict[str, Any]:
+  """The record of a run's data: what tells it from other data."""
+  sources = {"train": train.source}
+  if validation is not None:
+    sources["validation"] = validation.source
+  found = {
+    name: {"fingerprint": source.fingerprint, "images": len(source)}
+    for name, source in sources.items()
+  }
+  if teacher is not None:
+    found["teacher"] = {"fingerprint": teacher.digest}
+  return found
 
 
 def open_in(
@@ -204,84 +239,6 @@ def open_in(
       window.check(run.total_steps)
   workdir.mkdir(parents=True, exist_ok=True)
   return run
-
-
-def _check_length(experiment: Experiment, mesh, place, length):
-  with config_errors_at(place):
-    shared_rows.check_length(
-      experiment.model, length=length, parts=mesh.shape["seq"]
-    )
-
-
-def _check_arrays(experiment: Experiment, source) -> None:
-  """Refuses another number of channels; and what takes pictures alone, of data
-  that are other arrays."""
-  pictures = dtype_of(source) == np.uint8
-  channels = decode.CHANNELS if pictures else source.image(0).shape[-1]
-  if channels != experiment.model.channels:
-    what = "pictures" if pictures else "arrays"
-    raise ConfigError(
-      f"config.model.channels is {experiment.model.channels}, and the {what} "
-      f"of config.train have {channels}: give config.model.channels={channels}"
-    )
-  if pictures:
-    return
-  for name in ("validation", "test"):
-    data = getattr(experiment, name)
-    scale = getattr(data and data.source, "scale", None)
-    wanted = experiment.train.source.scale
-    if scale not in (None, wanted):
-      raise ConfigError(
-        f"config.{name}.source.scale is {scale:g}, and that of config.train "
-        f"{wanted:g}: give both the same"
-      )
-  for name in ("packing", "mix"):
-    if getattr(experiment, name):
-      raise ConfigError(
-        f"config.{name} is for pictures, and config.train has arrays of "
-        "floats: leave it out"
-      )
-  task = experiment.task
-  if isinstance(task, Diffusion) and task.sampler.clip:
-    low, high = float(source.pixels.min()), float(source.pixels.max())
-    if not -1 <= low <= high <= 1:
-      raise ConfigError(
-        f"config.task.sampler.clip keeps samples in [-1, 1], and the arrays of "
-        f"config.train lie in [{low:.3g}, {high:.3g}]: give "
-        "config.task.sampler.clip=False, or a source.scale to each data"
-      )
-
-
-def _check_shared_rows(experiment: Experiment, mesh, loader, validation):
-  """Refuses rows of patches that the devices could not share."""
-  check = functools.partial(_check_length, experiment, mesh)
-  if experiment.packing is None:
-    for size in experiment.patch_size.sizes:
-      place = "config.patch_size {}x{}".format(*size)
-      check(place, cost.tokens(loader.image_hw, size))
-  if validation is None:
-    return
-  for view, settings in enumerate(validation.views):
-    for setting in settings:
-      if validation.is_packed(view):
-        length = validation.loader.example(view).inputs.patches.shape[1]
-      else:
-        length = cost.tokens(setting.image_hw, setting.patch_hw)
-      check("config.validation", length)
-
-
-def _check_tiling(experiment: Experiment, image_hw) -> None:
-  if experiment.packing is None:
-    experiment.check_patch_sizes(image_hw)
-    return
-  try:
-    experiment.check_patch_sizes(image_hw)
-  except ConfigError as e:
-    text = str(e).removeprefix("config.patch_size: ")
-    raise ConfigError(
-      "config.validation has no resolution, so its images are cut as they are, "
-      f"and {text}; or give it a resolution, as config.train has"
-    ) from e
 
 
 def read_initial(experiment: Experiment) -> tuple[dict, list[str]]:
