@@ -108,8 +108,9 @@ def sample(args) -> None:
     "patch_size": size_name(patch_hw),
     "provenance": provenance.describe(),
   }
-  arrays = {"images": np.asarray(visible(images))}
-  rows = arrays["images"].reshape(len(classes), args.count, *images.shape[1:])
+  shown = np.asarray(visible(images))
+  arrays = {"images": shown}
+  rows = shown.reshape(len(classes), args.count, *shown.shape[1:])
   if isinstance(run.train.source, Arrays):
     arrays["images"] = images / run.train.source.scale
   if run.task.num_classes:
