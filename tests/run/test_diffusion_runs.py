@@ -126,7 +126,7 @@ def test_latents_are_learned_and_sampled(patch_size, command, tmp_path):
   )
   assert done.returncode == 0, done.stderr
   done = command(
-    *("-m", "flexivit_jax.cli.sample", f"--checkpoint={tmp_path}"),
+    *("-m", "flexivit_jax", "sample", f"--checkpoint={tmp_path}"),
     *(f"--output={tmp_path}", "--count=20"),
   )
   assert done.returncode == 0, done.stderr

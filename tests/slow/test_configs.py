@@ -127,7 +127,7 @@ def test_recipe_of_diffusion_trains_and_is_sampled(
   (picture,) = (tmp_path / "pictures").glob("00000003_*.png")
   assert Image.open(picture).size[0] > 8 * 64
   sampled = command(
-    *("-m", "flexivit_jax.cli.sample", f"--checkpoint={tmp_path}"),
+    *("-m", "flexivit_jax", "sample", f"--checkpoint={tmp_path}"),
     *(f"--output={tmp_path}", "--count=2", "--steps=2", "--classes=1,9"),
   )
   assert sampled.returncode == 0, sampled.stderr
