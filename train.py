@@ -132,6 +132,7 @@ def run_steps(run, workdir: pathlib.Path, store, window) -> int:
     ):
       if watch.owes_evaluation(first):  # a run that was stopped before it
         watch.evaluate(first, state.evaluated, interruption)
+      zero = run.zero_metrics()
       watch.clock.start()
       for i in range(first, run.total_steps):
         size = experiment.program(i)
@@ -154,7 +155,7 @@ def run_steps(run, workdir: pathlib.Path, store, window) -> int:
         watch.stepped(done, size, metrics)
         if run.is_due(experiment.log_every, done):
           watch.defer(done, metrics, state.finite)
-          metrics = run.zero_metrics()
+          metrics = zero
         evaluated = watch.owes_evaluation(done)
         if evaluated:
           watch.evaluate(done, state.evaluated, interruption)
